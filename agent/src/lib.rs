@@ -1,0 +1,13 @@
+//! The object's way.
+//!
+//! ```text
+//! manifests directory │ node (netlink)
+//!   └ sources    Event                                             effects
+//!      └ model   Cluster: what the cluster says, validated        pure
+//!         └ compile   Desired: what this node's tables should hold  pure, deterministic
+//!            └ maps::diff   Plan: what must change, in order      pure
+//!               └ maps::kernel   bpf(2)                           effects
+//!                  └ observe   status                             effects
+//! ```
+
+pub mod maps;
