@@ -1,2 +1,39 @@
-//! skeleton
-fn main() {}
+//! The programs: context in, verdict out. What they decide is in the library.
+//!
+//! | program | attached to |
+//! |---|---|
+//! | `from_pod`, `to_pod` | ingress and egress of a pod's interface on the node's side (TCX, or clsact below 6.6) |
+//! | `connect4/6`, `sendmsg4/6`, `recvmsg4/6`, `getpeername4/6` | the root of the node's cgroup v2 tree |
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod globals;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod skb;
+#[cfg(target_arch = "bpf")]
+mod sock;
+#[cfg(target_arch = "bpf")]
+mod tc;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // No panic is reachable: the build fails on one. An endless loop keeps bounds checks alive
+    // that `unreachable_unchecked` would let the optimiser remove.
+    loop {}
+}
+
+// Some helpers (bpf_l4_csum_replace is not among them) are only for programs under the GPL.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+#[allow(clippy::print_stderr, reason = "all this stub does")]
+fn main() {
+    eprintln!("these are BPF programs: build them with `cargo xtask build-ebpf`");
+    std::process::exit(1);
+}

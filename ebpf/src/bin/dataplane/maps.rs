@@ -1,0 +1,145 @@
+//! The maps, and the library's [`Tables`] on top of them.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+use weir_ebpf::{
+    tables::{
+        Backend, BackendKey, Flow, Frontend, FrontendKey, Nanos, Node, Service, ServiceName,
+        Serving, ServingKey, SocketFlow, SocketKey, Tables, Tuple, capacity,
+    },
+    verdict::{self, Hook, Verdict},
+};
+
+use crate::globals;
+
+// Tables that the agent writes take memory for what they hold, not for what they could hold.
+#[map]
+static FRONTENDS: HashMap<FrontendKey, Frontend> =
+    HashMap::with_max_entries(capacity::FRONTENDS, BPF_F_NO_PREALLOC);
+#[map]
+static SERVICES: Array<Service> = Array::with_max_entries(capacity::SERVICES, 0);
+#[map]
+static BACKENDS: HashMap<BackendKey, Backend> =
+    HashMap::with_max_entries(capacity::BACKENDS, BPF_F_NO_PREALLOC);
+#[map]
+static SERVING: HashMap<ServingKey, Serving> =
+    HashMap::with_max_entries(capacity::BACKENDS, BPF_F_NO_PREALLOC);
+#[map]
+static SERVICE_NAMES: HashMap<u32, ServiceName> =
+    HashMap::with_max_entries(capacity::SERVICES, BPF_F_NO_PREALLOC);
+#[map]
+static NODE: Array<Node> = Array::with_max_entries(1, 0);
+#[map]
+static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+#[map]
+static SOCKETS: LruHashMap<SocketKey, SocketFlow> =
+    LruHashMap::with_max_entries(capacity::SOCKETS, 0);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNTERS, 0);
+
+/// The kernel's maps as the datapath's tables.
+pub struct KernelTables;
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        // SAFETY: without preallocation an element's memory is not used again before a grace
+        // period has passed, which is after this program.
+        unsafe { FRONTENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn service(&self, service: u32) -> Option<Service> {
+        SERVICES.get(service).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        // SAFETY: as in `frontend`.
+        unsafe { BACKENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_serving(&self, key: &ServingKey) -> bool {
+        SERVING.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn node(&self) -> Option<Node> {
+        NODE.get(0).copied()
+    }
+
+    #[inline(always)]
+    fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        let flow = FLOWS.get_ptr_mut(tuple)?;
+        // SAFETY: the pointer is into a map's element, which stays memory of that map. Another
+        // processor may write at the same time, or the element may be given to another flow when
+        // the table is full; every field is an integer that is valid with any bits, and a mixed
+        // entry lasts until the next packet.
+        Some(change(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
+    fn put_flow(&self, tuple: &Tuple, flow: &Flow) {
+        // A least-recently-used map always finds room.
+        let _ = FLOWS.insert(tuple, flow, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> bool {
+        FLOWS.insert(tuple, flow, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, tuple: &Tuple) {
+        // Absent is as good as removed.
+        let _ = FLOWS.remove(tuple);
+    }
+
+    #[inline(always)]
+    fn update_socket<R>(
+        &self,
+        key: &SocketKey,
+        change: impl FnOnce(&mut SocketFlow) -> R,
+    ) -> Option<R> {
+        let flow = SOCKETS.get_ptr_mut(key)?;
+        // SAFETY: as in `update_flow`.
+        Some(change(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
+    fn put_socket(&self, key: &SocketKey, flow: &SocketFlow) {
+        let _ = SOCKETS.insert(key, flow, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing and may be called anywhere.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Nanos {
+        if globals::has_coarse_clock() {
+            // SAFETY: as in `random`. A third of the other's cost; lifetimes are seconds.
+            unsafe { bpf_ktime_get_coarse_ns() }
+        } else {
+            // SAFETY: as in `random`.
+            unsafe { bpf_ktime_get_ns() }
+        }
+    }
+}
+
+/// Counts a verdict at a hook.
+#[inline(always)]
+pub fn count(hook: Hook, verdict: Verdict) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(verdict::counter(hook, verdict)) {
+        // SAFETY: the element is this processor's own, and a program of this kind is not
+        // interrupted by another on the same processor in the middle of this addition.
+        unsafe { *counter += 1 }
+    }
+}

@@ -1,0 +1,155 @@
+//! The kernel's socket buffer as a packet.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode},
+    helpers::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use weir_ebpf::{
+    addr::{Addr, Protocol},
+    packet::{Cover, Packet, PacketMut},
+};
+
+/// Bytes of an Ethernet header: pods' interfaces have one.
+const ETHERNET: u32 = 14;
+
+/// A packet at a TC hook.
+pub struct Skb<'a>(pub &'a TcContext);
+
+impl Packet for Skb<'_> {
+    #[inline(always)]
+    fn load<T: bytemuck::Pod>(&self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // The helper reads fragments of a packet that is not linear, too.
+        // SAFETY: the pointer is to `size_of::<T>()` writable bytes on the stack.
+        let status = unsafe {
+            bpf_skb_load_bytes(
+                self.0.as_ptr(),
+                offset,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            )
+        };
+        // SAFETY: on success the helper has written every byte, and any bytes are a `T: Pod`.
+        (status == 0).then(|| unsafe { value.assume_init() })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn ether_type(&self) -> u16 {
+        // SAFETY: the context is valid as long as the program runs. The field is the EtherType in
+        // network byte order in the lower half of a word.
+        let protocol = unsafe { (*self.0.skb.skb).protocol };
+        u16::from_be(protocol as u16)
+    }
+
+    #[inline(always)]
+    fn network_offset(&self) -> u32 {
+        ETHERNET
+    }
+}
+
+impl Skb<'_> {
+    #[inline(always)]
+    fn write<T: bytemuck::Pod>(&self, offset: u32, value: &T, flags: u64) -> Option<()> {
+        // SAFETY: the pointer is to `size_of::<T>()` initialised bytes on the stack.
+        let status = unsafe {
+            bpf_skb_store_bytes(
+                self.0.as_ptr().cast(),
+                offset,
+                (&raw const *value).cast(),
+                size_of::<T>() as u32,
+                flags,
+            )
+        };
+        (status == 0).then_some(())
+    }
+}
+
+impl PacketMut for Skb<'_> {
+    #[inline(always)]
+    fn store<T: bytemuck::Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
+        self.write(offset, value, 0)
+    }
+
+    #[inline(always)]
+    fn store_v6_addr(&mut self, offset: u32, addr: &Addr) -> Option<()> {
+        // A device's sum over the whole packet must follow the address, since
+        // bpf_l4_csum_replace takes the pseudo-header's change out of it as is right for IPv4.
+        self.write(offset, addr, u64::from(BPF_F_RECOMPUTE_CSUM))
+    }
+
+    #[inline(always)]
+    fn adjust_header_checksum(&mut self, offset: u32, difference: u32) -> Option<()> {
+        // SAFETY: the context is this program's own. Size 0 takes a difference.
+        let status =
+            unsafe { bpf_l3_csum_replace(self.0.as_ptr().cast(), offset, 0, difference.into(), 0) };
+        (status == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn adjust_transport_checksum(
+        &mut self,
+        offset: u32,
+        difference: u32,
+        cover: Cover,
+        protocol: Protocol,
+    ) -> Option<()> {
+        let mut flags = match cover {
+            Cover::PseudoHeader => BPF_F_PSEUDO_HDR,
+            Cover::Transport => 0,
+        };
+        if protocol == Protocol::UDP {
+            flags |= BPF_F_MARK_MANGLED_0;
+        }
+        // SAFETY: as above.
+        let status = unsafe {
+            bpf_l4_csum_replace(
+                self.0.as_ptr().cast(),
+                offset,
+                0,
+                difference.into(),
+                u64::from(flags),
+            )
+        };
+        (status == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
+        // SAFETY: the context is this program's own; no pointer into the packet is held.
+        let status = unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), ETHERNET + keep, 0) };
+        if status != 0 {
+            return None;
+        }
+        if room == 0 {
+            return Some(());
+        }
+        // SAFETY: as above.
+        let status = unsafe {
+            bpf_skb_adjust_room(
+                self.0.as_ptr().cast(),
+                room as i32,
+                bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+                0,
+            )
+        };
+        (status == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn swap_link_addresses(&mut self) -> Option<()> {
+        let both: [[u16; 3]; 2] = self.load(0)?;
+        self.write(0, &[both[1], both[0]], 0)
+    }
+}

@@ -1,0 +1,156 @@
+//! The Internet checksum, changed in place instead of recomputed.
+//!
+//! The checksum of RFC 1071 is the complement of a ones' complement sum of 16-bit words. Such a
+//! sum does not depend on the order of its words, nor on their byte order as long as it is the
+//! same everywhere; 2^16 ≡ 1 (mod 2^16 - 1), so a 32-bit word counts as the sum of its halves.
+//! Everything here works on words just as they lie in memory.
+//!
+//! When a field changes from `m` to `m'`, RFC 1624 (equation 3) gives the new checksum:
+//! `HC' = ~(~HC + ~m + m')`. [`difference`] computes `~m + m'` for addresses, which is also what
+//! the kernel's helpers take (`bpf_l3_csum_replace` and `bpf_l4_csum_replace` with size 0).
+
+use crate::addr::{Addr, Port};
+
+/// `~old + new` over both addresses, not yet folded to 16 bits.
+///
+/// IPv4-mapped addresses share their first twelve bytes, which cancel: the difference of two
+/// mapped addresses is that of their IPv4 words.
+#[inline(always)]
+#[must_use]
+pub const fn difference(old: Addr, new: Addr) -> u32 {
+    let mut sum = 0_u64;
+    sum += (!old.0[0]) as u64 + new.0[0] as u64;
+    sum += (!old.0[1]) as u64 + new.0[1] as u64;
+    sum += (!old.0[2]) as u64 + new.0[2] as u64;
+    sum += (!old.0[3]) as u64 + new.0[3] as u64;
+    fold_to_32(sum)
+}
+
+/// `~old + new` for a port.
+#[inline(always)]
+#[must_use]
+pub const fn port_difference(old: Port, new: Port) -> u32 {
+    (!old.0) as u32 + new.0 as u32
+}
+
+/// The ones' complement sum of two partial sums.
+#[inline(always)]
+#[must_use]
+pub const fn add(a: u32, b: u32) -> u32 {
+    fold_to_32(a as u64 + b as u64)
+}
+
+/// The checksum that a header carries for the sum of its words.
+#[inline(always)]
+#[must_use]
+pub const fn finish(sum: u32) -> u16 {
+    !fold_to_16(sum)
+}
+
+/// A checksum after a change of the data by [`difference`].
+#[inline(always)]
+#[must_use]
+pub const fn replace(checksum: u16, difference: u32) -> u16 {
+    finish(add((!checksum) as u32, difference))
+}
+
+#[inline(always)]
+const fn fold_to_32(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "folded: the upper half is zero"
+    )]
+    {
+        sum as u32
+    }
+}
+
+#[inline(always)]
+const fn fold_to_16(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "folded: the upper half is zero"
+    )]
+    {
+        sum as u16
+    }
+}
+
+/// The ones' complement sum of words that lie in memory as in the packet.
+#[inline(always)]
+#[must_use]
+pub fn sum_words<const N: usize>(words: [u32; N]) -> u32 {
+    let mut sum = 0_u64;
+    for word in words {
+        sum += u64::from(word);
+    }
+    fold_to_32(sum)
+}
+
+/// The ones' complement sum of bytes, an odd last one padded with zero (RFC 1071 section 4.1).
+/// The plain definition, which everything else is tested against.
+#[must_use]
+pub fn sum_bytes(bytes: &[u8]) -> u32 {
+    let mut sum = 0;
+    for pair in bytes.chunks(2) {
+        let low = pair.get(1).copied().unwrap_or(0);
+        sum = add(sum, u32::from(u16::from_ne_bytes([pair[0], low])));
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn replacing_addresses_equals_recomputing(
+            old in any::<[u32; 4]>(), new in any::<[u32; 4]>(), rest in any::<[u32; 4]>(),
+        ) {
+            let whole = |addr: [u32; 4]| finish(add(sum_words(addr), sum_words(rest)));
+            let replaced = replace(whole(old), difference(Addr(old), Addr(new)));
+            prop_assert!(same(replaced, whole(new)), "{replaced:04x} {:04x}", whole(new));
+        }
+
+        #[test]
+        fn replacing_ports_equals_recomputing(old: u16, new: u16, rest in any::<[u32; 4]>()) {
+            let whole = |port: u16| finish(add(u32::from(port), sum_words(rest)));
+            let replaced = replace(whole(old), port_difference(Port(old), Port(new)));
+            prop_assert!(same(replaced, whole(new)));
+        }
+
+        #[test]
+        fn words_and_bytes_have_one_sum(words in any::<[u32; 5]>()) {
+            let bytes: [u8; 20] = bytemuck::cast(words);
+            prop_assert_eq!(finish(sum_words(words)), finish(sum_bytes(&bytes)));
+        }
+
+        #[test]
+        fn mapped_addresses_differ_as_their_words_do(old: u32, new: u32) {
+            let both = difference(Addr::from_v4_word(old), Addr::from_v4_word(new));
+            let words = add(!old, new);
+            prop_assert!(same(finish(both), finish(words)));
+        }
+    }
+
+    /// Ones' complement has two zeros, and they are equal (RFC 1624 section 3).
+    fn same(a: u16, b: u16) -> bool {
+        a % 0xffff == b % 0xffff
+    }
+
+    #[test]
+    fn a_known_ipv4_header_sums_to_its_checksum() {
+        let header = [
+            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8,
+            0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
+        ];
+        assert_eq!(finish(sum_bytes(&header)), 0);
+    }
+}

@@ -1,0 +1,145 @@
+//! How a flow lives: from one state to the next, and for how long.
+//!
+//! There is no window checking: a packet that the peers' own stacks would refuse is theirs to
+//! refuse, and none is called invalid here.
+
+use crate::{
+    addr::Protocol,
+    packet::{TcpFlags, Transport},
+    tables::{Flow, FlowState, Nanos},
+};
+
+/// One second.
+pub const SECOND: Nanos = 1_000_000_000;
+
+/// A flow is written about at most once in this time where nothing else changes: its other
+/// direction is told that it lives.
+pub const REFRESH: Nanos = SECOND;
+
+/// How long a flow may be silent before its entry counts for nothing.
+///
+/// The defaults of Linux's connection tracking (`nf_conntrack_proto_{tcp,udp,sctp}.c`), which
+/// kube-proxy's users know.
+#[inline(always)]
+#[must_use]
+pub const fn lifetime(protocol: Protocol, state: FlowState) -> Nanos {
+    let seconds = match (protocol, state) {
+        (Protocol::TCP, FlowState::ESTABLISHED) => 432_000,
+        (Protocol::TCP, FlowState::CLOSED) => 10,
+        (Protocol::TCP, _) => 120,
+        (Protocol::SCTP, FlowState::ESTABLISHED) => 210,
+        (Protocol::SCTP, FlowState::OPENING) => 30,
+        (Protocol::SCTP, _) => 10,
+        (_, FlowState::OPENING) => 30,
+        _ => 120,
+    };
+    seconds * SECOND
+}
+
+/// Has the flow been silent for too long?
+#[inline(always)]
+#[must_use]
+pub const fn is_expired(flow: &Flow, now: Nanos) -> bool {
+    now.saturating_sub(flow.last_seen) > lifetime(flow.to.protocol, flow.state)
+}
+
+/// The state after a packet, `is_original` telling whether it goes the way the flow was opened.
+///
+/// A flow only moves forward; it begins anew only as a new flow ([`begins_anew`]).
+#[inline(always)]
+#[must_use]
+pub const fn advance(state: FlowState, kind: Transport, is_original: bool) -> FlowState {
+    let seen = match kind {
+        Transport::Tcp(flags) if flags.contains(TcpFlags::RST) => FlowState::CLOSED,
+        Transport::Tcp(flags) if flags.contains(TcpFlags::FIN) => FlowState::CLOSING,
+        Transport::Sctp(SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE) => FlowState::CLOSED,
+        Transport::Sctp(SCTP_SHUTDOWN | SCTP_SHUTDOWN_ACK) => FlowState::CLOSING,
+        _ if !is_original => FlowState::ESTABLISHED,
+        _ => FlowState::OPENING,
+    };
+    if seen.0 > state.0 { seen } else { state }
+}
+
+/// Does this packet open a new flow though an old one has the same tuple? A client may use a
+/// port again as soon as its last connection from there has ended (RFC 9293 section 3.6.1).
+#[inline(always)]
+#[must_use]
+pub const fn begins_anew(state: FlowState, kind: Transport) -> bool {
+    let is_opening = match kind {
+        Transport::Tcp(flags) => flags.is_opening(),
+        Transport::Sctp(chunk) => chunk == SCTP_INIT,
+        Transport::Udp | Transport::LaterFragment | Transport::Other => false,
+    };
+    is_opening && state.0 >= FlowState::CLOSING.0
+}
+
+/// May the flow be given another backend? Not once two stacks share a connection's state.
+#[inline(always)]
+#[must_use]
+pub const fn may_choose_again(protocol: Protocol, state: FlowState) -> bool {
+    matches!(protocol, Protocol::UDP) || matches!(state, FlowState::OPENING)
+}
+
+// Chunk types, RFC 9260 section 3.2.
+const SCTP_INIT: u8 = 1;
+const SCTP_ABORT: u8 = 6;
+const SCTP_SHUTDOWN: u8 = 7;
+const SCTP_SHUTDOWN_ACK: u8 = 8;
+const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_transport() -> impl Strategy<Value = Transport> {
+        prop_oneof![
+            any::<u8>().prop_map(|flags| Transport::Tcp(TcpFlags(flags))),
+            Just(Transport::Udp),
+            any::<u8>().prop_map(Transport::Sctp),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_flow_only_moves_forward(state in 0_u8..=3, kind in any_transport(), original: bool) {
+            prop_assert!(advance(FlowState(state), kind, original).0 >= state);
+        }
+
+        #[test]
+        fn a_flow_that_lives_does_not_begin_anew(kind in any_transport()) {
+            prop_assert!(!begins_anew(FlowState::OPENING, kind));
+            prop_assert!(!begins_anew(FlowState::ESTABLISHED, kind));
+        }
+    }
+
+    #[test]
+    fn only_an_answer_establishes_a_flow() {
+        let (opening, established) = (FlowState::OPENING, FlowState::ESTABLISHED);
+        assert_eq!(advance(opening, Transport::Udp, true), opening);
+        assert_eq!(advance(opening, Transport::Udp, false), established);
+        assert_eq!(
+            advance(established, Transport::Tcp(TcpFlags::FIN), true),
+            FlowState::CLOSING
+        );
+        assert_eq!(
+            advance(established, Transport::Tcp(TcpFlags::RST), false),
+            FlowState::CLOSED
+        );
+    }
+
+    #[test]
+    fn a_retransmitted_first_segment_belongs_to_its_flow() {
+        assert!(!begins_anew(
+            FlowState::OPENING,
+            Transport::Tcp(TcpFlags::SYN)
+        ));
+        assert!(begins_anew(
+            FlowState::CLOSED,
+            Transport::Tcp(TcpFlags::SYN)
+        ));
+        let answer = TcpFlags(TcpFlags::SYN.0 | TcpFlags::ACK.0);
+        assert!(!begins_anew(FlowState::CLOSED, Transport::Tcp(answer)));
+    }
+}

@@ -1,0 +1,344 @@
+//! What happens to a packet, one function for each hook: the order of the steps.
+//!
+//! Invariants:
+//! - Destination translation happens where a packet enters the node from its client, the reverse
+//!   where the reply leaves the node towards that client. Everything between sees pod addresses
+//!   in both directions.
+//! - The reply of a translated flow is translated back, whatever has since happened to the
+//!   service.
+//! - A flow remembers its backend's address, never its slot.
+//! - A packet leaves with exactly one verdict, counted once; every drop has a reason.
+//! - Traffic that is none of our business passes untouched.
+//!
+//! A decision is a value; [`carry_out`] performs it on the packet.
+
+use crate::{
+    addr::Port,
+    conntrack, nat,
+    packet::{Headers, NotParsed, PacketMut, Transport},
+    reject,
+    service::{self, Choice, Lookup, Standing},
+    tables::{Backend, Flow, FlowRole, FlowState, Tables, Tuple},
+    verdict::{DropReason, RejectReason, Verdict},
+};
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Leave it as it is.
+    Pass,
+    /// Give it the addresses and ports that its [`Flow`] says.
+    Translate,
+    /// Answer it.
+    Reject(RejectReason),
+    /// Let it disappear.
+    Drop(DropReason),
+}
+
+impl Decision {
+    /// The verdict, if carrying out the decision succeeds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::Pass => Verdict::Pass,
+            Self::Translate => Verdict::Translate,
+            Self::Reject(reason) => Verdict::Reject(reason),
+            Self::Drop(reason) => Verdict::Drop(reason),
+        }
+    }
+}
+
+/// The decision about a packet whose headers could not be read.
+#[inline(always)]
+#[must_use]
+pub const fn not_parsed(why: NotParsed) -> Decision {
+    match why {
+        NotParsed::NotIp => Decision::Pass,
+        NotParsed::Malformed => Decision::Drop(DropReason::Malformed),
+    }
+}
+
+/// A packet that a pod sends: DNAT to a backend, and the reverse of a hairpin's SNAT.
+///
+/// `flow` is where the packet's flow is put, if it has one. It is the caller's, as the packet's
+/// headers are, since every copy is stack that a program does not have.
+#[inline(always)]
+pub fn from_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
+    if !headers.kind.has_ports() {
+        return Decision::Pass;
+    }
+    match known_flow(headers, tables, flow) {
+        Some(FlowRole::FORWARD | FlowRole::HAIRPIN_REPLY) => Decision::Translate,
+        Some(_) => Decision::Pass,
+        None => new_flow(headers, tables, flow),
+    }
+}
+
+/// A packet that a pod receives: the reverse of DNAT for the pod's own flows, and SNAT of a
+/// hairpin. `flow` as in [`from_pod`].
+#[inline(always)]
+pub fn to_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
+    if !headers.kind.has_ports() {
+        return Decision::Pass;
+    }
+    match known_flow(headers, tables, flow) {
+        Some(FlowRole::REPLY | FlowRole::HAIRPIN_FORWARD) => Decision::Translate,
+        Some(_) | None => Decision::Pass,
+    }
+}
+
+/// Performs a decision. The verdict differs from the decision's own where the packet could not
+/// be changed or answered.
+#[inline(always)]
+pub fn carry_out<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    decision: Decision,
+    flow: &Flow,
+) -> Verdict {
+    match decision {
+        Decision::Pass => Verdict::Pass,
+        Decision::Translate => match nat::translate(packet, headers, &flow.to) {
+            Some(()) => Verdict::Translate,
+            None => Verdict::Drop(DropReason::NotRewritten),
+        },
+        Decision::Reject(reason) => match reject::answer(packet, headers) {
+            Some(()) => Verdict::Reject(reason),
+            None => Verdict::Drop(DropReason::Unanswerable),
+        },
+        Decision::Drop(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Finds the flow of a packet and notes that it was seen. `None`: there is none, or none that
+/// still counts.
+#[inline(never)]
+fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Option<FlowRole> {
+    let now = tables.now();
+    let kind = headers.kind;
+    let is_news = tables.update_flow(&headers.tuple, |entry| {
+        if conntrack::is_expired(entry, now) || conntrack::begins_anew(entry.state, kind) {
+            return None;
+        }
+        let state = conntrack::advance(entry.state, kind, entry.role.is_original());
+        let is_news =
+            state != entry.state || now.saturating_sub(entry.last_seen) >= conntrack::REFRESH;
+        entry.state = state;
+        entry.last_seen = now;
+        *flow = *entry;
+        Some(is_news)
+    })??;
+    if flow.role == FlowRole::FORWARD && !still_serves(&headers.tuple, flow, tables) {
+        return None;
+    }
+    if is_news {
+        tell_other_direction(&headers.tuple, flow, tables);
+    }
+    Some(flow.role)
+}
+
+/// May this flow go on with its backend? A flow that may not is forgotten in both directions.
+#[inline(always)]
+fn still_serves<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
+    if !conntrack::may_choose_again(flow.to.protocol, flow.state) {
+        return true;
+    }
+    let backend = Backend::new(flow.to.dst, flow.to.dst_port);
+    match service::standing(tables, flow.service, flow.revision, backend) {
+        Standing::Unchanged => true,
+        Standing::StillServing(revision) => {
+            tables.update_flow(tuple, |flow| flow.revision = revision);
+            true
+        }
+        Standing::Gone => {
+            tables.remove_flow(&flow.to.reversed());
+            tables.remove_flow(tuple);
+            false
+        }
+    }
+}
+
+/// Tells the entry of the other direction that the flow lives and how it stands, and writes it
+/// again if it has been forgotten.
+#[inline(never)]
+fn tell_other_direction<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) {
+    let other = flow.to.reversed();
+    let entry = opposite(tuple, flow);
+    let told = tables.update_flow(&other, |present| {
+        // A flow that has since taken the tuple over is not to be spoken for.
+        if present.to == entry.to {
+            present.last_seen = entry.last_seen;
+            present.state = entry.state;
+        }
+    });
+    if told.is_none() {
+        tables.add_flow(&other, &entry);
+    }
+}
+
+/// The entry of the other direction.
+#[inline(always)]
+const fn opposite(tuple: &Tuple, flow: &Flow) -> Flow {
+    let role = match flow.role {
+        FlowRole::FORWARD => FlowRole::REPLY,
+        FlowRole::REPLY => FlowRole::FORWARD,
+        FlowRole::HAIRPIN_FORWARD => FlowRole::HAIRPIN_REPLY,
+        _ => FlowRole::HAIRPIN_FORWARD,
+    };
+    Flow {
+        to: tuple.reversed(),
+        role,
+        ..*flow
+    }
+}
+
+/// A packet without a flow: is it addressed to a service?
+#[inline(never)]
+fn new_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
+    match service::select(tables, &service::frontend_key(&headers.tuple)) {
+        Lookup::NotAService => Decision::Pass,
+        Lookup::NoBackend => Decision::Reject(RejectReason::NoBackend),
+        Lookup::Chosen(choice) => open_flow(headers, choice, tables, flow),
+    }
+}
+
+/// Source ports tried when the packet's own is taken.
+const PORT_TRIES: u32 = 8;
+
+/// Writes the entries of a new flow.
+#[inline(always)]
+fn open_flow<T: Tables>(
+    headers: &Headers,
+    choice: Choice,
+    tables: &T,
+    flow: &mut Flow,
+) -> Decision {
+    let tuple = &headers.tuple;
+    *flow = Flow {
+        to: Tuple {
+            dst: choice.backend.addr,
+            dst_port: choice.backend.port,
+            ..*tuple
+        },
+        last_seen: tables.now(),
+        service: choice.service,
+        revision: choice.revision,
+        state: conntrack::advance(FlowState::OPENING, headers.kind, true),
+        role: FlowRole::FORWARD,
+        reserved: [0; 6],
+    };
+    let is_hairpin = flow.to.src == flow.to.dst;
+    // A hairpin from the very port it goes to would have one tuple in both directions.
+    let is_own_reply = is_hairpin && flow.to.src_port == flow.to.dst_port;
+    // Else the port is taken where the pod already talks from it to this backend through another
+    // address.
+    if (is_own_reply || !claim_reply(tuple, flow, tables))
+        && !claim_with_other_port(headers, tuple, flow, tables)
+    {
+        return Decision::Drop(DropReason::NoSourcePort);
+    }
+    tables.put_flow(tuple, flow);
+    if is_hairpin && !open_hairpin(headers, flow, tables) {
+        return Decision::Drop(DropReason::NoSourcePort);
+    }
+    Decision::Translate
+}
+
+/// SCTP's checksum covers the ports and costs too much to change.
+#[inline(always)]
+const fn may_change_port(kind: Transport) -> bool {
+    !matches!(kind, Transport::Sctp(_))
+}
+
+/// Takes the tuple of the replies to a flow with this tuple. `false`: another flow that lives
+/// has it.
+#[inline(never)]
+fn claim_reply<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
+    let key = flow.to.reversed();
+    let entry = opposite(tuple, flow);
+    if tables.add_flow(&key, &entry) {
+        return true;
+    }
+    tables
+        .update_flow(&key, |present| {
+            let is_ours = present.to == entry.to && present.role == entry.role;
+            let is_free = is_ours
+                || conntrack::is_expired(present, entry.last_seen)
+                || present.state == FlowState::CLOSED;
+            if is_free {
+                *present = entry;
+            }
+            is_free
+        })
+        .unwrap_or(false)
+}
+
+/// Takes the tuple of the replies to a flow whose source port is to be another one.
+#[inline(always)]
+fn claim_with_other_port<T: Tables>(
+    headers: &Headers,
+    tuple: &Tuple,
+    flow: &mut Flow,
+    tables: &T,
+) -> bool {
+    if !may_change_port(headers.kind) {
+        return false;
+    }
+    for _ in 0..PORT_TRIES {
+        flow.to.src_port = random_port(tables);
+        if claim_reply(tuple, flow, tables) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The second pair of entries of a flow that goes back into the pod it came from: on its way in
+/// its source becomes the node, since a pod drops what seems to come from itself.
+///
+/// Where the node has no address of the family, the address that the client asked for takes its
+/// place: it is no pod's, and leads back to the node just as well. The node's own connections to
+/// the pod use the kernel's range of ports; a port outside it is never theirs.
+#[inline(always)]
+fn open_hairpin<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
+    let node = tables.node().unwrap_or_default();
+    let node_addr = if headers.is_v4 {
+        node.addr_v4
+    } else {
+        node.addr_v6
+    };
+    let tuple = &flow.to;
+    let mut inner = Flow {
+        role: FlowRole::HAIRPIN_FORWARD,
+        ..*flow
+    };
+    inner.to.src = if node_addr.is_unspecified() {
+        headers.tuple.dst
+    } else {
+        node_addr
+    };
+    let is_claimed = if may_change_port(headers.kind) {
+        claim_with_other_port(headers, tuple, &mut inner, tables)
+    } else {
+        claim_reply(tuple, &inner, tables)
+    };
+    if is_claimed {
+        tables.put_flow(tuple, &inner);
+    }
+    is_claimed
+}
+
+/// A port for a translated source, each of the node's range as likely as the others.
+#[inline(always)]
+fn random_port<T: Tables>(tables: &T) -> Port {
+    let node = tables.node().unwrap_or_default();
+    let count = u32::from(node.snat_port_max.wrapping_sub(node.snat_port_min)) + 1;
+    let product = u64::from(tables.random()) * u64::from(count);
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "less than count, which is at most 65536"
+    )]
+    let offset = (product >> 32) as u16;
+    Port::new(node.snat_port_min.wrapping_add(offset))
+}

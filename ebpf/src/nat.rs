@@ -1,0 +1,86 @@
+//! Which bytes of a packet change when it is translated.
+//!
+//! Only addresses, ports and the checksums that cover them change. Translating to a tuple and
+//! back again gives the packet as it was.
+
+use crate::{
+    addr::Addr,
+    checksum,
+    packet::{Cover, Headers, PacketMut},
+    tables::Tuple,
+};
+
+/// Offset of the checksum, the source and the destination in an IPv4 header (RFC 791).
+const V4_CHECKSUM: u32 = 10;
+const V4_SRC: u32 = 12;
+const V4_DST: u32 = 16;
+/// Offset of the source and the destination in an IPv6 header (RFC 8200).
+const V6_SRC: u32 = 8;
+const V6_DST: u32 = 24;
+
+/// Gives a packet the addresses and ports of `to`. `None`: the packet could not be changed, and
+/// may be changed in part, so it must not go on.
+#[inline(never)]
+pub fn translate<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tuple) -> Option<()> {
+    let from = &headers.tuple;
+    if from.src != to.src {
+        translate_addr(packet, headers, from.src, to.src, V4_SRC, V6_SRC)?;
+    }
+    if from.dst != to.dst {
+        translate_addr(packet, headers, from.dst, to.dst, V4_DST, V6_DST)?;
+    }
+    if from.src_port != to.src_port {
+        let change = checksum::port_difference(from.src_port, to.src_port);
+        translate_port(packet, headers, 0, to.src_port, change)?;
+    }
+    if from.dst_port != to.dst_port {
+        let change = checksum::port_difference(from.dst_port, to.dst_port);
+        translate_port(packet, headers, 2, to.dst_port, change)?;
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn translate_addr<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    from: Addr,
+    to: Addr,
+    v4_offset: u32,
+    v6_offset: u32,
+) -> Option<()> {
+    let change = checksum::difference(from, to);
+    if let Some(offset) = headers.kind.checksum_offset() {
+        packet.adjust_transport_checksum(
+            headers.transport + offset,
+            change,
+            Cover::PseudoHeader,
+            headers.tuple.protocol,
+        )?;
+    }
+    if headers.is_v4 {
+        packet.adjust_header_checksum(headers.network + V4_CHECKSUM, change)?;
+        packet.store(headers.network + v4_offset, &to.0[3])
+    } else {
+        packet.store_v6_addr(headers.network + v6_offset, &to)
+    }
+}
+
+#[inline(always)]
+fn translate_port<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    offset: u32,
+    to: crate::addr::Port,
+    change: u32,
+) -> Option<()> {
+    // SCTP's checksum (CRC32c) covers the ports; no SCTP flow is given another port.
+    let checksum_offset = headers.kind.checksum_offset()?;
+    packet.adjust_transport_checksum(
+        headers.transport + checksum_offset,
+        change,
+        Cover::Transport,
+        headers.tuple.protocol,
+    )?;
+    packet.store(headers.transport + offset, &to)
+}

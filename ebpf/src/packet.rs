@@ -1,0 +1,441 @@
+//! Bytes → [`Headers`].
+//!
+//! Parsing promises: no bytes make it panic; a truncated or contradictory packet is
+//! [`NotParsed::Malformed`], never misread; what is not IP is told apart from what is broken.
+//! What lies behind an encryption or an unknown header is left to others
+//! ([`Transport::Other`]).
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{
+    addr::{Addr, Port, Protocol},
+    tables::Tuple,
+};
+
+/// A packet that can be read.
+///
+/// Two implementations: the kernel's socket buffer, and bytes in memory.
+pub trait Packet {
+    /// Reads a value at an offset from the packet's first byte; `None` beyond its end.
+    fn load<T: Pod>(&self, offset: u32) -> Option<T>;
+    /// The packet's length in bytes, link-layer header included.
+    fn len(&self) -> u32;
+    /// The `EtherType` of the network header, in host byte order.
+    fn ether_type(&self) -> u16;
+    /// Where the network header begins: behind the link-layer header.
+    fn network_offset(&self) -> u32;
+    /// Is there nothing at all?
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A packet that can be changed, too.
+pub trait PacketMut: Packet {
+    /// Writes a value that no checksum of the network device covers in a way that changes: a
+    /// field whose change another store cancels, or one outside any sum.
+    fn store<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()>;
+    /// Writes an IPv6 address. The sum that a device took over the whole packet
+    /// (`CHECKSUM_COMPLETE`) changes with it: no header checksum cancels it, as IPv4's does.
+    fn store_v6_addr(&mut self, offset: u32, addr: &Addr) -> Option<()>;
+    /// Changes the IPv4 header's checksum at `offset` by a [`crate::checksum::difference`].
+    fn adjust_header_checksum(&mut self, offset: u32, difference: u32) -> Option<()>;
+    /// Changes the transport header's checksum at `offset`.
+    fn adjust_transport_checksum(
+        &mut self,
+        offset: u32,
+        difference: u32,
+        cover: Cover,
+        protocol: Protocol,
+    ) -> Option<()>;
+    /// Cuts the packet `keep` bytes behind the beginning of its network header, then makes
+    /// `room` before the network header (behind the link-layer header).
+    fn reshape(&mut self, keep: u32, room: u32) -> Option<()>;
+    /// Exchanges the link-layer source and destination.
+    fn swap_link_addresses(&mut self) -> Option<()>;
+}
+
+/// What a change in a transport checksum comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cover {
+    /// An address: part of the pseudo-header, which a partial checksum already contains.
+    PseudoHeader,
+    /// A field of the transport header itself.
+    Transport,
+}
+
+/// The `EtherType` of IPv4.
+pub const ETHER_TYPE_IPV4: u16 = 0x0800;
+/// The `EtherType` of IPv6.
+pub const ETHER_TYPE_IPV6: u16 = 0x86dd;
+
+/// An IPv4 header without options (RFC 791 section 3.1). Integers are in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Ipv4Header {
+    /// Version 4 and the header's length in 32-bit words.
+    pub version_length: u8,
+    /// Type of service.
+    pub tos: u8,
+    /// Bytes of header and payload. Zero in frames above 64 KiB before segmentation.
+    pub total_length: u16,
+    /// Identification.
+    pub identification: u16,
+    /// Flags and fragment offset in units of eight bytes.
+    pub fragment: u16,
+    /// Time to live.
+    pub ttl: u8,
+    /// What the payload is.
+    pub protocol: u8,
+    /// Over the header.
+    pub checksum: u16,
+    /// Source address.
+    pub src: u32,
+    /// Destination address.
+    pub dst: u32,
+}
+
+/// An IPv6 header (RFC 8200 section 3). Integers are in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Ipv6Header {
+    /// Version 6, traffic class and flow label.
+    pub version_class_flow: u32,
+    /// Bytes behind this header.
+    pub payload_length: u16,
+    /// What the payload is, or the first extension header.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+}
+
+/// A TCP header without options (RFC 9293 section 3.1). Integers are in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct TcpHeader {
+    /// Source port.
+    pub src_port: Port,
+    /// Destination port.
+    pub dst_port: Port,
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgement number.
+    pub acknowledgement: u32,
+    /// The header's length in 32-bit words, in the upper four bits.
+    pub data_offset: u8,
+    /// See [`TcpFlags`].
+    pub flags: TcpFlags,
+    /// Window.
+    pub window: u16,
+    /// Over pseudo-header, header and payload.
+    pub checksum: u16,
+    /// Urgent pointer.
+    pub urgent: u16,
+}
+
+/// The flags of a TCP header (RFC 9293 section 3.1).
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronise sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Reset the connection.
+    pub const RST: Self = Self(0x04);
+    /// The acknowledgement number counts.
+    pub const ACK: Self = Self(0x10);
+
+    /// Are all flags of `other` set?
+    #[inline(always)]
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Does this packet open a connection: SYN without ACK?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_opening(self) -> bool {
+        self.contains(Self::SYN) && !self.contains(Self::ACK)
+    }
+}
+
+/// A UDP header (RFC 768). Integers are in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct UdpHeader {
+    /// Source port.
+    pub src_port: Port,
+    /// Destination port.
+    pub dst_port: Port,
+    /// Bytes of header and payload.
+    pub length: u16,
+    /// Over pseudo-header, header and payload; over IPv4 zero means "none".
+    pub checksum: u16,
+}
+
+/// The common header of SCTP (RFC 9260 section 3.1) and the type of the first chunk.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct SctpHeader {
+    /// Source port.
+    pub src_port: Port,
+    /// Destination port.
+    pub dst_port: Port,
+    /// Verification tag.
+    pub tag: u32,
+    /// CRC32c over header and chunks, without addresses.
+    pub checksum: u32,
+    /// Type of the first chunk.
+    pub chunk: u8,
+    /// Its flags.
+    pub chunk_flags: u8,
+    /// Its length.
+    pub chunk_length: u16,
+}
+
+/// What stands behind the network header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP with these flags.
+    Tcp(TcpFlags),
+    /// UDP.
+    Udp,
+    /// SCTP whose first chunk has this type.
+    Sctp(u8),
+    /// A fragment that is not the first: it carries no ports.
+    LaterFragment,
+    /// Any other protocol.
+    Other,
+}
+
+impl Transport {
+    /// Offset of the checksum in the transport header, for protocols whose checksum covers the
+    /// addresses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn checksum_offset(self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) => Some(16),
+            Self::Udp => Some(6),
+            Self::Sctp(_) | Self::LaterFragment | Self::Other => None,
+        }
+    }
+
+    /// Are there ports?
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Udp | Self::Sctp(_))
+    }
+}
+
+/// What a packet says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Addresses, ports (zero where there are none) and protocol.
+    pub tuple: Tuple,
+    /// Offset of the network header.
+    pub network: u32,
+    /// Offset of the transport header.
+    pub transport: u32,
+    /// Offset of the first byte behind the network packet: link-layer padding may follow.
+    pub end: u32,
+    /// Is it IPv4?
+    pub is_v4: bool,
+    /// What stands at `transport`.
+    pub kind: Transport,
+}
+
+/// Why there are no [`Headers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotParsed {
+    /// Not IP: ARP, for example.
+    NotIp,
+    /// IP by its `EtherType`, but truncated or contradictory.
+    Malformed,
+}
+
+/// Extension headers read at most. RFC 8200 section 4.1 recommends each once, which makes six
+/// with the second destination options.
+const EXTENSION_HEADERS: usize = 6;
+
+/// Reads the headers of a packet.
+///
+/// # Errors
+/// See [`NotParsed`].
+// Not inlined: what it reads on the way needs stack only until it is done.
+#[inline(never)]
+pub fn parse<P: Packet>(packet: &P) -> Result<Headers, NotParsed> {
+    match packet.ether_type() {
+        ETHER_TYPE_IPV4 => parse_v4(packet).ok_or(NotParsed::Malformed),
+        ETHER_TYPE_IPV6 => parse_v6(packet).ok_or(NotParsed::Malformed),
+        _ => Err(NotParsed::NotIp),
+    }
+}
+
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P) -> Option<Headers> {
+    let network = packet.network_offset();
+    let ip: Ipv4Header = packet.load(network)?;
+    let header_length = u32::from(ip.version_length & 0x0f) * 4;
+    if ip.version_length >> 4 != 4 || header_length < 20 {
+        return None;
+    }
+    let available = packet.len().checked_sub(network)?;
+    let total_length = match u32::from(u16::from_be(ip.total_length)) {
+        0 => available,
+        length => length,
+    };
+    if total_length < header_length || total_length > available {
+        return None;
+    }
+    let place = Place {
+        src: Addr::from_v4_word(ip.src),
+        dst: Addr::from_v4_word(ip.dst),
+        network,
+        transport: network + header_length,
+        end: network + total_length,
+        is_v4: true,
+    };
+    let is_later = u16::from_be(ip.fragment) & 0x1fff != 0;
+    parse_transport(packet, place, Protocol(ip.protocol), is_later)
+}
+
+#[inline(always)]
+fn parse_v6<P: Packet>(packet: &P) -> Option<Headers> {
+    let network = packet.network_offset();
+    let ip: Ipv6Header = packet.load(network)?;
+    if u32::from_be(ip.version_class_flow) >> 28 != 6 {
+        return None;
+    }
+    let available = packet.len().checked_sub(network)?;
+    // Zero announces a jumbogram (RFC 2675), as frames above 64 KiB are before segmentation.
+    let total_length = match u32::from(u16::from_be(ip.payload_length)) {
+        0 => available,
+        length => length + 40,
+    };
+    if total_length > available {
+        return None;
+    }
+
+    let mut next = ip.next_header;
+    let mut transport = network + 40;
+    let mut is_later = false;
+    for _ in 0..EXTENSION_HEADERS {
+        if is_later || !is_extension(next) {
+            break;
+        }
+        let header: ExtensionHeader = packet.load(transport)?;
+        let length = match next {
+            FRAGMENT => {
+                is_later = u16::from_be(header.fragment_offset) & 0xfff8 != 0;
+                8
+            }
+            AUTHENTICATION => (u32::from(header.length) + 2) * 4,
+            _ => (u32::from(header.length) + 1) * 8,
+        };
+        next = header.next_header;
+        transport += length;
+    }
+    let place = Place {
+        src: ip.src,
+        dst: ip.dst,
+        network,
+        transport,
+        end: network + total_length,
+        is_v4: false,
+    };
+    parse_transport(packet, place, Protocol(next), is_later)
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+    )
+}
+
+/// The beginning of any IPv6 extension header; offset and flags only in a fragment header.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ExtensionHeader {
+    next_header: u8,
+    length: u8,
+    fragment_offset: u16,
+}
+
+/// What the network header has told.
+struct Place {
+    src: Addr,
+    dst: Addr,
+    network: u32,
+    transport: u32,
+    end: u32,
+    is_v4: bool,
+}
+
+#[inline(always)]
+fn parse_transport<P: Packet>(
+    packet: &P,
+    place: Place,
+    protocol: Protocol,
+    is_later_fragment: bool,
+) -> Option<Headers> {
+    let room = place.end.checked_sub(place.transport)?;
+    let (src_port, dst_port, kind) = match protocol {
+        _ if is_later_fragment => (Port(0), Port(0), Transport::LaterFragment),
+        Protocol::TCP => {
+            let tcp: TcpHeader = packet.load(place.transport)?;
+            let length = u32::from(tcp.data_offset >> 4) * 4;
+            if length < 20 || room < 20 {
+                return None;
+            }
+            (tcp.src_port, tcp.dst_port, Transport::Tcp(tcp.flags))
+        }
+        Protocol::UDP => {
+            let udp: UdpHeader = packet.load(place.transport)?;
+            if room < 8 {
+                return None;
+            }
+            (udp.src_port, udp.dst_port, Transport::Udp)
+        }
+        Protocol::SCTP => {
+            let sctp: SctpHeader = packet.load(place.transport)?;
+            if room < 16 {
+                return None;
+            }
+            (sctp.src_port, sctp.dst_port, Transport::Sctp(sctp.chunk))
+        }
+        _ => (Port(0), Port(0), Transport::Other),
+    };
+    Some(Headers {
+        tuple: Tuple {
+            src: place.src,
+            dst: place.dst,
+            src_port,
+            dst_port,
+            protocol,
+            reserved: [0; 3],
+        },
+        network: place.network,
+        transport: place.transport,
+        end: place.end,
+        is_v4: place.is_v4,
+        kind,
+    })
+}

@@ -1,0 +1,157 @@
+//! What is decided about a packet, and why: closed and numbered, each with the sentence an
+//! operator reads.
+
+/// Why a packet or a call is refused with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RejectReason {
+    /// The service port has no backend.
+    NoBackend,
+}
+
+impl RejectReason {
+    /// For operators.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NoBackend => "the service has no endpoint to send this to",
+        }
+    }
+}
+
+/// Why a packet is dropped in silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// Truncated or contradictory headers.
+    Malformed,
+    /// No source port was free for a flow whose source must be translated.
+    NoSourcePort,
+    /// The kernel refused to change the packet.
+    NotRewritten,
+    /// An answer was due, but the packet must not be answered (a TCP reset, for example).
+    Unanswerable,
+}
+
+impl DropReason {
+    /// For operators.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Malformed => "the packet's headers are truncated or contradict each other",
+            Self::NoSourcePort => "no source port was free to translate the flow's source to",
+            Self::NotRewritten => "the kernel refused to change the packet",
+            Self::Unanswerable => "the packet was refused, and must not be answered",
+        }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// None of our business, or known and to be left as it is.
+    Pass,
+    /// Goes on with other addresses.
+    Translate,
+    /// Answered and not passed on.
+    Reject(RejectReason),
+    /// Not passed on.
+    Drop(DropReason),
+}
+
+impl Verdict {
+    /// Every verdict, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Pass,
+        Self::Translate,
+        Self::Reject(RejectReason::NoBackend),
+        Self::Drop(DropReason::Malformed),
+        Self::Drop(DropReason::NoSourcePort),
+        Self::Drop(DropReason::NotRewritten),
+        Self::Drop(DropReason::Unanswerable),
+    ];
+
+    /// The verdict's number, which never changes its meaning within a layout version.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Pass => 0,
+            Self::Translate => 1,
+            Self::Reject(RejectReason::NoBackend) => 2,
+            Self::Drop(DropReason::Malformed) => 3,
+            Self::Drop(DropReason::NoSourcePort) => 4,
+            Self::Drop(DropReason::NotRewritten) => 5,
+            Self::Drop(DropReason::Unanswerable) => 6,
+        }
+    }
+}
+
+/// Where a packet or a call was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// A packet that a pod sends.
+    FromPod,
+    /// A packet that a pod receives.
+    ToPod,
+    /// A socket call: `connect` or `sendmsg`.
+    Socket,
+}
+
+impl Hook {
+    /// Every hook, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::FromPod, Self::ToPod, Self::Socket];
+
+    /// The name, as in the object and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::ToPod => "to_pod",
+            Self::Socket => "socket",
+        }
+    }
+
+    const fn number(self) -> u32 {
+        match self {
+            Self::FromPod => 0,
+            Self::ToPod => 1,
+            Self::Socket => 2,
+        }
+    }
+}
+
+/// Counters a hook has at most.
+const COUNTERS_PER_HOOK: u32 = 32;
+
+/// Entries of the `COUNTERS` table.
+pub const COUNTERS: u32 = 8 * COUNTERS_PER_HOOK;
+
+/// The entry of `COUNTERS` that counts packets (or calls) with this verdict at this hook.
+#[inline(always)]
+#[must_use]
+pub const fn counter(hook: Hook, verdict: Verdict) -> u32 {
+    hook.number() * COUNTERS_PER_HOOK + verdict.number()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_hook_and_verdict_has_its_own_counter() {
+        let counters: BTreeSet<u32> = Hook::ALL
+            .into_iter()
+            .flat_map(|hook| Verdict::ALL.map(|verdict| counter(hook, verdict)))
+            .collect();
+        assert_eq!(counters.len(), Hook::ALL.len() * Verdict::ALL.len());
+        assert!(counters.iter().all(|&index| index < COUNTERS));
+    }
+
+    #[test]
+    fn verdicts_are_numbered_in_order() {
+        for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict.number() as usize, index);
+        }
+    }
+}
