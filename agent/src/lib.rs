@@ -10,4 +10,6 @@
 //!                  └ observe   status                             effects
 //! ```
 
+pub mod attach;
 pub mod maps;
+pub mod sources;

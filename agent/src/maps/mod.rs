@@ -6,6 +6,9 @@ use weir_ebpf::tables::{
     Backend, BackendKey, Frontend, FrontendKey, Node, Service, ServiceName, ServingKey,
 };
 
+pub mod kernel;
+pub mod pins;
+
 /// The content of every table that the agent writes: what it should hold (*desired*) or what it
 /// was last seen to hold (*actual*).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,3 @@
+//! Where objects and facts come from.
+
+pub mod node;
