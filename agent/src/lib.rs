@@ -10,4 +10,7 @@
 //!                  └ observe   status                             effects
 //! ```
 
+pub mod compile;
 pub mod maps;
+pub mod model;
+pub mod sources;
