@@ -1,9 +1,12 @@
 //! What the agent's tables hold, and the writes that change it.
 //!
-//! [`diff()`](diff::diff) says in which order; [`memory`] holds the same tables on the host.
+//! [`diff()`](diff::diff) says in which order; [`memory`] holds the same tables on the host,
+//! [`kernel`] in the kernel, where [`pins`] gives them names.
 
 pub mod diff;
+pub mod kernel;
 pub mod memory;
+pub mod pins;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,17 +14,12 @@ use weir_ebpf::tables::{
     Backend, BackendKey, Frontend, FrontendKey, Node, Service, ServiceName, ServingKey,
 };
 
-<<<<<<< HEAD
-pub mod kernel;
-pub mod pins;
-=======
 /// Set in the `revision` of a [`Service`] while its set of backends is being changed.
 ///
 /// A settled revision never has it. An agent that finds it knows that a change was begun and not
 /// finished, and raises the revision once more, so that no flow keeps a backend that it chose in
 /// between.
 pub const UNSETTLED: u32 = 1 << 31;
->>>>>>> wt-m
 
 /// The content of every table that the agent writes: what it should hold (*desired*) or what it
 /// was last seen to hold (*actual*).
