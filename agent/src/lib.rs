@@ -11,5 +11,7 @@
 //! ```
 
 pub mod attach;
+pub mod compile;
 pub mod maps;
+pub mod model;
 pub mod sources;

@@ -1,8 +1,9 @@
 //! One agent per pin directory.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
@@ -28,7 +29,7 @@ impl AgentLock {
             .truncate(false)
             .open(path)
             .with_context(|| format!("open the lock {}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        match lock_patiently(file) {
             Ok(mut file) => {
                 file.set_len(0)
                     .and_then(|()| writeln!(file, "{}", std::process::id()))
@@ -53,6 +54,42 @@ impl AgentLock {
             }
         }
     }
+
+    /// Does a process hold the lock? One that is not there is held by nobody.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened, or the kernel does not say.
+    pub fn is_held(path: &Path) -> Result<bool> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => {
+                return Err(error).with_context(|| format!("open the lock {}", path.display()));
+            }
+        };
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(false),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+            Err((_, errno)) => {
+                Err(errno).with_context(|| format!("ask for the lock {}", path.display()))
+            }
+        }
+    }
+}
+
+/// [`AgentLock::is_held`] takes the lock for a moment; that is not another agent.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+fn lock_patiently(mut file: File) -> Result<Flock<File>, (File, Errno)> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((returned, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = returned,
+            result => return result,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +106,9 @@ mod tests {
             text.contains(&format!("process {} holds", std::process::id())),
             "{text}"
         );
+        assert!(AgentLock::is_held(&path).unwrap());
         drop(held);
+        assert!(!AgentLock::is_held(&path).unwrap());
         AgentLock::acquire(&path).unwrap();
     }
 }
