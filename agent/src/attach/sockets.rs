@@ -2,8 +2,9 @@
 //!
 //! A *connected* UDP socket of the node's own processes gets its backend when it connects, and no
 //! program sees its datagrams after that. When the backend goes, the socket is destroyed
-//! (`SOCK_DESTROY`, Linux 4.9): the application reads ECONNABORTED and opens a new one. Sockets
-//! that Weir did not connect are left alone, whatever they talk to.
+//! (`SOCK_DESTROY`, Linux 4.9): the application reads ECONNABORTED, or writes and gets
+//! EDESTADDRREQ, and opens a new one. Sockets that Weir did not connect are left alone, whatever
+//! they talk to.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -190,6 +190,16 @@ impl Pins {
         self.qdiscs().join(interface.to_string())
     }
 
+    /// The interfaces whose clsact qdisc is ours.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be listed.
+    pub fn marked_qdiscs(&self) -> Result<Vec<u32>> {
+        let names = names(&self.qdiscs())?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
     /// Is a BPF file system mounted there?
     ///
     /// # Errors
@@ -259,6 +269,26 @@ impl Pins {
         }
         Ok(pinned)
     }
+}
+
+/// The names in a directory, in order; none where there is no directory.
+///
+/// # Errors
+///
+/// It cannot be listed.
+pub fn names(directory: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries
+            .and_then(|entries| {
+                entries
+                    .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                    .collect()
+            })
+            .with_context(|| format!("list {}", directory.display()))?,
+    };
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// The pinned maps whose size differs from the configured one.
