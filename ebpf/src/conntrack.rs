@@ -12,8 +12,8 @@ use crate::{
 /// One second.
 pub const SECOND: Nanos = 1_000_000_000;
 
-/// A flow is written about at most once in this time where nothing else changes: its other
-/// direction is told that it lives.
+/// A flow is written about at most once in this time where nothing else changes: its entry notes
+/// that it lives, and the other direction is told. Lifetimes are exact to this.
 pub const REFRESH: Nanos = SECOND;
 
 /// How long a flow may be silent before its entry counts for nothing.

@@ -124,8 +124,12 @@ fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Opti
         let state = conntrack::advance(entry.state, kind, entry.role.is_original());
         let is_news =
             state != entry.state || now.saturating_sub(entry.last_seen) >= conntrack::REFRESH;
-        entry.state = state;
-        entry.last_seen = now;
+        // Between news the entry is left alone: the time noted in it is the time told to the
+        // other direction, so that the two age together however one-sided the traffic.
+        if is_news {
+            entry.state = state;
+            entry.last_seen = now;
+        }
         *flow = *entry;
         Some(is_news)
     })??;
