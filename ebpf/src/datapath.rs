@@ -13,7 +13,7 @@
 //! A decision is a value; [`carry_out`] performs it on the packet.
 
 use crate::{
-    addr::Port,
+    addr::{Port, Protocol},
     conntrack, nat,
     packet::{Headers, NotParsed, PacketMut, Transport},
     reject,
@@ -136,13 +136,17 @@ fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Opti
     if flow.role == FlowRole::FORWARD && !still_serves(&headers.tuple, flow, tables) {
         return None;
     }
-    if is_news {
-        tell_other_direction(&headers.tuple, flow, tables);
+    // A flow whose replies another flow would get opens anew.
+    if is_news
+        && !tell_other_direction(&headers.tuple, flow, tables)
+        && flow.role == FlowRole::FORWARD
+    {
+        return None;
     }
     Some(flow.role)
 }
 
-/// May this flow go on with its backend? A flow that may not is forgotten in both directions.
+/// May this flow go on with its backend? A flow that may not is forgotten.
 #[inline(always)]
 fn still_serves<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
     if !conntrack::may_choose_again(flow.to.protocol, flow.state) {
@@ -156,28 +160,53 @@ fn still_serves<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
             true
         }
         Standing::Gone => {
-            tables.remove_flow(&flow.to.reversed());
-            tables.remove_flow(tuple);
+            forget(tuple, flow, tables);
             false
         }
     }
 }
 
-/// Tells the entry of the other direction that the flow lives and how it stands, and writes it
-/// again if it has been forgotten.
+/// Removes a flow whose backend has gone.
+///
+/// The entry of its replies stays for UDP and ages: the old backend may still answer what it was
+/// asked. It goes for a handshake, which the old backend must not complete with the client while
+/// another begins it.
 #[inline(never)]
-fn tell_other_direction<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) {
+fn forget<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) {
+    tables.remove_flow(tuple);
+    if flow.to.protocol == Protocol::UDP {
+        return;
+    }
+    let other = flow.to.reversed();
+    let back = tuple.reversed();
+    // It may be another flow's by now.
+    if tables.update_flow(&other, |present| present.to == back) == Some(true) {
+        tables.remove_flow(&other);
+    }
+}
+
+/// Tells the entry of the other direction that the flow lives and how it stands, and writes it
+/// again if it has been forgotten. `false`: another flow has taken the tuple over.
+#[inline(never)]
+fn tell_other_direction<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
     let other = flow.to.reversed();
     let entry = opposite(tuple, flow);
     let told = tables.update_flow(&other, |present| {
-        // A flow that has since taken the tuple over is not to be spoken for.
-        if present.to == entry.to {
+        // Another flow is not to be spoken for.
+        let is_ours = present.to == entry.to;
+        if is_ours {
             present.last_seen = entry.last_seen;
             present.state = entry.state;
         }
+        is_ours
     });
-    if told.is_none() {
-        tables.add_flow(&other, &entry);
+    match told {
+        Some(is_ours) => is_ours,
+        // Where another processor was quicker, the next news will tell.
+        None => {
+            tables.add_flow(&other, &entry);
+            true
+        }
     }
 }
 

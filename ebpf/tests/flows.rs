@@ -90,6 +90,19 @@ fn a_client_that_only_listens_keeps_its_backend() {
 }
 
 #[test]
+fn a_late_answer_of_a_removed_backend_still_comes_from_the_service() {
+    let world = world();
+    let asked = to_service(Protocol::UDP);
+    let sent = send(&world, &asked, ACK);
+    world.set_backends(1, &[backend(OTHER_BACKEND, 80)]);
+    let sent_again = send(&world, &asked, ACK);
+    assert_eq!(sent_again.dst, addr(OTHER_BACKEND));
+    assert_eq!(answer(&world, &sent, ACK), asked.reversed());
+    assert_eq!(answer(&world, &sent_again, ACK), asked.reversed());
+    assert_eq!(send(&world, &asked, ACK), sent_again);
+}
+
+#[test]
 fn a_handshake_with_a_removed_backend_is_not_completed_after_another_was_chosen() {
     let world = world();
     let asked = to_service(Protocol::TCP);
@@ -100,6 +113,42 @@ fn a_handshake_with_a_removed_backend_is_not_completed_after_another_was_chosen(
     // The client would take the first backend's sequence numbers to the second one.
     assert_eq!(answer(&world, &sent, SYN_ACK), sent.reversed());
     assert_eq!(answer(&world, &sent_again, SYN_ACK), asked.reversed());
+}
+
+#[test]
+fn a_flow_that_is_forgotten_leaves_the_tuple_of_another_alone() {
+    let world = world();
+    let first = to_service(Protocol::UDP);
+    let second = Tuple {
+        dst: addr(OTHER_VIP),
+        ..first
+    };
+    let first_sent = send(&world, &first, ACK);
+    // The table was full: the first flow's way back is gone, and the second takes its place.
+    world.evict(&first_sent.reversed());
+    let second_sent = send(&world, &second, ACK);
+    assert_eq!(second_sent, first_sent);
+    world.set_backends(1, &[backend(OTHER_BACKEND, 80)]);
+    send(&world, &first, ACK);
+    assert_eq!(answer(&world, &second_sent, ACK), second.reversed());
+}
+
+#[test]
+fn a_flow_whose_way_back_was_taken_opens_again_with_another_port() {
+    let world = world();
+    let first = to_service(Protocol::UDP);
+    let second = Tuple {
+        dst: addr(OTHER_VIP),
+        ..first
+    };
+    let first_sent = send(&world, &first, ACK);
+    world.evict(&first_sent.reversed());
+    let second_sent = send(&world, &second, ACK);
+    world.wait(2 * SECOND);
+    let first_sent = send(&world, &first, ACK);
+    assert_ne!(first_sent, second_sent);
+    assert_eq!(answer(&world, &first_sent, ACK), first.reversed());
+    assert_eq!(answer(&world, &second_sent, ACK), second.reversed());
 }
 
 #[test]
