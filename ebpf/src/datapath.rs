@@ -133,7 +133,7 @@ fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Opti
         *flow = *entry;
         Some(is_news)
     })??;
-    if flow.role == FlowRole::FORWARD && !still_serves(&headers.tuple, flow, tables) {
+    if flow.role == FlowRole::FORWARD && !still_serves(headers, flow, tables) {
         return None;
     }
     // A flow whose replies another flow would get opens anew.
@@ -148,19 +148,19 @@ fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Opti
 
 /// May this flow go on with its backend? A flow that may not is forgotten.
 #[inline(always)]
-fn still_serves<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
-    if !conntrack::may_choose_again(flow.to.protocol, flow.state) {
+fn still_serves<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
+    if !conntrack::may_choose_again(flow.state, headers.kind) {
         return true;
     }
     let backend = Backend::new(flow.to.dst, flow.to.dst_port);
     match service::standing(tables, flow.service, flow.revision, backend) {
         Standing::Unchanged => true,
         Standing::StillServing(revision) => {
-            tables.update_flow(tuple, |flow| flow.revision = revision);
+            tables.update_flow(&headers.tuple, |flow| flow.revision = revision);
             true
         }
         Standing::Gone => {
-            forget(tuple, flow, tables);
+            forget(&headers.tuple, flow, tables);
             false
         }
     }

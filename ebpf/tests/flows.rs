@@ -168,6 +168,20 @@ fn a_forgotten_way_back_is_found_again() {
 }
 
 #[test]
+fn a_new_connection_from_the_port_of_a_lost_one_does_not_go_to_a_removed_backend() {
+    let world = world();
+    let asked = to_service(Protocol::TCP);
+    let sent = send(&world, &asked, SYN);
+    answer(&world, &sent, SYN_ACK);
+    send(&world, &asked, ACK);
+    // The client's node loses power: no FIN, no RST. Then the backend goes.
+    world.set_backends(1, &[backend(OTHER_BACKEND, 80)]);
+    assert_eq!(send(&world, &asked, ACK), sent);
+    assert_eq!(send(&world, &asked, SYN).dst, addr(OTHER_BACKEND));
+    assert_eq!(send(&world, &asked, ACK).dst, addr(OTHER_BACKEND));
+}
+
+#[test]
 fn an_established_connection_stays_with_its_removed_backend() {
     let world = world();
     let asked = to_service(Protocol::TCP);
