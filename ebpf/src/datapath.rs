@@ -196,7 +196,10 @@ fn tell_other_direction<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bo
         let is_ours = present.to == entry.to;
         if is_ours {
             present.last_seen = entry.last_seen;
-            present.state = entry.state;
+            // Another processor may have moved it further in the meantime.
+            if entry.state.0 > present.state.0 {
+                present.state = entry.state;
+            }
         }
         is_ours
     });

@@ -209,6 +209,24 @@ fn a_client_may_use_its_port_again_after_the_end() {
 }
 
 #[test]
+fn a_processor_that_is_late_does_not_reopen_what_another_has_closed() {
+    let world = world();
+    let asked = to_service(Protocol::TCP);
+    let sent = send(&world, &asked, SYN);
+    answer(&world, &sent, SYN_ACK);
+    send(&world, &asked, ACK);
+    world.wait(2 * SECOND);
+    // Between this packet's own entry and the other direction's, the backend resets.
+    let reset = frame::of(&sent.reversed(), TcpFlags::RST, b"");
+    world.interrupt(1, move |world| {
+        world.pass(ToPod, &reset);
+    });
+    send(&world, &asked, ACK);
+    assert_eq!(world.state(&asked), Some(FlowState::CLOSED));
+    assert_eq!(world.state(&sent.reversed()), Some(FlowState::CLOSED));
+}
+
+#[test]
 fn two_processors_that_open_one_flow_both_get_their_answers() {
     let world = world();
     world.set_backends(1, &[backend(BACKEND, 80), backend(OTHER_BACKEND, 80)]);
