@@ -136,14 +136,21 @@ fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Opti
     if flow.role == FlowRole::FORWARD && !still_serves(headers, flow, tables) {
         return None;
     }
-    // A flow whose replies another flow would get opens anew.
-    if is_news
-        && !tell_other_direction(&headers.tuple, flow, tables)
-        && flow.role == FlowRole::FORWARD
-    {
-        return None;
+    if is_news {
+        let is_ours = tell_other_direction(&headers.tuple, flow, tables);
+        // A flow whose replies another flow would get opens anew, and so does one that could not
+        // enter its pod.
+        if flow.role == FlowRole::FORWARD && (!is_ours || is_hairpin_without_inner(flow, tables)) {
+            return None;
+        }
     }
     Some(flow.role)
+}
+
+/// Is this a pod's flow to itself whose second pair of entries has been forgotten?
+#[inline(always)]
+fn is_hairpin_without_inner<T: Tables>(flow: &Flow, tables: &T) -> bool {
+    flow.to.src == flow.to.dst && tables.update_flow(&flow.to, |_| ()).is_none()
 }
 
 /// May this flow go on with its backend? A flow that may not is forgotten.
@@ -274,10 +281,11 @@ fn open_flow<T: Tables>(
     {
         return Decision::Drop(DropReason::NoSourcePort);
     }
-    tables.put_flow(tuple, flow);
+    // Last, since the next packet relies on this entry alone.
     if is_hairpin && !open_hairpin(headers, flow, tables) {
         return Decision::Drop(DropReason::NoSourcePort);
     }
+    tables.put_flow(tuple, flow);
     Decision::Translate
 }
 
@@ -323,6 +331,10 @@ fn claim_with_other_port<T: Tables>(
     }
     for _ in 0..PORT_TRIES {
         flow.to.src_port = random_port(tables);
+        // The node is not described yet: zero is no port to answer to.
+        if flow.to.src_port == Port(0) {
+            return false;
+        }
         if claim_reply(tuple, flow, tables) {
             return true;
         }

@@ -259,6 +259,20 @@ fn one_port_to_two_addresses_of_a_backend_is_told_apart() {
     }
 }
 
+#[test]
+fn no_flow_gets_source_port_zero_from_a_node_that_is_not_described() {
+    let world = world();
+    world.node.set(Node::default());
+    let first = to_service(Protocol::UDP);
+    let second = Tuple {
+        dst: addr(OTHER_VIP),
+        ..first
+    };
+    send(&world, &first, ACK);
+    let outcome = world.pass(FromPod, &frame::udp(&second, b"question"));
+    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NoSourcePort));
+}
+
 /// A hairpin there and back; the tuples at the pod's own door.
 fn hairpin(world: &World, asked: &Tuple, flags: TcpFlags) -> Option<Tuple> {
     let sent = world.pass(FromPod, &frame::of(asked, flags, b"question"));
@@ -292,6 +306,30 @@ fn a_pod_reaches_itself_and_hears_the_service_answer() {
             assert_eq!(hairpin(&world, &asked, ACK), Some(arrived));
         }
     }
+}
+
+#[test]
+fn a_hairpin_that_found_no_port_does_not_go_half_translated_the_next_time() {
+    let world = world();
+    world.node.set(Node::default());
+    let asked = tuple(Protocol::UDP, (BACKEND, 40_000), (VIP, 80));
+    for _ in 0..2 {
+        let outcome = world.pass(FromPod, &frame::udp(&asked, b"question"));
+        assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NoSourcePort));
+    }
+}
+
+#[test]
+fn a_hairpin_whose_inner_entry_was_forgotten_heals() {
+    let world = world();
+    let asked = tuple(Protocol::UDP, (BACKEND, 40_000), (VIP, 80));
+    hairpin(&world, &asked, ACK).expect("the source is translated");
+    for inner in world.tuples(FlowRole::HAIRPIN_FORWARD) {
+        world.evict(&inner);
+    }
+    world.wait(2 * SECOND);
+    let arrived = hairpin(&world, &asked, ACK).expect("the source is translated again");
+    assert_eq!(hairpin_answer(&world, &arrived, ACK), asked.reversed());
 }
 
 #[test]
