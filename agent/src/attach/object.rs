@@ -1,0 +1,4 @@
+//! tmp
+pub fn object() -> anyhow::Result<&'static [u8]> {
+    anyhow::bail!("none")
+}
