@@ -10,6 +10,7 @@
 //!                  └ observe   status                             effects
 //! ```
 
+pub mod attach;
 pub mod compile;
 pub mod maps;
 pub mod model;

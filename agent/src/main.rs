@@ -1,2 +1,3 @@
-//! skeleton
+//! `weir`.
+
 fn main() {}
