@@ -7,4 +7,6 @@
 pub mod manifests;
 pub mod node;
 
+pub mod manifests;
+
 pub use crate::model::{Change, Event, Problem, Report, SourceId};
