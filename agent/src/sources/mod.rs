@@ -7,6 +7,4 @@
 pub mod manifests;
 pub mod node;
 
-pub mod manifests;
-
 pub use crate::model::{Change, Event, Problem, Report, SourceId};

@@ -150,8 +150,13 @@ fn a_socket_whose_backend_has_gone_is_destroyed(frontend: &'static str, at: &'st
         let direct = UdpSocket::bind((at, 0)).unwrap();
         direct.connect(backend).unwrap();
 
-        let peer = (Addr::from(backend.ip()), Port::new(backend.port()));
-        let other = (peer.0, Port::new(1));
+        let peer = Backend::new(Addr::from(backend.ip()), Port::new(backend.port()));
+        let peer = ServingKey {
+            service: 1,
+            backend: peer,
+        };
+        // The same backend still serves another service port.
+        let other = ServingKey { service: 2, ..peer };
         assert_eq!(
             destroy_udp_sockets(&BTreeSet::from([other]), &tables).unwrap(),
             0
