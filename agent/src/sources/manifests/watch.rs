@@ -281,7 +281,8 @@ fn identity(directory: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(directory).map(|stat| (stat.dev(), stat.ino()))
 }
 
-fn scan(directory: &Path) -> Scan {
+/// Reads every manifest of the directory once.
+pub fn scan(directory: &Path) -> Scan {
     let paths = manifests(directory)
         .map_err(|error| format!("directory {}: {error}", directory.display()))?;
     let mut scan = BTreeMap::new();
