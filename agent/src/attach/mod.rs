@@ -31,7 +31,7 @@ mod tc;
 pub use cgroup::CgroupReport;
 pub use cleanup::{Removed, cleanup};
 pub use features::Features;
-pub use load::{Dataplane, Options, ProgramReport, TcChoice, default_capacities};
+pub use load::{Dataplane, LOG_DEBUG, Options, ProgramReport, TcChoice, default_capacities};
 pub use lock::AgentLock;
 pub use netns_cookie::{netns_cookie, netns_cookie_by_program};
 pub use plan::{Action, Attachment, State, TcHook, TcMode, plan};
