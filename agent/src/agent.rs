@@ -8,6 +8,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::RangeInclusive,
     time::Instant,
 };
 
@@ -49,9 +51,9 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let (sender, events) = mpsc::channel(64);
     let mut sources = tokio::task::JoinSet::new();
-    sources.spawn(manifests::run(config.manifests.clone(), sender));
+    sources.spawn(manifests::watch::run(config.manifests.clone(), sender));
     let (sender, nodes) = watch::channel(None);
-    sources.spawn(node::run(config.netns_dir.clone(), sender));
+    sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
     let mut shutdown = Shutdown::new()?;
     let mut agent = Agent::new(config, dataplane)?;
@@ -110,6 +112,7 @@ struct Agent {
     /// What the tables hold: as last read or written.
     actual: Contents,
     is_attached: bool,
+    snat_ports: RangeInclusive<u16>,
     schedule: Schedule,
     reporter: Reporter,
 }
@@ -129,6 +132,7 @@ impl Agent {
             tables,
             actual,
             is_attached: false,
+            snat_ports: node::snat_ports()?,
             reporter,
         })
     }
@@ -248,12 +252,18 @@ impl Agent {
     }
 
     fn context(&self) -> NodeContext {
-        let node = self.node.clone().unwrap_or_default();
+        let addresses = || self.node.iter().flat_map(|node| &node.addresses);
         NodeContext {
             name: self.config.node_name.clone(),
-            addr_v4: node.addr_v4(),
-            addr_v6: node.addr_v6(),
-            snat_ports: node.snat_ports,
+            addr_v4: addresses().find_map(|addr| match addr {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            }),
+            addr_v6: addresses().find_map(|addr| match addr {
+                IpAddr::V4(_) => None,
+                IpAddr::V6(v6) => Some(*v6),
+            }),
+            snat_ports: self.snat_ports.clone(),
         }
     }
 

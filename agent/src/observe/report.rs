@@ -83,7 +83,7 @@ impl Reporter {
         Ok(Self { run_dir: config.run_dir.clone(), status, is_unwritable: false })
     }
 
-    /// Says what the sources cannot use; what is new is logged.
+    /// Says what the sources cannot use. They have logged it themselves.
     pub fn problems(&mut self, cluster: &Cluster) {
         let reports = cluster.reports();
         let problems: Vec<Problem> = reports
@@ -92,31 +92,7 @@ impl Reporter {
                 report.problems.iter().map(move |problem| problem_status(source, problem))
             })
             .collect();
-        for problem in problems.iter().filter(|problem| !self.status.problems.contains(problem)) {
-            warn!(
-                object = problem.object,
-                file = problem.file,
-                line = problem.line,
-                field = problem.field,
-                "{} cannot be used, the last good version stays in force: {}",
-                problem.object.as_deref().unwrap_or("a document"),
-                problem.message
-            );
-        }
-        for gone in self.status.problems.iter().filter(|problem| !problems.contains(problem)) {
-            info!(
-                object = gone.object,
-                file = gone.file,
-                "a problem is gone: {}",
-                gone.message
-            );
-        }
         let unknown_kinds = unknown_kinds(&reports);
-        for kind in &unknown_kinds {
-            if !self.status.unknown_kinds.contains(kind) {
-                info!(kind, "objects of this kind are not read");
-            }
-        }
         self.status.problems = problems;
         self.status.unknown_kinds = unknown_kinds;
         self.show();
