@@ -34,15 +34,13 @@ const BURST: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the node looks like.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeState {
     /// Interfaces that lead to pods, by index.
     pub pod_interfaces: BTreeMap<u32, Interface>,
     /// Addresses by which others reach the node, by interface, in the kernel's order: an
     /// interface's primary address first. Pods' interfaces and the loopback are left out.
     pub addresses: Vec<IpAddr>,
-    /// See [`snat_ports`].
-    pub snat_ports: RangeInclusive<u16>,
 }
 
 impl NodeState {
@@ -62,16 +60,6 @@ impl NodeState {
             IpAddr::V6(addr) => Some(*addr),
             IpAddr::V4(_) => None,
         })
-    }
-}
-
-impl Default for NodeState {
-    fn default() -> Self {
-        Self {
-            pod_interfaces: BTreeMap::new(),
-            addresses: Vec::new(),
-            snat_ports: SNAT_CANDIDATES,
-        }
     }
 }
 
@@ -115,7 +103,7 @@ pub struct Address {
 /// # Errors
 ///
 /// The node cannot be listed or watched at the start.
-pub async fn run(netns_dir: PathBuf, states: Sender<Option<NodeState>>) -> Result<()> {
+pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>) -> Result<()> {
     // Before the first list, so that no change falls between the two.
     let mut signs = Signs::watch(&netns_dir)?;
     let mut lister = Lister::open()?;
@@ -311,7 +299,6 @@ mod tests {
         let state = NodeState {
             addresses: node_addresses(&addresses, &links, &pods),
             pod_interfaces: pods,
-            ..NodeState::default()
         };
         let found: Vec<String> = state.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(found, ["10.240.0.12", "10.240.0.11", "fd00:10:240::11"]);

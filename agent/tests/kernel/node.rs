@@ -51,7 +51,7 @@ fn pods_come_and_go() {
         network.veth("vhome").await;
 
         let (sender, mut states) = channel(None);
-        let watch = tokio::spawn(node::run(bed.netns_dir(), sender));
+        let watch = tokio::spawn(node::watch(bed.netns_dir(), sender));
         let first = until(&mut states, "a first state", |_| true).await;
         assert_eq!(namespaces(&first), [(early, "vearly", "early")]);
 
@@ -100,7 +100,7 @@ fn a_namespace_that_is_bound_to_its_file_last_is_seen() {
         File::create(bed.netns_dir().join("pod")).unwrap();
 
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::run(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
         let first = until(&mut states, "a first state", |_| true).await;
         assert_eq!(namespaces(&first), []);
 
@@ -132,7 +132,7 @@ fn a_directory_made_later_is_watched() {
         let network = Network::open();
         fs::remove_dir(bed.netns_dir()).unwrap();
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::run(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
         let first = until(&mut states, "a first state", |_| true).await;
         assert_eq!(namespaces(&first), []);
 
@@ -151,7 +151,7 @@ fn addresses_are_the_nodes_global_ones() {
     bed::run_async(|bed| async move {
         let network = Network::open();
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::run(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
         let first = until(&mut states, "a first state", |_| true).await;
         assert!(first.addresses.is_empty(), "{first:?}");
 

@@ -17,7 +17,7 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
-use super::{Address, Link, NodeState, node_addresses, pod_interfaces, snat_ports};
+use super::{Address, Link, NodeState, node_addresses, pod_interfaces};
 
 /// A connection to the kernel.
 pub(super) struct Lister {
@@ -61,7 +61,6 @@ impl Lister {
         Ok(NodeState {
             addresses: node_addresses(&addresses, &links, &pod_interfaces),
             pod_interfaces,
-            snat_ports: snat_ports()?,
         })
     }
 
