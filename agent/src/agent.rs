@@ -28,8 +28,7 @@ use crate::{
     attach::{self, AgentLock, Dataplane, destroy_udp_sockets},
     compile::{Capacities, Desired, Ids, NodeContext, compile},
     config::Config,
-    logging,
-    maps::{Contents, Plan, Write, diff, kernel::KernelTables},
+    maps::{Contents, Plan, Write, diff::diff, kernel::KernelTables},
     model::{Changed, Cluster, Event, SourceId},
     observe::report::{Reporter, Synchronised},
     schedule::Schedule,
@@ -77,13 +76,17 @@ fn load(config: &Config, packets_are_logged: bool) -> Result<Dataplane> {
         bpffs: &config.bpffs,
         capacities: capacities(config),
         tc: config.tc.into(),
-        log_level: if packets_are_logged { attach::LOG_DEBUG } else { 0 },
+        log_level: if packets_are_logged {
+            attach::LOG_DEBUG
+        } else {
+            0
+        },
     })?;
     for kept in dataplane.kept_sizes() {
         warn!("{kept}");
     }
     if packets_are_logged {
-        logging::follow_programs(dataplane.ebpf_mut())?;
+        attach::follow_log(dataplane.ebpf_mut())?;
     }
     info!(
         programs = dataplane.programs().len(),
@@ -120,7 +123,9 @@ struct Agent {
 impl Agent {
     fn new(config: Config, dataplane: Dataplane) -> Result<Self> {
         let tables = dataplane.tables()?;
-        let actual = tables.read().context("read the tables of an earlier agent")?;
+        let actual = tables
+            .read()
+            .context("read the tables of an earlier agent")?;
         let reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
         Ok(Self {
             cluster: Cluster::default(),
@@ -213,7 +218,11 @@ impl Agent {
             self.dataplane.attach_cgroup(&self.config.cgroup_root)?;
             self.is_attached = true;
         }
-        let wanted: BTreeSet<u32> = self.interfaces().into_iter().map(|(index, _)| index).collect();
+        let wanted: BTreeSet<u32> = self
+            .interfaces()
+            .into_iter()
+            .map(|(index, _)| index)
+            .collect();
         let report = self.dataplane.sync_interfaces(&wanted)?;
         for attachment in &report.attached {
             info!("attached {attachment}");
@@ -246,7 +255,10 @@ impl Agent {
             .collect();
         let closed = destroy_udp_sockets(&gone, &self.tables)?;
         if closed > 0 {
-            info!(closed, "closed UDP sockets of the node whose backend is gone");
+            info!(
+                closed,
+                "closed UDP sockets of the node whose backend is gone"
+            );
         }
         Ok(())
     }

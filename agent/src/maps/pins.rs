@@ -142,8 +142,8 @@ impl fmt::Display for KeptSize {
         } = self;
         write!(
             f,
-            "the table {table} keeps its size of {pinned} entries; {wanted} take effect after \
-             `weir cleanup`"
+            "the table {table} keeps its {pinned} entries instead of {wanted}: an earlier agent \
+             made it; `weir cleanup` before the next start gives it the new size"
         )
     }
 }

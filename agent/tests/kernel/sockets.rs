@@ -150,17 +150,21 @@ fn a_socket_whose_backend_has_gone_is_destroyed(frontend: &'static str, at: &'st
         let direct = UdpSocket::bind((at, 0)).unwrap();
         direct.connect(backend).unwrap();
 
-        let key = |service, port| ServingKey {
-            service,
-            backend: Backend::new(Addr::from(backend.ip()), Port::new(port)),
+        let peer = Backend::new(Addr::from(backend.ip()), Port::new(backend.port()));
+        let peer = ServingKey {
+            service: 1,
+            backend: peer,
         };
-        // Another backend's end, and the same backend's in another service port.
-        let others = BTreeSet::from([key(1, 1), key(2, backend.port())]);
-        assert_eq!(destroy_udp_sockets(&others, &tables).unwrap(), 0);
+        // The same backend still serves another service port.
+        let other = ServingKey { service: 2, ..peer };
+        assert_eq!(
+            destroy_udp_sockets(&BTreeSet::from([other]), &tables).unwrap(),
+            0
+        );
         translated.say("two");
         hears(&server, "two");
 
-        let gone = BTreeSet::from([key(1, backend.port())]);
+        let gone = BTreeSet::from([peer, other]);
         assert_eq!(destroy_udp_sockets(&gone, &tables).unwrap(), 1);
         assert_eq!(destroy_udp_sockets(&gone, &tables).unwrap(), 0);
         translated.say("three");
