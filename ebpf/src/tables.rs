@@ -297,7 +297,8 @@ impl FlowRole {
 pub struct Flow {
     /// Source and destination after translation.
     pub to: Tuple,
-    /// When a packet was last seen.
+    /// When a packet of either direction was last seen, to the second: between, nothing is
+    /// written.
     pub last_seen: Nanos,
     /// The service port, as in [`Frontend`].
     pub service: u32,
@@ -347,7 +348,7 @@ pub struct SocketFlow {
     pub revision: u32,
     /// Zero.
     pub reserved_tail: u32,
-    /// When a datagram was last seen.
+    /// When a datagram was last seen, to the second.
     pub last_seen: Nanos,
 }
 

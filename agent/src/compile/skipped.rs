@@ -80,22 +80,27 @@ impl fmt::Display for Table {
     }
 }
 
-/// `Service default/web port http 80/TCP IPv4: …`
-impl fmt::Display for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Skipped {
+    /// `Service default/web port http 80/TCP IPv4`
+    #[must_use]
+    pub fn subject(&self) -> String {
         let Self {
             object,
             port_name,
             port,
             protocol,
             family,
-            reason,
+            reason: _,
         } = self;
         let space = if port_name.is_empty() { "" } else { " " };
-        write!(
-            f,
-            "{object} port {port_name}{space}{port}/{protocol} {family}: {reason}"
-        )
+        format!("{object} port {port_name}{space}{port}/{protocol} {family}")
+    }
+}
+
+/// `Service default/web port http 80/TCP IPv4: …`
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject(), self.reason)
     }
 }
 

@@ -1,14 +1,17 @@
 //! What the agent's tables hold, and the writes that change it.
 //!
-//! [`diff()`](diff::diff) says in which order; [`memory`] holds the same tables on the host.
+//! [`diff()`](diff::diff) says in which order; [`memory`] holds the same tables on the host,
+//! [`kernel`] in the kernel, where [`pins`] gives them names.
 
 pub mod diff;
+pub mod kernel;
 pub mod memory;
+pub mod pins;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_ebpf::tables::{
-    Backend, BackendKey, Frontend, FrontendKey, Node, Service, ServiceName, ServingKey,
+    Backend, BackendKey, Frontend, FrontendKey, Node, Service, ServiceName, ServingKey, name,
 };
 
 /// Set in the `revision` of a [`Service`] while its set of backends is being changed.
@@ -34,6 +37,22 @@ pub struct Contents {
     pub service_names: BTreeMap<u32, ServiceName>,
     /// `NODE`
     pub node: Node,
+}
+
+impl Contents {
+    /// Entries of a table, by its name. `None`: not one of these.
+    #[must_use]
+    pub fn entries(&self, table: &str) -> Option<usize> {
+        match table {
+            name::FRONTENDS => Some(self.frontends.len()),
+            name::SERVICES => Some(self.services.len()),
+            name::BACKENDS => Some(self.backends.len()),
+            name::SERVING => Some(self.serving.len()),
+            name::SERVICE_NAMES => Some(self.service_names.len()),
+            name::NODE => Some(1),
+            _ => None,
+        }
+    }
 }
 
 /// One write to one table.

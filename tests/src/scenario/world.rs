@@ -7,6 +7,7 @@ use weir_agent::compile::{Capacities, Ids, NodeContext, Skipped, compile};
 use weir_agent::maps::diff::diff;
 use weir_agent::maps::{Contents, Plan};
 use weir_agent::model::{Change, Cluster, Event, Kind, Object, ObjectRef, SourceId};
+use weir_agent::sources::manifests;
 
 use super::format::{Given, Node};
 
@@ -107,8 +108,7 @@ pub fn read_objects(given: &[Given], directory: &Path) -> Result<Vec<Object>> {
                     .with_context(|| format!("read the manifest {}", path.display()))?;
                 (path.display().to_string(), text)
             }
-            // JSON is YAML.
-            Given::Inline(object) => ("inline".to_owned(), serde_json::to_string(object)?),
+            Given::Inline(object) => ("inline.json".to_owned(), serde_json::to_string(object)?),
         };
         objects.extend(parse(&name, &text)?);
     }
@@ -139,34 +139,20 @@ pub fn parse_reference(text: &str) -> Result<ObjectRef> {
     Ok(ObjectRef::new(kind, namespace, name))
 }
 
-/// Every object of a text of manifests, with the agent's own parser.
+/// Every object of a text of manifests, by the agent's own parser.
 fn parse(name: &str, text: &str) -> Result<Vec<Object>> {
-    use k8s_openapi::api::core::v1 as core;
-    use k8s_openapi::api::discovery::v1 as discovery;
-
-    let mut objects = Vec::new();
-    for document in text.split("\n---\n") {
-        let value: serde_json::Value =
-            serde_saphyr::from_str(document).with_context(|| format!("in {name}"))?;
-        if value.is_null() {
-            continue;
-        }
-        let kind = value["kind"].as_str().unwrap_or_default().to_owned();
-        let object: Result<Object, _> = match kind.as_str() {
-            "Service" => serde_json::from_value::<core::Service>(value)?.try_into(),
-            "EndpointSlice" => {
-                serde_json::from_value::<discovery::EndpointSlice>(value)?.try_into()
-            }
-            "Endpoints" =>
-            {
-                #[allow(deprecated, reason = "clusters without slices still have them")]
-                serde_json::from_value::<core::Endpoints>(value)?.try_into()
-            }
-            "Node" => serde_json::from_value::<core::Node>(value)?.try_into(),
-            _ => bail!("{name}: unknown kind {kind}"),
-        };
-        objects.push(object.map_err(|invalid| anyhow::anyhow!("{name}: {invalid}"))?);
-    }
-    ensure!(!objects.is_empty(), "{name} holds no object");
-    Ok(objects)
+    let parsed = manifests::parse::parse(name, text);
+    let problems = parsed.problems.iter().map(ToString::to_string);
+    let unknown = parsed
+        .unknown_kinds
+        .iter()
+        .map(|kind| format!("{name}: {kind} is not a kind that Weir reads"));
+    let problems: Vec<String> = problems.chain(unknown).collect();
+    ensure!(problems.is_empty(), "{}", problems.join("; "));
+    ensure!(!parsed.objects.is_empty(), "{name} holds no object");
+    Ok(parsed
+        .objects
+        .into_iter()
+        .map(|(object, _)| object)
+        .collect())
 }
