@@ -8,15 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use bytemuck::Pod;
-use weir_agent::maps::{Plan, Write};
-use weir_ebpf::tables::{
-    Backend, BackendKey, Flow, Frontend, FrontendKey, Nanos, Node, Service, ServiceName, Serving,
-    ServingKey, Tuple, name,
-};
+use weir_agent::maps::kernel::KernelTables;
+use weir_agent::maps::{Contents, Plan};
+use weir_ebpf::tables::{Flow, Nanos, Tuple, name};
 use weir_ebpf::verdict::{self, Hook, Verdict};
 
 use super::runner::{Called, Executor, Sent, SocketCall};
@@ -53,7 +50,10 @@ const ROOM: usize = 4096;
 /// Loaded programs and their maps.
 pub struct Program {
     object: Ebpf,
-    tables: Tables,
+    tables: KernelTables,
+    /// What the tables that the agent writes should hold.
+    contents: Contents,
+    flows: Flows,
 }
 
 impl Program {
@@ -79,8 +79,14 @@ impl Program {
                 .load()
                 .with_context(|| format!("load the program {}", hook.name()))?;
         }
-        let tables = Tables::take(&mut object)?;
-        Ok(Self { object, tables })
+        let tables = KernelTables::from_maps(|name| map(&object, name))?;
+        let flows = Map::LruHashMap(map(&object, name::FLOWS)?).try_into()?;
+        Ok(Self {
+            object,
+            tables,
+            contents: Contents::default(),
+            flows,
+        })
     }
 
     /// Instructions that the verifier looked at, by program.
@@ -141,7 +147,17 @@ impl Program {
 
 impl Executor for Program {
     fn apply(&mut self, plan: &Plan) -> Result<()> {
-        plan.0.iter().try_for_each(|write| self.tables.write(write))
+        self.tables.apply(plan)?;
+        for write in &plan.0 {
+            write.apply_to(&mut self.contents);
+        }
+        let contents = self.tables.read()?;
+        ensure!(
+            contents == self.contents,
+            "after {plan:?} the tables hold {contents:?}, expected {:?}",
+            self.contents
+        );
+        Ok(())
     }
 
     fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
@@ -169,7 +185,7 @@ impl Executor for Program {
     }
 
     fn advance(&mut self, by: Duration) -> Result<()> {
-        self.tables.age_flows(Nanos::try_from(by.as_nanos())?)
+        age(&mut self.flows, by)
     }
 }
 
@@ -190,98 +206,45 @@ fn classifier(object: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
     Ok(program.try_into()?)
 }
 
-/// Maps by the bytes of their keys and values.
-type Hash<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
-
-struct Tables {
-    frontends: Hash<{ size_of::<FrontendKey>() }, { size_of::<Frontend>() }>,
-    services: Array<MapData, [u8; size_of::<Service>()]>,
-    backends: Hash<{ size_of::<BackendKey>() }, { size_of::<Backend>() }>,
-    serving: Hash<{ size_of::<ServingKey>() }, { size_of::<Serving>() }>,
-    service_names: Hash<4, { size_of::<ServiceName>() }>,
-    node: Array<MapData, [u8; size_of::<Node>()]>,
-    flows: Hash<{ size_of::<Tuple>() }, { size_of::<Flow>() }>,
-    counters: PerCpuArray<MapData, u64>,
-}
-
-impl Tables {
-    fn take(object: &mut Ebpf) -> Result<Self> {
-        let mut take = |name: &str| {
-            object
-                .take_map(name)
-                .with_context(|| format!("the object has no map {name}"))
-        };
-        Ok(Self {
-            frontends: take(name::FRONTENDS)?.try_into()?,
-            services: take(name::SERVICES)?.try_into()?,
-            backends: take(name::BACKENDS)?.try_into()?,
-            serving: take(name::SERVING)?.try_into()?,
-            service_names: take(name::SERVICE_NAMES)?.try_into()?,
-            node: take(name::NODE)?.try_into()?,
-            flows: take(name::FLOWS)?.try_into()?,
-            counters: take(name::COUNTERS)?.try_into()?,
-        })
-    }
-
-    fn write(&mut self, write: &Write) -> Result<()> {
-        match write {
-            Write::PutFrontend(key, value) => put(&mut self.frontends, key, value),
-            Write::RemoveFrontend(key) => remove(&mut self.frontends, key),
-            Write::PutService(number, value) => {
-                Ok(self
-                    .services
-                    .set(*number, bytemuck::cast::<_, [u8; _]>(*value), 0)?)
-            }
-            Write::PutBackend(key, value) => put(&mut self.backends, key, value),
-            Write::RemoveBackend(key) => remove(&mut self.backends, key),
-            Write::PutServing(key) => put(&mut self.serving, key, &Serving::default()),
-            Write::RemoveServing(key) => remove(&mut self.serving, key),
-            Write::PutServiceName(number, value) => put(&mut self.service_names, number, value),
-            Write::RemoveServiceName(number) => remove(&mut self.service_names, number),
-            Write::PutNode(value) => {
-                Ok(self.node.set(0, bytemuck::cast::<_, [u8; _]>(*value), 0)?)
-            }
+/// The map of this name, by a descriptor of its own.
+fn map(object: &Ebpf, name: &str) -> Result<MapData> {
+    let map = object
+        .map(name)
+        .with_context(|| format!("the object has no map {name}"))?;
+    let data = match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) => {
+            data
         }
-        .with_context(|| format!("{write:?}"))
-    }
-
-    fn counters(&self) -> Result<Vec<u64>> {
-        (0..self.counters.len())
-            .map(|index| Ok(self.counters.get(&index, 0)?.iter().sum()))
-            .collect()
-    }
-
-    /// A flow that was last seen longer ago is to the programs as if that time had passed.
-    fn age_flows(&mut self, by: Nanos) -> Result<()> {
-        let flows: Vec<_> = self.flows.iter().collect::<Result<_, _>>()?;
-        for (tuple, bytes) in flows {
-            let mut flow: Flow = bytemuck::cast(bytes);
-            flow.last_seen = flow
-                .last_seen
-                .checked_sub(by)
-                .context("this machine was started too short a while ago")?;
-            self.flows
-                .insert(tuple, bytemuck::cast::<_, [u8; _]>(flow), 0)?;
-        }
-        Ok(())
-    }
+        other => bail!("the map {name} is of an unexpected type: {other:?}"),
+    };
+    let id = data.info()?.id();
+    MapData::from_id(id).with_context(|| format!("open the map {name}"))
 }
 
-fn put<const K: usize, const V: usize>(
-    map: &mut Hash<K, V>,
-    key: &impl Pod,
-    value: &impl Pod,
-) -> Result<()> {
-    let key: [u8; K] = bytemuck::cast(*key);
-    let value: [u8; V] = bytemuck::cast(*value);
-    Ok(map.insert(key, value, 0)?)
-}
+/// `FLOWS` by the bytes of its keys and values.
+type Flows = HashMap<MapData, [u8; size_of::<Tuple>()], [u8; size_of::<Flow>()]>;
 
-/// Absent is no error.
-fn remove<const K: usize, const V: usize>(map: &mut Hash<K, V>, key: &impl Pod) -> Result<()> {
-    let key: [u8; K] = bytemuck::cast(*key);
-    match map.remove(&key) {
-        Err(aya::maps::MapError::KeyNotFound) | Ok(()) => Ok(()),
-        Err(error) => Err(error.into()),
+/// A flow that was last seen longer ago is to the programs as if that time had passed. None is
+/// older than the machine: after a restart all clocks begin at zero.
+fn age(flows: &mut Flows, by: Duration) -> Result<()> {
+    let nanos = Nanos::try_from(by.as_nanos())?;
+    let uptime = std::fs::read_to_string("/proc/uptime").context("read /proc/uptime")?;
+    let uptime: f64 = uptime
+        .split_whitespace()
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .context("/proc/uptime begins with seconds")?;
+    let uptime = Duration::from_secs_f64(uptime);
+    ensure!(
+        uptime > by,
+        "this machine was started too short a while ago to have been silent for {by:?}"
+    );
+    let entries: Vec<_> = flows.iter().collect::<Result<_, _>>()?;
+    for (tuple, bytes) in entries {
+        let mut flow: Flow = bytemuck::cast(bytes);
+        flow.last_seen = flow.last_seen.saturating_sub(nanos);
+        let bytes: [u8; size_of::<Flow>()] = bytemuck::cast(flow);
+        flows.insert(tuple, bytes, 0)?;
     }
+    Ok(())
 }
