@@ -159,11 +159,12 @@ impl TcpFlags {
         self.0 & other.0 == other.0
     }
 
-    /// Does this packet open a connection: SYN without ACK?
+    /// Does this packet open a connection: SYN, and nothing that belongs to an open one or ends
+    /// it?
     #[inline(always)]
     #[must_use]
     pub const fn is_opening(self) -> bool {
-        self.contains(Self::SYN) && !self.contains(Self::ACK)
+        self.0 & (Self::SYN.0 | Self::ACK.0 | Self::RST.0 | Self::FIN.0) == Self::SYN.0
     }
 }
 
