@@ -105,8 +105,9 @@ pub struct Frontend {
 pub struct Service {
     /// Backends in slots `0..backend_count`. Zero: connections are refused.
     pub backend_count: u32,
-    /// Raised *after* each change of the set of backends. A connectionless flow that carries an
-    /// older one asks `SERVING` whether its backend still is one.
+    /// Raised *after* each change of the set of backends. A connectionless flow that carries
+    /// another one asks `SERVING` whether its backend still is one. While backends are leaving
+    /// `SERVING` the top bit is set: a change that the agent has begun and not finished.
     pub revision: u32,
 }
 

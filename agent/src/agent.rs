@@ -1,0 +1,315 @@
+//! The loop, and the only owner of state: event → model → schedule → compile → diff → apply →
+//! report.
+//!
+//! Invariants:
+//! - Nothing is written before every source has delivered its first complete list.
+//! - One task owns the model and the tables; everything else sends it messages.
+//! - What cannot be done is reported and tried again; what was already programmed stays.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use tracing::{error, info, warn};
+use weir_ebpf::tables::name;
+
+use crate::{
+    attach::{self, AgentLock, Dataplane, destroy_stale_udp_sockets},
+    compile::{Capacities, Desired, Ids, NodeContext, compile},
+    config::Config,
+    maps::{Contents, Plan, Write, diff::diff, kernel::KernelTables},
+    model::{Changed, Cluster, Event, SourceId},
+    observe::report::{Reporter, Synchronised},
+    schedule::Schedule,
+    sources::{
+        manifests,
+        node::{self, NodeState},
+    },
+};
+
+/// Runs until it is told to end, or cannot go on. Programs and tables stay in either case.
+///
+/// # Errors
+/// Whatever keeps the agent from starting, and the end of a source.
+pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
+    std::fs::create_dir_all(&config.run_dir)
+        .with_context(|| format!("create --run-dir {}", config.run_dir.display()))?;
+    let _lock = AgentLock::acquire(&config.lock_file())?;
+    let dataplane = load(&config, packets_are_logged)?;
+
+    let (sender, events) = mpsc::channel(64);
+    let mut sources = tokio::task::JoinSet::new();
+    sources.spawn(manifests::watch::run(config.manifests.clone(), sender));
+    let (sender, nodes) = watch::channel(None);
+    sources.spawn(node::watch(config.netns_dir.clone(), sender));
+
+    let mut shutdown = Shutdown::new()?;
+    let mut agent = Agent::new(config, dataplane)?;
+    tokio::select! {
+        result = agent.work(events, nodes) => result,
+        Some(ended) = sources.join_next() => match ended.context("a source's task")? {
+            Ok(()) => bail!("a source ended though nobody asked it to"),
+            Err(error) => Err(error),
+        },
+        () = shutdown.requested() => {
+            info!("ending; programs and tables go on without the agent (`weir cleanup` removes them)");
+            Ok(())
+        }
+    }
+}
+
+/// Loads the programs and takes over the tables of an earlier agent.
+fn load(config: &Config, packets_are_logged: bool) -> Result<Dataplane> {
+    let mut dataplane = Dataplane::load(&attach::Options {
+        object: attach::object::object()?,
+        bpffs: &config.bpffs,
+        capacities: capacities(config),
+        tc: config.tc.into(),
+        log_level: if packets_are_logged {
+            attach::LOG_DEBUG
+        } else {
+            0
+        },
+    })?;
+    for kept in dataplane.kept_sizes() {
+        warn!("{kept}");
+    }
+    if packets_are_logged {
+        attach::follow_log(dataplane.ebpf_mut())?;
+    }
+    info!(
+        programs = dataplane.programs().len(),
+        tc = %dataplane.tc_mode(),
+        "loaded"
+    );
+    Ok(dataplane)
+}
+
+fn capacities(config: &Config) -> BTreeMap<&'static str, u32> {
+    let mut capacities = attach::default_capacities();
+    capacities.insert(name::FRONTENDS, config.max_frontends);
+    capacities.insert(name::BACKENDS, config.max_backends);
+    capacities.insert(name::SERVING, config.max_backends);
+    capacities.insert(name::FLOWS, config.max_flows);
+    capacities
+}
+
+struct Agent {
+    config: Config,
+    cluster: Cluster,
+    node: Option<NodeState>,
+    ids: Ids,
+    dataplane: Dataplane,
+    tables: KernelTables,
+    /// What the tables hold: as last read or written.
+    actual: Contents,
+    /// The interfaces that programs were attached to; `None` before the first time.
+    attached: Option<BTreeSet<u32>>,
+    snat_ports: RangeInclusive<u16>,
+    schedule: Schedule,
+    reporter: Reporter,
+}
+
+impl Agent {
+    fn new(config: Config, dataplane: Dataplane) -> Result<Self> {
+        let tables = dataplane.tables()?;
+        let actual = tables
+            .read()
+            .context("read the tables of an earlier agent")?;
+        let reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
+        Ok(Self {
+            cluster: Cluster::default(),
+            node: None,
+            ids: Ids::from_contents(&actual),
+            schedule: Schedule::new(config.resync),
+            config,
+            dataplane,
+            tables,
+            actual,
+            attached: None,
+            snat_ports: node::snat_ports()?,
+            reporter,
+        })
+    }
+
+    async fn work(
+        &mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut nodes: watch::Receiver<Option<NodeState>>,
+    ) -> Result<()> {
+        loop {
+            tokio::select! {
+                Some(event) = events.recv() => self.note(event),
+                Ok(()) = nodes.changed() => {
+                    self.node.clone_from(&nodes.borrow_and_update());
+                    self.schedule.note();
+                }
+                () = due(&self.schedule), if self.is_ready() => self.synchronise(),
+            }
+        }
+    }
+
+    /// Has every source delivered its first complete list?
+    fn is_ready(&self) -> bool {
+        self.node.is_some() && self.cluster.is_ready(SourceId::MANIFESTS)
+    }
+
+    fn note(&mut self, event: Event) {
+        match self.cluster.apply(event) {
+            Changed::Nothing => {}
+            Changed::Report => self.reporter.problems(&self.cluster),
+            Changed::Objects => {
+                self.reporter.problems(&self.cluster);
+                self.schedule.note();
+            }
+        }
+    }
+
+    fn synchronise(&mut self) {
+        let start = Instant::now();
+        let result = self.bring_up_to_date();
+        let now = Instant::now();
+        self.schedule.done(result.is_ok(), now);
+        match result {
+            Ok((desired, plan)) => self.reporter.synchronised(Synchronised {
+                took: now - start,
+                writes: plan.0.len(),
+                contents: &desired.contents,
+                skipped: &desired.skipped,
+                interfaces: self.interfaces().collect(),
+            }),
+            Err(error) => {
+                error!("not up to date, what was programmed stays in force: {error:#}");
+                self.reporter.failed(&error);
+            }
+        }
+    }
+
+    fn bring_up_to_date(&mut self) -> Result<(Desired, Plan)> {
+        let is_repair = self.schedule.is_repair();
+        if is_repair {
+            self.actual = self.tables.read()?;
+        }
+        let capacities = self.table_capacities();
+        let context = self.context();
+        let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
+        let plan = diff(&desired.contents, &self.actual);
+        // Where this fails some of it may have been written; the next attempt reads the tables.
+        self.tables.apply(&plan)?;
+        self.actual = desired.contents.clone();
+        self.attach(is_repair)?;
+        self.close_stale_sockets(&plan, is_repair)?;
+        Ok((desired, plan))
+    }
+
+    /// Programs meet tables that are complete: they are attached after the first time these were
+    /// written.
+    fn attach(&mut self, is_repair: bool) -> Result<()> {
+        let wanted: BTreeSet<u32> = self.interfaces().map(|(index, _)| index).collect();
+        if !is_repair && self.attached.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        if self.attached.is_none() {
+            self.dataplane.attach_cgroup(&self.config.cgroup_root)?;
+        }
+        let report = self.dataplane.sync_interfaces(&wanted)?;
+        for attachment in &report.attached {
+            info!("attached {attachment}");
+        }
+        for attachment in &report.removed {
+            info!("detached {attachment}");
+        }
+        match report.failed.into_iter().next() {
+            None => {
+                self.attached = Some(wanted);
+                Ok(())
+            }
+            Some((attachment, error)) => Err(error.context(format!("attach {attachment}"))),
+        }
+    }
+
+    /// A connected UDP socket of the node meets no program again: when its backend goes, it is
+    /// closed, and the application opens it anew.
+    fn close_stale_sockets(&self, plan: &Plan, is_repair: bool) -> Result<()> {
+        let is_due = is_repair
+            || plan
+                .0
+                .iter()
+                .any(|write| matches!(write, Write::RemoveServing(_)));
+        if !is_due {
+            return Ok(());
+        }
+        let closed = destroy_stale_udp_sockets(&self.actual.serving, &self.tables)?;
+        if closed > 0 {
+            info!(
+                closed,
+                "closed UDP sockets of the node whose backend is gone"
+            );
+        }
+        Ok(())
+    }
+
+    fn context(&self) -> NodeContext {
+        NodeContext {
+            name: self.config.node_name.clone(),
+            addr_v4: self.node.as_ref().and_then(NodeState::addr_v4),
+            addr_v6: self.node.as_ref().and_then(NodeState::addr_v6),
+            snat_ports: self.snat_ports.clone(),
+        }
+    }
+
+    /// Interfaces that carry, or are to carry, programs.
+    fn interfaces(&self) -> impl Iterator<Item = (u32, String)> {
+        self.node
+            .iter()
+            .flat_map(|node| &node.pod_interfaces)
+            .map(|(&index, interface)| (index, interface.name.clone()))
+    }
+
+    /// The sizes the tables really have, which an earlier agent may have chosen.
+    fn table_capacities(&self) -> Capacities {
+        let tables = self.tables.capacities();
+        let of = |table| tables.get(table).copied().unwrap_or(0);
+        Capacities {
+            frontends: of(name::FRONTENDS),
+            services: of(name::SERVICES).min(of(name::SERVICE_NAMES)),
+            backends: of(name::BACKENDS).min(of(name::SERVING)),
+        }
+    }
+}
+
+async fn due(schedule: &Schedule) {
+    match schedule.due(Instant::now()) {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// SIGTERM, as the kubelet sends it, or Ctrl-C.
+struct Shutdown {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Shutdown {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+        })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! From the BPF object to loaded programs and pinned maps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::{CgroupSockAddr, Program, ProgramFd, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use weir_ebpf::tables::{capacity, name};
+
+use super::cgroup::{self, CgroupReport};
+use super::features::Features;
+use super::netns_cookie::netns_cookie;
+use super::plan::{TcHook, TcMode};
+use super::tc::{self, Loaded, TcReport};
+use crate::maps::kernel::KernelTables;
+use crate::maps::pins::{KeptSize, Pins, kept_sizes, layouts};
+
+/// The choice of `--tc`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcChoice {
+    /// TCX where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// TCX, or fail.
+    Tcx,
+    /// clsact, also where the kernel has TCX.
+    Clsact,
+}
+
+/// What to load, and how.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// The BPF object, aligned to 8 bytes.
+    pub object: &'a [u8],
+    /// A mounted BPF file system.
+    pub bpffs: &'a Path,
+    /// Entries each table holds at most, for maps that are not pinned yet. Tables that are not
+    /// named keep the size in the object.
+    pub capacities: BTreeMap<&'static str, u32>,
+    /// How packet hooks hold programs.
+    pub tc: TcChoice,
+    /// What programs log: 0 nothing, 4 debug (see `aya_log::Level`).
+    pub log_level: u8,
+}
+
+/// [`Options::log_level`] for a record of each packet (`aya_log_common::Level::Debug`).
+pub const LOG_DEBUG: u8 = 4;
+
+/// The sizes in `weir_ebpf::tables::capacity`, for [`Options::capacities`].
+#[must_use]
+pub fn default_capacities() -> BTreeMap<&'static str, u32> {
+    BTreeMap::from([
+        (name::FRONTENDS, capacity::FRONTENDS),
+        (name::SERVICES, capacity::SERVICES),
+        (name::SERVICE_NAMES, capacity::SERVICES),
+        (name::BACKENDS, capacity::BACKENDS),
+        (name::SERVING, capacity::BACKENDS),
+        (name::FLOWS, capacity::FLOWS),
+        (name::SOCKETS, capacity::SOCKETS),
+    ])
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramReport {
+    /// Its name in the object.
+    pub name: String,
+    /// Instructions that the verifier looked at, where the kernel tells (Linux 5.16).
+    pub verified_instructions: Option<u32>,
+}
+
+/// The loaded programs and their pinned maps. Ending it detaches nothing.
+#[derive(Debug)]
+pub struct Dataplane {
+    ebpf: Ebpf,
+    pins: Pins,
+    features: Features,
+    mode: TcMode,
+    programs: Vec<ProgramReport>,
+    kept_sizes: Vec<KeptSize>,
+}
+
+impl Dataplane {
+    /// Loads the programs; adopts the maps that are pinned, after comparing their layouts, and
+    /// pins the others. Attaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// No BPF file system is there, a pinned map has another layout, or the kernel refuses a map
+    /// or program, which is named. Maps that were pinned for the first time are gone again.
+    pub fn load(options: &Options<'_>) -> Result<Self> {
+        let pins = Pins::new(options.bpffs);
+        pins.prepare()?;
+        let pinned = pins.check_layout()?;
+        let features = Features::probe()?;
+        let mode = choose(options.tc, features.tcx)?;
+        let loaded = load_object(options, &pins, features)
+            .and_then(|ebpf| check_object(&pins).map(|()| ebpf));
+        let (ebpf, programs) = match loaded.and_then(load_programs) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                unpin_new(&pins, &pinned.keys().copied().collect());
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            ebpf,
+            kept_sizes: kept_sizes(&pinned, &options.capacities),
+            pins,
+            features,
+            mode,
+            programs,
+        })
+    }
+
+    /// Opens the tables for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// Someone removed or exchanged a pin meanwhile.
+    pub fn tables(&self) -> Result<KernelTables> {
+        KernelTables::open(&self.pins)
+    }
+
+    /// Attaches the socket programs to the root of a cgroup v2 tree.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or the kernel refuses a program, which is named.
+    pub fn attach_cgroup(&self, root: &Path) -> Result<CgroupReport> {
+        let fds: BTreeMap<&str, &ProgramFd> = cgroup::HOOKS
+            .iter()
+            .map(|(name, _)| Ok((*name, self.program(name)?.fd()?)))
+            .collect::<Result<_>>()?;
+        cgroup::attach(&self.pins, root, |name| fds[name].as_fd())
+    }
+
+    /// Attaches the packet programs to the given interfaces, by index, and detaches them from
+    /// all others.
+    ///
+    /// # Errors
+    ///
+    /// What is attached cannot be listed. A failure at one interface is in the report.
+    pub fn sync_interfaces(&self, wanted: &BTreeSet<u32>) -> Result<TcReport> {
+        let loaded = |hook: TcHook| -> Result<(u32, &ProgramFd)> {
+            let program = self.program(hook.program())?;
+            Ok((program.info()?.id(), program.fd()?))
+        };
+        let to_pod = loaded(TcHook::ToPod)?;
+        let from_pod = loaded(TcHook::FromPod)?;
+        tc::sync(&self.pins, self.mode, wanted, |hook| {
+            let (id, fd) = match hook {
+                TcHook::ToPod => to_pod,
+                TcHook::FromPod => from_pod,
+            };
+            Loaded { id, fd: fd.as_fd() }
+        })
+    }
+
+    /// What the kernel can do.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// How packet hooks hold programs.
+    #[must_use]
+    pub fn tc_mode(&self) -> TcMode {
+        self.mode
+    }
+
+    /// Every program.
+    #[must_use]
+    pub fn programs(&self) -> &[ProgramReport] {
+        &self.programs
+    }
+
+    /// Tables that stay as large as an earlier agent made them.
+    #[must_use]
+    pub fn kept_sizes(&self) -> &[KeptSize] {
+        &self.kept_sizes
+    }
+
+    /// The pin directory.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// aya's view, for its log and for running programs in tests.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    fn program(&self, name: &str) -> Result<&Program> {
+        self.ebpf
+            .program(name)
+            .with_context(|| format!("the BPF object has no program {name}"))
+    }
+}
+
+fn choose(choice: TcChoice, tcx: bool) -> Result<TcMode> {
+    match choice {
+        TcChoice::Auto | TcChoice::Tcx if tcx => Ok(TcMode::Tcx),
+        TcChoice::Auto | TcChoice::Clsact => Ok(TcMode::Clsact),
+        TcChoice::Tcx => bail!(
+            "this kernel has no TCX (Linux 6.6 and later); start without --tc=tcx to use clsact"
+        ),
+    }
+}
+
+fn load_object(options: &Options<'_>, pins: &Pins, features: Features) -> Result<Ebpf> {
+    let cookie = netns_cookie()?;
+    let bits = features.bits();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("HOST_NETNS_COOKIE", &cookie, true)
+        .override_global("FEATURES", &bits, true)
+        .override_global(aya_log::LEVEL, &options.log_level, false);
+    for table in layouts().into_keys() {
+        loader.map_pin_path(table, pins.map(table));
+    }
+    for (table, entries) in &options.capacities {
+        ensure!(
+            *entries > 0,
+            "the table {table} must hold at least one entry"
+        );
+        loader.map_max_entries(table, *entries);
+    }
+    loader.load(options.object).context("load the BPF object")
+}
+
+/// The object itself may be of another build than this agent.
+fn check_object(pins: &Pins) -> Result<()> {
+    let pinned = pins
+        .check_layout()
+        .context("the BPF object does not fit this agent; build both from the same sources")?;
+    for table in layouts().into_keys() {
+        ensure!(
+            pinned.contains_key(table),
+            "the BPF object has no map {table}; build it and the agent from the same sources"
+        );
+    }
+    Ok(())
+}
+
+fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
+    for hook in TcHook::ALL {
+        let program: &mut SchedClassifier = program_mut(&mut ebpf, hook.program())?;
+        program
+            .load()
+            .with_context(|| format!("load the program {}", hook.program()))?;
+    }
+    for (name, _) in cgroup::HOOKS {
+        let program: &mut CgroupSockAddr = program_mut(&mut ebpf, name)?;
+        program
+            .load()
+            .with_context(|| format!("load the program {name}"))?;
+    }
+    let mut reports: Vec<ProgramReport> = ebpf
+        .programs()
+        .map(|(name, program)| {
+            let info = program
+                .info()
+                .with_context(|| format!("ask about the program {name}"))?;
+            Ok(ProgramReport {
+                name: name.to_owned(),
+                verified_instructions: info.verified_instruction_count(),
+            })
+        })
+        .collect::<Result<_>>()?;
+    reports.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok((ebpf, reports))
+}
+
+fn program_mut<'ebpf, T>(ebpf: &'ebpf mut Ebpf, name: &str) -> Result<&'ebpf mut T>
+where
+    &'ebpf mut T: TryFrom<&'ebpf mut Program>,
+    <&'ebpf mut T as TryFrom<&'ebpf mut Program>>::Error: std::error::Error + Send + Sync + 'static,
+{
+    ebpf.program_mut(name)
+        .with_context(|| format!("the BPF object has no program {name}"))?
+        .try_into()
+        .with_context(|| format!("the program {name} is of another type"))
+}
+
+/// Undoes the pinning of a load that failed.
+fn unpin_new(pins: &Pins, before: &BTreeSet<&str>) {
+    for table in layouts().into_keys() {
+        if before.contains(table) {
+            continue;
+        }
+        let path = pins.map(table);
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a pinned map again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clsact_can_be_forced_where_tcx_is_there() {
+        assert_eq!(choose(TcChoice::Auto, true).unwrap(), TcMode::Tcx);
+        assert_eq!(choose(TcChoice::Auto, false).unwrap(), TcMode::Clsact);
+        assert_eq!(choose(TcChoice::Tcx, true).unwrap(), TcMode::Tcx);
+        assert_eq!(choose(TcChoice::Clsact, true).unwrap(), TcMode::Clsact);
+        assert!(
+            choose(TcChoice::Tcx, false)
+                .unwrap_err()
+                .to_string()
+                .contains("Linux 6.6")
+        );
+    }
+}

@@ -1,0 +1,42 @@
+//! Programs: loading them, and which interface and cgroup gets which.
+//!
+//! Invariants:
+//! - We remove only what we attached. Ours is what is pinned in our directory, and filters that
+//!   carry our priority, handle and name.
+//! - Restarting the agent interrupts no flow: maps and links are pinned, programs replaced
+//!   behind their links in one step.
+//! - [`cleanup`] leaves the node as it was found.
+//!
+//! A start is [`AgentLock::acquire`], [`Dataplane::load`], filling the tables, then
+//! [`Dataplane::attach_cgroup`] and [`Dataplane::sync_interfaces`], so that no program meets an
+//! empty table.
+#![allow(
+    unsafe_code,
+    reason = "links and socket options have commands that no crate wraps"
+)]
+
+mod bpf;
+mod cgroup;
+mod cleanup;
+mod clsact;
+mod features;
+mod load;
+mod lock;
+mod log;
+mod netlink;
+mod netns_cookie;
+pub mod object;
+mod plan;
+mod sockets;
+mod tc;
+
+pub use cgroup::CgroupReport;
+pub use cleanup::{Removed, cleanup};
+pub use features::Features;
+pub use load::{Dataplane, LOG_DEBUG, Options, ProgramReport, TcChoice, default_capacities};
+pub use lock::AgentLock;
+pub use log::follow_log;
+pub use netns_cookie::{netns_cookie, netns_cookie_by_program};
+pub use plan::{Action, Attachment, State, TcHook, TcMode, plan};
+pub use sockets::destroy_stale_udp_sockets;
+pub use tc::TcReport;

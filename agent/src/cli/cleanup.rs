@@ -1,0 +1,44 @@
+//! `weir cleanup`.
+
+use std::{fs, io, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use super::output;
+use crate::{
+    attach::{self, AgentLock},
+    config::{Paths, lock_file},
+    observe::status,
+};
+
+/// Removes programs, tables, pins, and what the agent has left in its run directory.
+pub fn clean_up(paths: &Paths) -> Result<ExitCode> {
+    let lock = lock_file(&paths.run_dir);
+    // An agent that runs would attach everything again.
+    let held = match paths.run_dir.is_dir() {
+        true => Some(AgentLock::acquire(&lock)?),
+        false => None,
+    };
+    let removed = attach::cleanup(&paths.bpffs)?;
+    for file in [status::file(&paths.run_dir), lock] {
+        remove(&file)?;
+    }
+    drop(held);
+    // Someone else may keep something there, or it is a mount point.
+    let _ = fs::remove_dir(&paths.run_dir);
+    output::line(&if removed.is_empty() {
+        "nothing to remove: no program, table or pin of weir was found".to_owned()
+    } else {
+        format!("removed {removed}")
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,124 @@
+//! The command line: what can be asked of `weir`, and how answers are shown.
+
+mod check;
+mod cleanup;
+mod output;
+mod status;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+use crate::{
+    agent,
+    config::{AgentArguments, Paths},
+    logging,
+};
+
+/// eBPF service proxy for Kubernetes: cluster IPs become pod IPs in the kernel.
+///
+/// `weir agent` runs on every node. It reads Services and EndpointSlices, and keeps tables and
+/// programs in the kernel that translate service addresses, at the socket or at the pod's
+/// interface. Traffic goes on while no agent runs; `weir cleanup` ends it.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to log: error, warn, info, debug (each packet, too) or trace; or by module, as in
+    /// `info,weir_agent::sources=debug`
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "WEIR_LOG",
+        default_value = "info"
+    )]
+    log: String,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep this node's tables and programs as the cluster says
+    ///
+    /// Needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN), Linux 5.10, cgroup v2 and a BPF file
+    /// system. SIGTERM ends the agent and leaves traffic as it is; a new agent takes over.
+    Agent(AgentArguments),
+    /// Show what the agent did, what it could not use, and how full its tables are
+    ///
+    /// Exit code 0: the agent runs, is ready, and has nothing to complain of. 1: it complains.
+    /// 2: it does not run, or is not ready.
+    Status(status::Arguments),
+    /// Read manifests as the agent would, and say what is wrong with them
+    ///
+    /// Changes nothing and needs no privileges. Exit code 0: nothing is wrong.
+    Check(check::Arguments),
+    /// Remove every program, table and pin from this node
+    ///
+    /// End the agent first. Services are not translated any more; connections that were
+    /// translated at the socket go on.
+    Cleanup(Paths),
+}
+
+impl Cli {
+    /// Performs the command.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.perform() {
+            Ok(code) => code,
+            Err(error) => {
+                output::error(&error);
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn perform(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Agent(arguments) => {
+                let packets_are_logged = logging::start(&self.log)?;
+                let config = arguments.validate()?;
+                tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .enable_all()
+                    .build()
+                    .context("start the asynchronous runtime")?
+                    .block_on(agent::run(config, packets_are_logged))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Status(arguments) => status::show(&arguments),
+            Command::Check(arguments) => check::check(&arguments),
+            Command::Cleanup(paths) => cleanup::clean_up(&paths),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_the_agent_can_come_from_the_environment() {
+        let command = Cli::command();
+        let agent = command.find_subcommand("agent").expect("there is an agent");
+        for argument in agent
+            .get_arguments()
+            .filter(|a| a.get_long() != Some("help"))
+        {
+            assert!(
+                argument.get_env().is_some(),
+                "--{} has no variable",
+                argument.get_id()
+            );
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `weir status`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{self, Format, bad, dim, good};
+use crate::{
+    attach::AgentLock,
+    config::{Paths, lock_file},
+    observe::status::{self, Problem, Status},
+};
+
+/// What `weir status` can be told.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    paths: Paths,
+
+    /// How to show it
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+/// The answer to programs: the agent's account, and whether it still lives.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    running: bool,
+    #[serde(flatten)]
+    status: Option<Status>,
+}
+
+/// Shows the status; the exit code says how it is.
+pub fn show(arguments: &Arguments) -> Result<ExitCode> {
+    let running = AgentLock::is_held(&lock_file(&arguments.paths.run_dir))?;
+    let answer = Answer {
+        running,
+        status: Status::read(&arguments.paths.run_dir)?,
+    };
+    match arguments.output {
+        Format::Table => show_to_people(&answer, &arguments.paths),
+        Format::Json | Format::Yaml => output::encode(arguments.output, &answer)?,
+    }
+    Ok(exit_code(&answer))
+}
+
+fn exit_code(answer: &Answer) -> ExitCode {
+    match &answer.status {
+        Some(status) if answer.running && status.ready => {
+            let is_content =
+                status.error.is_none() && status.problems.is_empty() && status.skipped.is_empty();
+            ExitCode::from(u8::from(!is_content))
+        }
+        _ => ExitCode::from(2),
+    }
+}
+
+fn show_to_people(answer: &Answer, paths: &Paths) {
+    let Some(status) = &answer.status else {
+        let file = status::file(&paths.run_dir);
+        output::line(&format!(
+            "{} no agent has run here: there is no {}",
+            bad("○"),
+            file.display()
+        ));
+        return;
+    };
+    output::line(&agent_line(answer.running, status));
+    if let Some(sync) = &status.last_sync {
+        output::line(&format!(
+            "  synchronised {} times, last at {}: {} writes in {:.1} ms",
+            status.generation,
+            sync.at,
+            sync.writes,
+            sync.microseconds as f64 / 1000.0
+        ));
+    }
+    if let Some(error) = &status.error {
+        output::line(&format!(
+            "  {} {error}",
+            bad("last synchronisation failed:")
+        ));
+    }
+    output::line(&format!(
+        "  {} service ports, {} pod interfaces",
+        status.service_ports,
+        status.interfaces.len()
+    ));
+
+    output::heading("Tables");
+    output::table(
+        ["NAME", "ENTRIES", "CAPACITY"],
+        status.tables.iter().map(|table| {
+            let entries = table.entries.to_string();
+            let is_full = table.entries >= table.capacity as usize;
+            let entries = if is_full {
+                format!("{entries} (full)")
+            } else {
+                entries
+            };
+            [table.name.clone(), entries, table.capacity.to_string()]
+        }),
+    );
+    if !status.interfaces.is_empty() {
+        output::heading("Pods' interfaces");
+        output::table(
+            ["INDEX", "NAME"],
+            status
+                .interfaces
+                .iter()
+                .map(|interface| [interface.index.to_string(), interface.name.clone()]),
+        );
+    }
+    if !status.problems.is_empty() {
+        output::heading("Problems: the last good version stays in force");
+        output::table(
+            ["WHERE", "OBJECT", "FIELD", "WHAT"],
+            status.problems.iter().map(problem_row),
+        );
+    }
+    if !status.skipped.is_empty() {
+        output::heading("Left out");
+        output::table(
+            ["OBJECT", "WHY"],
+            status
+                .skipped
+                .iter()
+                .map(|skipped| [skipped.object.clone(), skipped.reason.clone()]),
+        );
+    }
+    if !status.unknown_kinds.is_empty() {
+        let kinds = status.unknown_kinds.join(", ");
+        output::line(&dim(&format!("\nkinds that are not read: {kinds}")));
+    }
+}
+
+fn agent_line(is_running: bool, status: &Status) -> String {
+    let Status {
+        node,
+        version,
+        pid,
+        started,
+        ready,
+        ..
+    } = status;
+    match (is_running, ready) {
+        (true, true) => format!(
+            "{} node {node}: agent {version} runs (pid {pid}, since {started})",
+            good("●")
+        ),
+        (true, false) => format!(
+            "{} node {node}: agent {version} (pid {pid}) is not ready: it waits for its sources' first complete list",
+            bad("●")
+        ),
+        (false, _) => format!(
+            "{} node {node}: no agent runs (the last had pid {pid}); programs and tables go on without one, \
+             but nothing follows the cluster",
+            bad("○")
+        ),
+    }
+}
+
+/// A problem as a row: where, object, field, what.
+pub fn problem_row(problem: &Problem) -> [String; 4] {
+    let place = match (&problem.file, problem.line) {
+        (Some(file), Some(line)) => format!("{file}:{line}"),
+        (Some(file), None) => file.clone(),
+        (None, _) => problem.source.clone(),
+    };
+    [
+        place,
+        problem.object.clone().unwrap_or_default(),
+        problem.field.clone().unwrap_or_default(),
+        problem.message.clone(),
+    ]
+}

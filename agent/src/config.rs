@@ -1,0 +1,227 @@
+//! Flags and environment → one validated [`Config`].
+//!
+//! Every flag has a default that fits a Kubernetes node and can be given as an environment
+//! variable instead. What is wrong is said with the flag's name and what to do about it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use weir_ebpf::tables::capacity;
+
+use crate::attach::TcChoice;
+
+/// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
+/// that are containers): each has directories of its own.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Paths {
+    /// The BPF file system, where programs and tables outlive the agent
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_BPFFS",
+        default_value = "/sys/fs/bpf"
+    )]
+    pub bpffs: PathBuf,
+
+    /// Where the agent keeps its lock and its status
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_RUN_DIR",
+        default_value = "/run/weir"
+    )]
+    pub run_dir: PathBuf,
+}
+
+/// What `weir agent` can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AgentArguments {
+    /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json), watched for changes
+    #[arg(long, value_name = "DIR", env = "WEIR_MANIFESTS")]
+    pub manifests: PathBuf,
+
+    /// This node's name, as in its Node object [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "WEIR_NODE_NAME")]
+    pub node_name: Option<String>,
+
+    /// Root of the node's cgroup v2 tree [default: where cgroup2 is mounted]
+    #[arg(long, value_name = "DIR", env = "WEIR_CGROUP_ROOT")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Where the container runtime keeps the pods' network namespaces
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_NETNS_DIR",
+        default_value = "/run/netns"
+    )]
+    pub netns_dir: PathBuf,
+
+    /// Where the agent keeps what outlives it, and what it says of itself.
+    #[command(flatten)]
+    pub paths: Paths,
+
+    /// How programs are attached to interfaces: TCX from Linux 6.6, clsact below
+    #[arg(long, value_name = "WAY", env = "WEIR_TC", default_value = "auto")]
+    pub tc: TcAttach,
+
+    /// Entries of the table of service addresses (address × port × protocol)
+    #[arg(long, value_name = "N", env = "WEIR_MAX_FRONTENDS", default_value_t = capacity::FRONTENDS,
+          value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_frontends: u32,
+
+    /// Entries of the table of backends (service port × endpoint)
+    #[arg(long, value_name = "N", env = "WEIR_MAX_BACKENDS", default_value_t = capacity::BACKENDS,
+          value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_backends: u32,
+
+    /// Entries of the flow table: two for each translated flow; the least recently used goes
+    #[arg(long, value_name = "N", env = "WEIR_MAX_FLOWS", default_value_t = capacity::FLOWS,
+          value_parser = clap::value_parser!(u32).range(128..=16_777_216))]
+    pub max_flows: u32,
+
+    /// Seconds after which the tables are read from the kernel and compared even if nothing changed
+    #[arg(long, value_name = "SECONDS", env = "WEIR_RESYNC_SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub resync_seconds: u64,
+}
+
+/// Which kernel interface holds the programs at a network interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TcAttach {
+    /// TCX where the kernel has it, else clsact
+    Auto,
+    /// TCX links (Linux 6.6)
+    Tcx,
+    /// Filters of a clsact queueing discipline
+    Clsact,
+}
+
+/// What an agent runs with: every path exists, every name is known.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+    /// This node's name.
+    pub node_name: String,
+    /// Root of the node's cgroup v2 tree.
+    pub cgroup_root: PathBuf,
+    /// Directory of network namespaces.
+    pub netns_dir: PathBuf,
+    /// The BPF file system.
+    pub bpffs: PathBuf,
+    /// Lock and status.
+    pub run_dir: PathBuf,
+    /// How to attach to interfaces.
+    pub tc: TcAttach,
+    /// `FRONTENDS`
+    pub max_frontends: u32,
+    /// `BACKENDS`, `SERVING`
+    pub max_backends: u32,
+    /// `FLOWS`
+    pub max_flows: u32,
+    /// At the latest after this, everything is compared.
+    pub resync: Duration,
+}
+
+impl Config {
+    /// Held by the agent of this run directory.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        lock_file(&self.run_dir)
+    }
+}
+
+/// Held by the agent of a run directory.
+#[must_use]
+pub fn lock_file(run_dir: &Path) -> PathBuf {
+    run_dir.join("agent.lock")
+}
+
+impl From<TcAttach> for TcChoice {
+    fn from(attach: TcAttach) -> Self {
+        match attach {
+            TcAttach::Auto => Self::Auto,
+            TcAttach::Tcx => Self::Tcx,
+            TcAttach::Clsact => Self::Clsact,
+        }
+    }
+}
+
+impl AgentArguments {
+    /// Fills in what was not given and checks what was.
+    ///
+    /// # Errors
+    /// Names the flag and what to do.
+    pub fn validate(self) -> Result<Config> {
+        if !self.manifests.is_dir() {
+            bail!(
+                "--manifests {}: not a directory; create it, or name the one that holds the manifests",
+                self.manifests.display()
+            );
+        }
+        let node_name = match self.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        let cgroup_root = match self.cgroup_root {
+            Some(root) => root,
+            None => cgroup2_mount(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)
+                .context(
+                    "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) \
+                     or name it with --cgroup-root",
+                )?,
+        };
+        if !cgroup_root.join("cgroup.procs").exists() {
+            bail!(
+                "--cgroup-root {}: not a cgroup v2 directory (it has no cgroup.procs)",
+                cgroup_root.display()
+            );
+        }
+        Ok(Config {
+            manifests: self.manifests,
+            node_name,
+            cgroup_root,
+            netns_dir: self.netns_dir,
+            bpffs: self.paths.bpffs,
+            run_dir: self.paths.run_dir,
+            tc: self.tc,
+            max_frontends: self.max_frontends,
+            max_backends: self.max_backends,
+            max_flows: self.max_flows,
+            resync: Duration::from_secs(self.resync_seconds),
+        })
+    }
+}
+
+/// The kubelet's default node name: the host's name in lower case.
+fn host_name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("read the host's name")?;
+    Ok(name.to_string_lossy().trim().to_lowercase())
+}
+
+/// The first cgroup2 mount point in the text of `/proc/mounts`.
+fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_device, target, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| Path::new(target).to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup2_mount_is_found_beside_version_1() {
+        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(cgroup2_mount("tmpfs / tmpfs rw 0 0\n"), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! The pinned maps: reading and writing the real tables.
+//!
+//! [`KernelTables::apply`] makes the writes of a plan in their order and stops at the first that
+//! the kernel refuses; which order is safe is `diff`'s business. Nothing here remembers what a
+//! table holds: [`KernelTables::read`] asks the kernel.
+#![allow(
+    unsafe_code,
+    reason = "bpf(2) has no safe wrapper for batches of entries"
+)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::discriminant;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Map, MapData, PerCpuArray};
+use bytemuck::Pod;
+use weir_ebpf::tables::{
+    Backend, BackendKey, Flow, Frontend, FrontendKey, Node, Service, ServiceName, Serving,
+    ServingKey, SocketFlow, SocketKey, Tuple, name,
+};
+
+use crate::maps::pins::Pins;
+use crate::maps::{Contents, Plan, Write};
+
+mod error;
+mod syscall;
+
+pub use error::ApplyError;
+pub use syscall::Entries;
+use syscall::Stopped;
+
+/// Every table of a pin directory, open for reading and writing.
+pub struct KernelTables {
+    frontends: Table<FrontendKey, Frontend>,
+    services: Table<u32, Service>,
+    backends: Table<BackendKey, Backend>,
+    serving: Table<ServingKey, Serving>,
+    service_names: Table<u32, ServiceName>,
+    node: Table<u32, Node>,
+    flows: Table<Tuple, Flow>,
+    sockets: Table<SocketKey, SocketFlow>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for KernelTables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelTables").finish_non_exhaustive()
+    }
+}
+
+/// One map and what its bytes mean.
+struct Table<K, V> {
+    name: &'static str,
+    capacity: u32,
+    map: MapData,
+    layout: PhantomData<(K, V)>,
+}
+
+impl KernelTables {
+    /// Opens the maps that are pinned there, after comparing their layout with ours.
+    ///
+    /// # Errors
+    ///
+    /// A map is missing, has another layout, or cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        pins.check_layout()?;
+        let counters = Map::from_map_data(open(pins, name::COUNTERS)?)
+            .and_then(PerCpuArray::try_from)
+            .with_context(|| format!("open the table {}", name::COUNTERS))?;
+        Ok(Self {
+            frontends: Table::open(pins, name::FRONTENDS)?,
+            services: Table::open(pins, name::SERVICES)?,
+            backends: Table::open(pins, name::BACKENDS)?,
+            serving: Table::open(pins, name::SERVING)?,
+            service_names: Table::open(pins, name::SERVICE_NAMES)?,
+            node: Table::open(pins, name::NODE)?,
+            flows: Table::open(pins, name::FLOWS)?,
+            sockets: Table::open(pins, name::SOCKETS)?,
+            counters,
+        })
+    }
+
+    /// What the tables that the agent writes hold now.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to list a table, which is named.
+    pub fn read(&self) -> Result<Contents> {
+        Ok(Contents {
+            frontends: self.frontends.collect()?,
+            services: self
+                .services
+                .collect::<BTreeMap<_, _>>()?
+                .into_iter()
+                .filter(|(_, service)| *service != Service::default())
+                .collect(),
+            backends: self.backends.collect()?,
+            serving: self
+                .serving
+                .collect::<BTreeMap<_, _>>()?
+                .into_keys()
+                .collect(),
+            service_names: self.service_names.collect()?,
+            node: self.node.get(&0)?.unwrap_or_default(),
+        })
+    }
+
+    /// Makes the writes, in order. Runs of the same kind of write share calls to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// The first write that the kernel refuses; the later ones are not tried.
+    pub fn apply(&mut self, plan: &Plan) -> Result<(), ApplyError> {
+        let mut applied = 0;
+        for run in plan.0.chunk_by(|a, b| discriminant(a) == discriminant(b)) {
+            self.apply_run(run)
+                .map_err(|(Stopped { done, error }, capacity)| {
+                    let write = run[done.min(run.len() - 1)];
+                    ApplyError {
+                        table: error::table(&write),
+                        write: Box::new(write),
+                        applied: applied + done,
+                        capacity,
+                        error,
+                    }
+                })?;
+            applied += run.len();
+        }
+        Ok(())
+    }
+
+    /// Writes of one kind. The arms' patterns leave out nothing, because `run` has one kind.
+    fn apply_run(&self, run: &[Write]) -> Result<(), (Stopped, u32)> {
+        match run.first() {
+            None => Ok(()),
+            Some(Write::PutFrontend(..)) => self.frontends.put(run, |write| match write {
+                Write::PutFrontend(key, value) => Some((*key, *value)),
+                _ => None,
+            }),
+            Some(Write::RemoveFrontend(_)) => self.frontends.remove(run, |write| match write {
+                Write::RemoveFrontend(key) => Some(*key),
+                _ => None,
+            }),
+            Some(Write::PutService(..)) => self.services.put(run, |write| match write {
+                Write::PutService(key, value) => Some((*key, *value)),
+                _ => None,
+            }),
+            Some(Write::PutBackend(..)) => self.backends.put(run, |write| match write {
+                Write::PutBackend(key, value) => Some((*key, *value)),
+                _ => None,
+            }),
+            Some(Write::RemoveBackend(_)) => self.backends.remove(run, |write| match write {
+                Write::RemoveBackend(key) => Some(*key),
+                _ => None,
+            }),
+            Some(Write::PutServing(_)) => self.serving.put(run, |write| match write {
+                Write::PutServing(key) => Some((*key, Serving::default())),
+                _ => None,
+            }),
+            Some(Write::RemoveServing(_)) => self.serving.remove(run, |write| match write {
+                Write::RemoveServing(key) => Some(*key),
+                _ => None,
+            }),
+            Some(Write::PutServiceName(..)) => self.service_names.put(run, |write| match write {
+                Write::PutServiceName(key, value) => Some((*key, *value)),
+                _ => None,
+            }),
+            Some(Write::RemoveServiceName(_)) => {
+                self.service_names.remove(run, |write| match write {
+                    Write::RemoveServiceName(key) => Some(*key),
+                    _ => None,
+                })
+            }
+            Some(Write::PutNode(_)) => self.node.put(run, |write| match write {
+                Write::PutNode(value) => Some((0, *value)),
+                _ => None,
+            }),
+        }
+    }
+
+    /// The flows that the programs translate at pods' interfaces.
+    #[must_use]
+    pub fn flows(&self) -> Entries<'_, Tuple, Flow> {
+        self.flows.entries()
+    }
+
+    /// The peers of sockets that the programs translate.
+    #[must_use]
+    pub fn sockets(&self) -> Entries<'_, SocketKey, SocketFlow> {
+        self.sockets.entries()
+    }
+
+    /// One socket's peer.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to look.
+    pub fn socket(&self, key: &SocketKey) -> Result<Option<SocketFlow>> {
+        self.sockets.get(key)
+    }
+
+    /// Each counter, summed over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to read the table.
+    pub fn counters(&self) -> Result<Vec<u64>> {
+        (0..self.counters.len())
+            .map(|index| {
+                let values = self
+                    .counters
+                    .get(&index, 0)
+                    .with_context(|| format!("read counter {index}"))?;
+                Ok(values.iter().sum())
+            })
+            .collect()
+    }
+
+    /// How many entries each table that the agent fills holds at most. A table that was pinned
+    /// by an earlier agent keeps the size it had.
+    #[must_use]
+    pub fn capacities(&self) -> BTreeMap<&'static str, u32> {
+        BTreeMap::from([
+            (self.frontends.name, self.frontends.capacity),
+            (self.services.name, self.services.capacity),
+            (self.backends.name, self.backends.capacity),
+            (self.serving.name, self.serving.capacity),
+            (self.service_names.name, self.service_names.capacity),
+            (self.flows.name, self.flows.capacity),
+            (self.sockets.name, self.sockets.capacity),
+        ])
+    }
+}
+
+fn open(pins: &Pins, name: &str) -> Result<MapData> {
+    let path = pins.map(name);
+    MapData::from_pin(&path).with_context(|| format!("open the table {name} at {}", path.display()))
+}
+
+impl<K: Pod + Ord, V: Pod> Table<K, V> {
+    fn open(pins: &Pins, name: &'static str) -> Result<Self> {
+        let map = open(pins, name)?;
+        let info = map
+            .info()
+            .with_context(|| format!("ask about the table {name}"))?;
+        // `syscall` relies on it; `Pins::check_layout` gives the message for people.
+        anyhow::ensure!(
+            (info.key_size() as usize, info.value_size() as usize)
+                == (size_of::<K>(), size_of::<V>()),
+            "the table {name} has another layout"
+        );
+        Ok(Self {
+            name,
+            capacity: info.max_entries(),
+            map,
+            layout: PhantomData,
+        })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.map.fd().as_fd()
+    }
+
+    fn entries(&self) -> Entries<'_, K, V> {
+        Entries::new(self.fd())
+    }
+
+    fn collect<C: FromIterator<(K, V)>>(&self) -> Result<C> {
+        self.entries()
+            .collect::<io::Result<C>>()
+            .with_context(|| format!("read the table {}", self.name))
+    }
+
+    fn get(&self, key: &K) -> Result<Option<V>> {
+        syscall::lookup(self.fd(), key).with_context(|| format!("read the table {}", self.name))
+    }
+
+    fn put(
+        &self,
+        run: &[Write],
+        entry: impl Fn(&Write) -> Option<(K, V)>,
+    ) -> Result<(), (Stopped, u32)> {
+        let (keys, values): (Vec<K>, Vec<V>) = run.iter().filter_map(entry).unzip();
+        syscall::update(self.fd(), &keys, &values).map_err(|stopped| (stopped, self.capacity))
+    }
+
+    fn remove(
+        &self,
+        run: &[Write],
+        key: impl Fn(&Write) -> Option<K>,
+    ) -> Result<(), (Stopped, u32)> {
+        let keys: Vec<K> = run.iter().filter_map(key).collect();
+        syscall::delete(self.fd(), &keys).map_err(|stopped| (stopped, self.capacity))
+    }
+}

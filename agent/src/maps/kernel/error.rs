@@ -1,0 +1,177 @@
+//! What a write that the kernel refused is called.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use weir_ebpf::addr::{Addr, Port};
+use weir_ebpf::tables::name;
+
+use crate::maps::Write;
+
+/// The kernel refused a write. Those before it in the plan took effect, it and those after it
+/// did not.
+#[derive(Debug)]
+pub struct ApplyError {
+    /// The refused write.
+    pub write: Box<Write>,
+    /// Its place in the plan: as many writes took effect.
+    pub applied: usize,
+    /// The table.
+    pub table: &'static str,
+    /// Entries the table holds at most.
+    pub capacity: u32,
+    /// The kernel's answer.
+    pub error: io::Error,
+}
+
+impl fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            write,
+            applied: _,
+            table,
+            capacity,
+            error,
+        } = self;
+        write!(f, "{} in {table}: ", Described(write))?;
+        if error.raw_os_error() == Some(libc::E2BIG) {
+            write!(
+                f,
+                "the table is full (it holds {capacity} entries at most; a larger one is \
+                 created after `weir cleanup`)"
+            )
+        } else {
+            error.fmt(f)
+        }
+    }
+}
+
+impl std::error::Error for ApplyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// The name of the table that a write goes to.
+pub(super) fn table(write: &Write) -> &'static str {
+    match write {
+        Write::PutFrontend(..) | Write::RemoveFrontend(_) => name::FRONTENDS,
+        Write::PutService(..) => name::SERVICES,
+        Write::PutBackend(..) | Write::RemoveBackend(_) => name::BACKENDS,
+        Write::PutServing(_) | Write::RemoveServing(_) => name::SERVING,
+        Write::PutServiceName(..) | Write::RemoveServiceName(_) => name::SERVICE_NAMES,
+        Write::PutNode(_) => name::NODE,
+    }
+}
+
+/// A write in an operator's words.
+struct Described<'write>(&'write Write);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Write::PutFrontend(key, value) => write!(
+                f,
+                "put frontend {}/{} of service {}",
+                endpoint(key.addr, key.port),
+                key.protocol,
+                value.service
+            ),
+            Write::RemoveFrontend(key) => write!(
+                f,
+                "remove frontend {}/{}",
+                endpoint(key.addr, key.port),
+                key.protocol
+            ),
+            Write::PutService(service, value) => write!(
+                f,
+                "put service {service} with {} backends, revision {}",
+                value.backend_count, value.revision
+            ),
+            Write::PutBackend(key, value) => write!(
+                f,
+                "put backend {} in slot {} of service {}",
+                endpoint(value.addr, value.port),
+                key.slot,
+                key.service
+            ),
+            Write::RemoveBackend(key) => {
+                write!(f, "remove slot {} of service {}", key.slot, key.service)
+            }
+            Write::PutServing(key) => write!(
+                f,
+                "put serving backend {} of service {}",
+                endpoint(key.backend.addr, key.backend.port),
+                key.service
+            ),
+            Write::RemoveServing(key) => write!(
+                f,
+                "remove serving backend {} of service {}",
+                endpoint(key.backend.addr, key.backend.port),
+                key.service
+            ),
+            Write::PutServiceName(service, value) => write!(
+                f,
+                "put name {}/{}:{} of service {service}",
+                text(&value.namespace),
+                text(&value.name),
+                value.port
+            ),
+            Write::RemoveServiceName(service) => write!(f, "remove name of service {service}"),
+            Write::PutNode(_) => f.write_str("put the node's entry"),
+        }
+    }
+}
+
+fn endpoint(addr: Addr, port: Port) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(addr), port.number())
+}
+
+fn text(padded: &[u8]) -> std::borrow::Cow<'_, str> {
+    let end = padded
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(padded.len());
+    String::from_utf8_lossy(&padded[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_ebpf::addr::Protocol;
+    use weir_ebpf::tables::{Frontend, FrontendKey};
+
+    fn refused(errno: i32) -> String {
+        let addr: IpAddr = "fd00:10:32::8c".parse().unwrap();
+        ApplyError {
+            write: Box::new(Write::PutFrontend(
+                FrontendKey::new(addr.into(), Port::new(80), Protocol::TCP),
+                Frontend { service: 7 },
+            )),
+            applied: 3,
+            table: name::FRONTENDS,
+            capacity: 2,
+            error: io::Error::from_raw_os_error(errno),
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn a_full_table_is_named_with_its_capacity() {
+        assert_eq!(
+            refused(libc::E2BIG),
+            "put frontend [fd00:10:32::8c]:80/TCP of service 7 in FRONTENDS: the table is full \
+             (it holds 2 entries at most; a larger one is created after `weir cleanup`)"
+        );
+    }
+
+    #[test]
+    fn any_other_refusal_is_given_in_the_kernels_words() {
+        let text = refused(libc::EPERM);
+        assert!(
+            text.contains("in FRONTENDS: Operation not permitted"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! The map commands of bpf(2) that aya 0.14 has no names for: many entries in one call.
+//!
+//! They exist since Linux 5.6. Every access of the agent to its tables goes through them, a
+//! single entry being a batch of one, so that there is one path to know.
+//!
+//! Callers promise that `K` and `V` are the map's key and value: the kernel copies as many bytes
+//! as the *map* says. [`pins`](crate::maps::pins) compares both before a table is opened.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use bytemuck::Pod;
+
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
+const MAP_DELETE_BATCH: libc::c_long = 27;
+
+/// `struct { … } batch` of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// `struct { … }` of `union bpf_attr` for one element.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// A batch ended early: entries before `done` took effect, the one at `done` was refused.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    pub(super) done: usize,
+    pub(super) error: io::Error,
+}
+
+fn descriptor(map: BorrowedFd<'_>) -> u32 {
+    u32::try_from(map.as_raw_fd()).expect("a borrowed descriptor is not negative")
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
+    // SAFETY: `attributes` is a prefix of `union bpf_attr`, its size is given, and the pointers
+    // in it (set by the functions below) are to live buffers of the size that the map's layout
+    // demands, which is the module's promise.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Runs an update or delete over `total` entries; `batch` gives the pointers for those left.
+fn run(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    total: usize,
+    keys: u64,
+    values: u64,
+) -> Result<(), Stopped> {
+    let count = u32::try_from(total).map_err(|_| Stopped {
+        done: 0,
+        error: io::Error::from(io::ErrorKind::InvalidInput),
+    })?;
+    let mut batch = Batch {
+        keys,
+        values,
+        count,
+        map_fd: descriptor(map),
+        ..Batch::default()
+    };
+    bpf(command, &mut batch).map_err(|error| Stopped {
+        // The kernel leaves `count` alone when it refuses before the first entry.
+        done: if batch.count < count {
+            batch.count as usize
+        } else {
+            0
+        },
+        error,
+    })
+}
+
+/// Sets entries, in order.
+pub(super) fn update<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), Stopped> {
+    assert_eq!(keys.len(), values.len(), "each key has its value");
+    if keys.is_empty() {
+        return Ok(());
+    }
+    run(
+        MAP_UPDATE_BATCH,
+        map,
+        keys.len(),
+        keys.as_ptr().addr() as u64,
+        values.as_ptr().addr() as u64,
+    )
+}
+
+/// Removes entries, in order; those that are absent are passed over.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), Stopped> {
+    let mut first = 0;
+    while first < keys.len() {
+        let left = &keys[first..];
+        match run(
+            MAP_DELETE_BATCH,
+            map,
+            left.len(),
+            left.as_ptr().addr() as u64,
+            0,
+        ) {
+            Ok(()) => return Ok(()),
+            // The kernel stops at the first key that is absent.
+            Err(Stopped { done, error }) if error.raw_os_error() == Some(libc::ENOENT) => {
+                first += done + 1;
+            }
+            Err(Stopped { done, error }) => {
+                return Err(Stopped {
+                    done: first + done,
+                    error,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One entry.
+pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::zeroed();
+    let mut element = Element {
+        map_fd: descriptor(map),
+        padding: 0,
+        key: (&raw const *key).addr() as u64,
+        value: (&raw mut value).addr() as u64,
+        flags: 0,
+    };
+    match bpf(MAP_LOOKUP_ELEM, &mut element) {
+        Ok(()) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All entries of a map, fetched some at a time.
+///
+/// Entries that programs add or remove meanwhile may be seen or missed; all others are seen
+/// once.
+pub struct Entries<'map, K, V> {
+    map: BorrowedFd<'map>,
+    /// The kernel's place in the map; meaningful once `begun`.
+    place: [u64; 8],
+    begun: bool,
+    ended: bool,
+    keys: Vec<K>,
+    values: Vec<V>,
+    /// Which of the fetched ones come next.
+    next: std::ops::Range<usize>,
+}
+
+/// How many entries a call asks for at first.
+const CHUNK: usize = 1024;
+
+impl<'map, K: Pod, V: Pod> Entries<'map, K, V> {
+    pub(super) fn new(map: BorrowedFd<'map>) -> Self {
+        assert!(
+            size_of::<K>() <= size_of::<[u64; 8]>(),
+            "the kernel may keep a key as its place"
+        );
+        Self {
+            map,
+            place: [0; 8],
+            begun: false,
+            ended: false,
+            keys: vec![K::zeroed(); CHUNK],
+            values: vec![V::zeroed(); CHUNK],
+            next: 0..0,
+        }
+    }
+
+    fn fetch(&mut self) -> io::Result<()> {
+        let mut after = [0u64; 8];
+        let mut batch = Batch {
+            in_batch: if self.begun {
+                self.place.as_ptr().addr() as u64
+            } else {
+                0
+            },
+            out_batch: after.as_mut_ptr().addr() as u64,
+            keys: self.keys.as_mut_ptr().addr() as u64,
+            values: self.values.as_mut_ptr().addr() as u64,
+            count: u32::try_from(self.keys.len()).unwrap_or(u32::MAX),
+            map_fd: descriptor(self.map),
+            ..Batch::default()
+        };
+        match bpf(MAP_LOOKUP_BATCH, &mut batch) {
+            Ok(()) => {
+                self.place = after;
+                self.begun = true;
+            }
+            // The end; the last entries come with it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.ended = true,
+            // One bucket holds more than we have room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                let room = self.keys.len() * 2;
+                self.keys.resize(room, K::zeroed());
+                self.values.resize(room, V::zeroed());
+                return Ok(());
+            }
+            Err(error) => {
+                self.ended = true;
+                return Err(error);
+            }
+        }
+        self.next = 0..(batch.count as usize).min(self.keys.len());
+        Ok(())
+    }
+}
+
+impl<K: Pod, V: Pod> Iterator for Entries<'_, K, V> {
+    type Item = io::Result<(K, V)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(index) = self.next.next() {
+                return Some(Ok((self.keys[index], self.values[index])));
+            }
+            if self.ended {
+                return None;
+            }
+            if let Err(error) = self.fetch() {
+                return Some(Err(error));
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What the agent shows of itself.
+
+pub mod report;
+pub mod status;

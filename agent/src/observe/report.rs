@@ -1,0 +1,204 @@
+//! Keeps the [`Status`] true, and logs what an operator would note.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::status::{Interface, Problem, Program, Skipped, Status, Sync, Table};
+use crate::{
+    attach::ProgramReport,
+    compile,
+    config::Config,
+    maps::Contents,
+    model::{self, Cluster, Report, SourceId},
+};
+
+/// The status, and the directory it is shown in.
+pub struct Reporter {
+    run_dir: PathBuf,
+    status: Status,
+    /// Whether the last attempt to write the status failed: said once, not at each change.
+    is_unwritable: bool,
+}
+
+/// What there is to say of a synchronisation that succeeded.
+pub struct Synchronised<'a> {
+    /// How long it took.
+    pub took: Duration,
+    /// Entries written or removed.
+    pub writes: usize,
+    /// What the tables hold now.
+    pub contents: &'a Contents,
+    /// What was left out.
+    pub skipped: &'a [compile::Skipped],
+    /// The interfaces that carry programs: number and name.
+    pub interfaces: Vec<(u32, String)>,
+}
+
+impl Reporter {
+    /// Begins a status: not ready, nothing known.
+    ///
+    /// # Errors
+    /// The run directory cannot be written.
+    pub fn new(
+        config: &Config,
+        capacities: BTreeMap<&'static str, u32>,
+        programs: &[ProgramReport],
+    ) -> Result<Self> {
+        let tables = capacities
+            .into_iter()
+            .map(|(name, capacity)| Table {
+                name: name.to_owned(),
+                entries: 0,
+                capacity,
+            })
+            .collect();
+        let programs = programs
+            .iter()
+            .map(|program| Program {
+                name: program.name.clone(),
+                verified_instructions: program.verified_instructions,
+            })
+            .collect();
+        let status = Status {
+            node: config.node_name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: Timestamp::now(),
+            ready: false,
+            generation: 0,
+            last_sync: None,
+            error: None,
+            service_ports: 0,
+            tables,
+            interfaces: Vec::new(),
+            programs,
+            problems: Vec::new(),
+            skipped: Vec::new(),
+            unknown_kinds: Vec::new(),
+        };
+        status.write(&config.run_dir).context("the first status")?;
+        Ok(Self {
+            run_dir: config.run_dir.clone(),
+            status,
+            is_unwritable: false,
+        })
+    }
+
+    /// Says what the sources cannot use. They have logged it themselves.
+    pub fn problems(&mut self, cluster: &Cluster) {
+        let reports = cluster.reports();
+        let problems: Vec<Problem> = reports
+            .iter()
+            .flat_map(|(&source, report)| {
+                report
+                    .problems
+                    .iter()
+                    .map(move |problem| problem_status(source, problem))
+            })
+            .collect();
+        let unknown_kinds = unknown_kinds(&reports);
+        self.status.problems = problems;
+        self.status.unknown_kinds = unknown_kinds;
+        self.show();
+    }
+
+    /// Says what a synchronisation did.
+    pub fn synchronised(&mut self, done: Synchronised<'_>) {
+        let skipped: Vec<Skipped> = done.skipped.iter().map(skipped_status).collect();
+        for skipped in skipped
+            .iter()
+            .filter(|skipped| !self.status.skipped.contains(skipped))
+        {
+            warn!(
+                object = skipped.object,
+                "left out of the tables: {}", skipped.reason
+            );
+        }
+        let status = &mut self.status;
+        let is_news = !status.ready || status.error.is_some() || done.writes > 0;
+        status.ready = true;
+        status.generation += 1;
+        status.error = None;
+        status.skipped = skipped;
+        status.service_ports = done.contents.service_names.len();
+        for table in &mut status.tables {
+            table.entries = done.contents.entries(&table.name).unwrap_or(table.entries);
+        }
+        status.interfaces = done
+            .interfaces
+            .into_iter()
+            .map(|(index, name)| Interface { index, name })
+            .collect();
+        let microseconds = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
+        status.last_sync = Some(Sync {
+            at: Timestamp::now(),
+            microseconds,
+            writes: done.writes,
+        });
+        if is_news {
+            info!(
+                writes = done.writes,
+                service_ports = status.service_ports,
+                interfaces = status.interfaces.len(),
+                microseconds,
+                "synchronised"
+            );
+        }
+        self.show();
+    }
+
+    /// Says that a synchronisation failed.
+    pub fn failed(&mut self, error: &anyhow::Error) {
+        self.status.error = Some(format!("{error:#}"));
+        self.show();
+    }
+
+    fn show(&mut self) {
+        match self.status.write(&self.run_dir) {
+            Ok(()) => self.is_unwritable = false,
+            // The tables matter more than what is said about them.
+            Err(error) if !self.is_unwritable => {
+                self.is_unwritable = true;
+                warn!("`weir status` will show old news: {error:#}");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn unknown_kinds(reports: &BTreeMap<SourceId, Report>) -> Vec<String> {
+    let kinds: BTreeSet<&String> = reports
+        .values()
+        .flat_map(|report| &report.unknown_kinds)
+        .collect();
+    kinds.into_iter().cloned().collect()
+}
+
+/// A problem as the status has it.
+#[must_use]
+pub fn problem_status(source: SourceId, problem: &model::Problem) -> Problem {
+    Problem {
+        source: source.to_string(),
+        object: problem.object.as_ref().map(ToString::to_string),
+        file: problem.file.clone(),
+        line: problem.line,
+        field: problem.field.as_ref().map(ToString::to_string),
+        message: problem.message.clone(),
+    }
+}
+
+/// Something left out, as the status has it.
+#[must_use]
+pub fn skipped_status(skipped: &compile::Skipped) -> Skipped {
+    Skipped {
+        object: skipped.subject(),
+        reason: skipped.reason.to_string(),
+    }
+}

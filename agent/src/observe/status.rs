@@ -1,0 +1,158 @@
+//! The agent's own account of what it did, for `weir status`.
+//!
+//! The agent writes it to a file whenever it changes, so that it can be read while the agent is
+//! busy, and after it has died. The tables themselves are in the kernel and are read from there.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What an agent says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// The agent's process.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// Are the tables complete and the programs attached? Only ever becomes true.
+    pub ready: bool,
+    /// Successful synchronisations since the start.
+    pub generation: u64,
+    /// The last successful one.
+    pub last_sync: Option<Sync>,
+    /// Why the last one failed, if it did.
+    pub error: Option<String>,
+    /// Service ports that are served, each family for itself.
+    pub service_ports: usize,
+    /// The tables that the agent writes.
+    pub tables: Vec<Table>,
+    /// The pods' interfaces that carry programs.
+    pub interfaces: Vec<Interface>,
+    /// The programs, as the kernel verified them.
+    pub programs: Vec<Program>,
+    /// What a source cannot use.
+    pub problems: Vec<Problem>,
+    /// What was left out of the tables.
+    pub skipped: Vec<Skipped>,
+    /// Kinds that were given and are not read.
+    pub unknown_kinds: Vec<String>,
+}
+
+/// A synchronisation of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sync {
+    /// When it ended.
+    pub at: Timestamp,
+    /// How long it took, from the first look at the model to the last write.
+    pub microseconds: u64,
+    /// Entries written or removed.
+    pub writes: usize,
+}
+
+/// How full a table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// Entries it holds.
+    pub entries: usize,
+    /// Entries it can hold.
+    pub capacity: u32,
+}
+
+/// An interface with programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Interface {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// Instructions the verifier walked through; not told before Linux 5.16.
+    pub verified_instructions: Option<u32>,
+}
+
+/// Something that a source cannot use. The last good version stays in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Which source.
+    pub source: String,
+    /// The object, as `Kind namespace/name`.
+    pub object: Option<String>,
+    /// The file.
+    pub file: Option<String>,
+    /// The line in it, from 1.
+    pub line: Option<u64>,
+    /// The field, as in `spec.ports[0].port`.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Something that was left out of the tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Skipped {
+    /// What.
+    pub object: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where the status of the agent with this run directory is.
+#[must_use]
+pub fn file(run_dir: &Path) -> PathBuf {
+    run_dir.join("status.json")
+}
+
+impl Status {
+    /// Writes the status so that a reader sees the old or the new one, never half of either.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn write(&self, run_dir: &Path) -> Result<()> {
+        let target = file(run_dir);
+        let fresh = target.with_extension("json.new");
+        let text = serde_json::to_vec_pretty(self).context("encode the status")?;
+        fs::write(&fresh, text).with_context(|| format!("write {}", fresh.display()))?;
+        fs::rename(&fresh, &target).with_context(|| format!("rename to {}", target.display()))
+    }
+
+    /// Reads the status of the agent with this run directory; `None` if none was ever written.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read or understood.
+    pub fn read(run_dir: &Path) -> Result<Option<Self>> {
+        let path = file(run_dir);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let status = serde_json::from_slice(&text).with_context(|| {
+            format!("{} is not a status that this version wrote", path.display())
+        })?;
+        Ok(Some(status))
+    }
+}

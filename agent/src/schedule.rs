@@ -1,0 +1,126 @@
+//! When to bring the kernel up to date.
+//!
+//! A change is written at once; changes that follow closely are written together. What failed is
+//! tried again, ever more seldom, and from time to time everything is compared though nothing
+//! changed: that is the repair.
+//!
+//! `now` is an argument: nothing here reads a clock.
+
+use std::time::{Duration, Instant};
+
+/// Between the end of one synchronisation and the begin of the next, so that a burst is not
+/// written object by object.
+const MINIMUM_GAP: Duration = Duration::from_millis(5);
+/// After the first failure; doubled with each that follows.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// The longest wait after a failure.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// When the next synchronisation is due.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    maximum_gap: Duration,
+    last_done: Option<Instant>,
+    is_pending: bool,
+    failures: u32,
+}
+
+impl Schedule {
+    /// Nothing is due before something was noted.
+    #[must_use]
+    pub const fn new(maximum_gap: Duration) -> Self {
+        Self {
+            maximum_gap,
+            last_done: None,
+            is_pending: false,
+            failures: 0,
+        }
+    }
+
+    /// Something has changed.
+    pub const fn note(&mut self) {
+        self.is_pending = true;
+    }
+
+    /// A synchronisation has ended.
+    pub const fn done(&mut self, is_ok: bool, now: Instant) {
+        self.last_done = Some(now);
+        if is_ok {
+            self.is_pending = false;
+            self.failures = 0;
+        } else {
+            self.failures = self.failures.saturating_add(1);
+        }
+    }
+
+    /// When the next one is due. `None`: not before something changes.
+    #[must_use]
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        let Some(last) = self.last_done else {
+            return self.is_pending.then_some(now);
+        };
+        let gap = if self.failures > 0 {
+            let doublings = (self.failures - 1).min(16);
+            FIRST_RETRY.saturating_mul(1 << doublings).min(LAST_RETRY)
+        } else if self.is_pending {
+            MINIMUM_GAP
+        } else {
+            self.maximum_gap
+        };
+        Some(last + gap)
+    }
+
+    /// Should this synchronisation read the tables from the kernel instead of trusting what was
+    /// last written? After a failure, and when nothing but time has passed.
+    #[must_use]
+    pub const fn is_repair(&self) -> bool {
+        self.failures > 0 || !self.is_pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAXIMUM: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn nothing_is_due_before_something_was_noted() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(MAXIMUM);
+        assert_eq!(schedule.due(now), None);
+        schedule.note();
+        assert_eq!(schedule.due(now), Some(now));
+    }
+
+    #[test]
+    fn changes_that_follow_closely_wait_for_the_gap() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(MAXIMUM);
+        schedule.note();
+        schedule.done(true, now);
+        assert_eq!(schedule.due(now), Some(now + MAXIMUM));
+        assert!(schedule.is_repair());
+        schedule.note();
+        assert_eq!(schedule.due(now), Some(now + MINIMUM_GAP));
+        assert!(!schedule.is_repair());
+    }
+
+    #[test]
+    fn failures_are_retried_ever_more_seldom_and_reread_the_kernel() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(MAXIMUM);
+        schedule.note();
+        let mut before = Duration::ZERO;
+        for _ in 0..40 {
+            schedule.done(false, now);
+            assert!(schedule.is_repair());
+            let wait = schedule.due(now).expect("a failure is retried") - now;
+            assert!(wait >= before && wait <= LAST_RETRY);
+            before = wait;
+        }
+        assert_eq!(before, LAST_RETRY);
+        schedule.done(true, now);
+        assert_eq!(schedule.due(now), Some(now + MAXIMUM));
+    }
+}
