@@ -64,9 +64,11 @@ impl Agent {
             .append(true)
             .open(&log)
             .with_context(|| format!("open {}", log.display()))?;
-        let process =
-            node.system()
-                .start(&options.weir, &arguments(node, options)?, Streams::Log(file))?;
+        let process = node.system().start(
+            &options.weir,
+            &arguments(node, options)?,
+            Streams::Log(file),
+        )?;
         Ok(Self {
             node: node.clone(),
             options: options.clone(),
@@ -101,7 +103,9 @@ impl Agent {
     /// Waits until the tables were brought up to date at least once more since `generation`.
     pub fn wait_generation_after(&mut self, generation: u64) -> Result<()> {
         self.wait_status("the next synchronisation", |status| {
-            status["generation"].as_u64().is_some_and(|now| now > generation)
+            status["generation"]
+                .as_u64()
+                .is_some_and(|now| now > generation)
                 && status["error"].is_null()
         })?;
         Ok(())
@@ -110,15 +114,13 @@ impl Agent {
     /// How often the tables were brought up to date since the agent's start.
     pub fn generation(&self) -> Result<u64> {
         let status = self.node.status(&self.options.weir)?;
-        status["generation"].as_u64().context("the status has a generation")
+        status["generation"]
+            .as_u64()
+            .context("the status has a generation")
     }
 
     /// Waits until `weir status` is as `condition` says; gives that status.
-    pub fn wait_status(
-        &mut self,
-        what: &str,
-        condition: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
+    pub fn wait_status(&mut self, what: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = String::new();
         let outcome = wait_for_some(
             || format!("{what} on {}", self.node.name()),

@@ -11,8 +11,9 @@ use super::wait::wait_for;
 /// Where cgroup v2 is mounted on this machine.
 pub fn mount_point() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
-    mount_point_in(&mounts)
-        .context("no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")
+    mount_point_in(&mounts).context(
+        "no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup",
+    )
 }
 
 fn mount_point_in(mounts: &str) -> Option<PathBuf> {
@@ -53,7 +54,10 @@ pub fn remove(group: &Path) -> Result<()> {
 fn is_populated(group: &Path) -> Result<bool> {
     let path = group.join("cgroup.events");
     let events = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    match events.lines().find_map(|line| line.strip_prefix("populated ")) {
+    match events
+        .lines()
+        .find_map(|line| line.strip_prefix("populated "))
+    {
         Some(value) => Ok(value != "0"),
         None => bail!("{} does not say `populated`", path.display()),
     }
@@ -75,9 +79,7 @@ fn remove_tree(group: &Path) -> Result<()> {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),
-            Err(error) => {
-                Err(error).with_context(|| format!("remove cgroup {}", group.display()))
-            }
+            Err(error) => Err(error).with_context(|| format!("remove cgroup {}", group.display())),
         },
     )
 }

@@ -56,7 +56,9 @@ impl Keeper {
                 let _ = sender.send(job());
             }))
             .map_err(|_| anyhow!("the bed's thread has ended"))?;
-        result.recv().context("the bed's thread ended during a job")?
+        result
+            .recv()
+            .context("the bed's thread ended during a job")?
     }
 }
 

@@ -8,7 +8,9 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
 use netlink_packet_route::route::RouteScope;
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 /// One end of a veth.
 #[derive(Clone, Debug)]
@@ -51,9 +53,7 @@ impl Links {
 
     /// Brings a link up.
     pub async fn up(&self, name: &str) -> Result<()> {
-        let message = LinkUnspec::new_with_name(name)
-            .up()
-            .build();
+        let message = LinkUnspec::new_with_name(name).up().build();
         self.handle
             .link()
             .change(message)

@@ -232,9 +232,7 @@ fn mount_bpffs(keeper: &Keeper, directory: PathBuf) -> Result<()> {
 }
 
 fn list(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in
-        fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?
-    {
+    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             list(&entry.path(), found)?;

@@ -92,7 +92,11 @@ impl Pod {
     /// A further process that the node's socket programs do not see: in the pod's network
     /// namespace, outside the node's cgroup, as that of a virtual machine would be.
     pub fn outside_the_cgroup(&self) -> Result<TestPod> {
-        let group = self.node.group().parent().context("a node's group has a parent")?;
+        let group = self
+            .node
+            .group()
+            .parent()
+            .context("a node's group has a parent")?;
         let place = Place {
             group: foreign_group(group, &self.name),
             ..self.node.place(&self.namespace, "system")

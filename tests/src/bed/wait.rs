@@ -26,9 +26,7 @@ pub fn wait_for_some<T>(
 ) -> Result<T> {
     let start = Instant::now();
     loop {
-        if let Some(value) =
-            condition().with_context(|| format!("while waiting for {}", what()))?
-        {
+        if let Some(value) = condition().with_context(|| format!("while waiting for {}", what()))? {
             return Ok(value);
         }
         if start.elapsed() > limit {

@@ -77,20 +77,32 @@ pub fn build_fabric(fabric: &Namespace, outside: &Namespace) -> Result<()> {
     forwarding(fabric)?;
     fabric.run(async |links| {
         links.add_bridge(FABRIC_BRIDGE).await?;
-        links.add_address(FABRIC_BRIDGE, FABRIC_V4.into(), 24).await?;
-        links.add_address(FABRIC_BRIDGE, twin(FABRIC_V4).into(), 64).await?;
+        links
+            .add_address(FABRIC_BRIDGE, FABRIC_V4.into(), 24)
+            .await?;
+        links
+            .add_address(FABRIC_BRIDGE, twin(FABRIC_V4).into(), 64)
+            .await?;
         let (here, there) = (end("outside"), end(UPLINK));
         links.add_veth(&here, outside.as_raw_fd(), &there).await?;
         links.up("outside").await?;
-        links.add_address("outside", FABRIC_OUTSIDE_V4.into(), 24).await?;
-        links.add_address("outside", FABRIC_OUTSIDE_V6.into(), 64).await
+        links
+            .add_address("outside", FABRIC_OUTSIDE_V4.into(), 24)
+            .await?;
+        links
+            .add_address("outside", FABRIC_OUTSIDE_V6.into(), 64)
+            .await
     })?;
     outside.run(async |links| {
         links.up(UPLINK).await?;
         links.add_address(UPLINK, OUTSIDE_V4.into(), 24).await?;
         links.add_address(UPLINK, OUTSIDE_V6.into(), 64).await?;
-        links.add_route(DEFAULT_V4, UPLINK, Some(FABRIC_OUTSIDE_V4.into())).await?;
-        links.add_route(DEFAULT_V6, UPLINK, Some(FABRIC_OUTSIDE_V6.into())).await
+        links
+            .add_route(DEFAULT_V4, UPLINK, Some(FABRIC_OUTSIDE_V4.into()))
+            .await?;
+        links
+            .add_route(DEFAULT_V6, UPLINK, Some(FABRIC_OUTSIDE_V6.into()))
+            .await
     })
 }
 
@@ -112,7 +124,9 @@ pub fn build_node(
     ])?;
     fabric.run(async |links| {
         let port = end(&plan.name);
-        links.add_veth(&port, node.as_raw_fd(), &end(UPLINK)).await?;
+        links
+            .add_veth(&port, node.as_raw_fd(), &end(UPLINK))
+            .await?;
         links.set_port(&port.name, FABRIC_BRIDGE).await?;
         links.up(&port.name).await
     })?;
@@ -120,8 +134,12 @@ pub fn build_node(
         links.up(UPLINK).await?;
         links.add_address(UPLINK, plan.v4.into(), 24).await?;
         links.add_address(UPLINK, plan.v6.into(), 64).await?;
-        links.add_route(DEFAULT_V4, UPLINK, Some(FABRIC_V4.into())).await?;
-        links.add_route(DEFAULT_V6, UPLINK, Some(twin(FABRIC_V4).into())).await?;
+        links
+            .add_route(DEFAULT_V4, UPLINK, Some(FABRIC_V4.into()))
+            .await?;
+        links
+            .add_route(DEFAULT_V6, UPLINK, Some(twin(FABRIC_V4).into()))
+            .await?;
         for other in others.iter().filter(|other| other.name != plan.name) {
             for (range, router) in pod_routes(other) {
                 links.add_route(range, UPLINK, Some(router)).await?;
@@ -130,8 +148,12 @@ pub fn build_node(
         if wiring == Wiring::Bridged {
             links.add_bridge(POD_BRIDGE).await?;
             let (v4, v6) = (plan.gateway_v4(), plan.gateway_v6());
-            links.add_address(POD_BRIDGE, v4.into(), plan.pods_v4.prefix()).await?;
-            links.add_address(POD_BRIDGE, v6.into(), plan.pods_v6.prefix()).await?;
+            links
+                .add_address(POD_BRIDGE, v4.into(), plan.pods_v4.prefix())
+                .await?;
+            links
+                .add_address(POD_BRIDGE, v6.into(), plan.pods_v6.prefix())
+                .await?;
         }
         Ok(())
     })?;
@@ -172,8 +194,12 @@ fn connect_routed(
         };
         links.add_veth(&near, pod.as_raw_fd(), &end(UPLINK)).await?;
         links.up(link).await?;
-        links.add_route((addresses.v4.into(), 32), link, None).await?;
-        links.add_route((addresses.v6.into(), 128), link, None).await
+        links
+            .add_route((addresses.v4.into(), 32), link, None)
+            .await?;
+        links
+            .add_route((addresses.v6.into(), 128), link, None)
+            .await
     })?;
     // The node answers for every address, as for the pods' gateway, which is nobody's.
     node.set_sysctls(&[(&format!("ipv4/conf/{link}/proxy_arp"), "1")])?;
@@ -198,15 +224,21 @@ fn connect_bridged(
     link: &str,
 ) -> Result<()> {
     node.run(async |links| {
-        links.add_veth(&end(link), pod.as_raw_fd(), &end(UPLINK)).await?;
+        links
+            .add_veth(&end(link), pod.as_raw_fd(), &end(UPLINK))
+            .await?;
         links.set_port(link, POD_BRIDGE).await?;
         links.up(link).await
     })?;
     pod.run(async |links| {
         links.up(UPLINK).await?;
         let (v4, v6) = (plan.gateway_v4().into(), plan.gateway_v6().into());
-        links.add_address(UPLINK, addresses.v4.into(), plan.pods_v4.prefix()).await?;
-        links.add_address(UPLINK, addresses.v6.into(), plan.pods_v6.prefix()).await?;
+        links
+            .add_address(UPLINK, addresses.v4.into(), plan.pods_v4.prefix())
+            .await?;
+        links
+            .add_address(UPLINK, addresses.v6.into(), plan.pods_v6.prefix())
+            .await?;
         links.add_route(DEFAULT_V4, UPLINK, Some(v4)).await?;
         links.add_route(DEFAULT_V6, UPLINK, Some(v6)).await
     })

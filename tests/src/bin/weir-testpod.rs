@@ -56,7 +56,12 @@ fn hold() -> Result<()> {
     let bed = Bed::start(Topology::one_node(Wiring::Routed))?;
     let _pod = bed.pod(0, "pod", 2)?;
     let mut out = std::io::stdout();
-    writeln!(out, "{}\n{}", bed.run_dir().display(), bed.group().display())?;
+    writeln!(
+        out,
+        "{}\n{}",
+        bed.run_dir().display(),
+        bed.group().display()
+    )?;
     out.flush()?;
     loop {
         std::thread::park();

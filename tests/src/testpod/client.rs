@@ -42,7 +42,7 @@ pub struct TestPod {
 type Waiting = Option<BTreeMap<u64, mpsc::Sender<Response>>>;
 
 impl TestPod {
-    /// Starts the process in a place.
+    /// Starts the process in a place and waits until it is there.
     pub fn start(place: &Place, name: &str) -> Result<Self> {
         let mut process = place
             .start(&place.helper, &["serve", name], Streams::Dialogue)
@@ -56,13 +56,15 @@ impl TestPod {
             .name(format!("answers of {name}"))
             .spawn(move || read_answers(output, &readers))
             .context("start a thread")?;
-        Ok(Self {
+        let pod = Self {
             name: name.to_owned(),
             input: Mutex::new(input),
             waiting,
             next: AtomicU64::new(0),
             process: Mutex::new(process),
-        })
+        };
+        pod.call(Request::Hello, TIMEOUT)?;
+        Ok(pod)
     }
 
     /// The name by which its servers answer.

@@ -44,8 +44,7 @@ fn zone(
     records: &BTreeMap<String, Vec<IpAddr>>,
 ) -> Result<InMemoryZoneHandler<TokioRuntimeProvider>, Failure> {
     let origin = name(ZONE)?;
-    let mut zone =
-        InMemoryZoneHandler::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
+    let mut zone = InMemoryZoneHandler::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
     let soa = SOA::new(
         name("ns.dns.cluster.local.")?,
         name("hostmaster.cluster.local.")?,
@@ -77,7 +76,11 @@ pub async fn resolve(
     transport: Transport,
     ipv6: bool,
 ) -> Result<Vec<IpAddr>, Failure> {
-    let kind = if ipv6 { RecordType::AAAA } else { RecordType::A };
+    let kind = if ipv6 {
+        RecordType::AAAA
+    } else {
+        RecordType::A
+    };
     let mut question = Message::new(0x5745, MessageType::Query, OpCode::Query);
     question.add_query(Query::query(name(wanted)?, kind));
     let bytes = question.to_vec().map_err(garbled)?;
@@ -89,11 +92,14 @@ pub async fn resolve(
     if answer.metadata.response_code != ResponseCode::NoError {
         return Err(Failure::Garbled(answer.metadata.response_code.to_string()));
     }
-    let addresses = answer.answers.iter().filter_map(|record| match &record.data {
-        RData::A(address) => Some(address.0.into()),
-        RData::AAAA(address) => Some(address.0.into()),
-        _ => None,
-    });
+    let addresses = answer
+        .answers
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::A(address) => Some(address.0.into()),
+            RData::AAAA(address) => Some(address.0.into()),
+            _ => None,
+        });
     Ok(addresses.collect())
 }
 

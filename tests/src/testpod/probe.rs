@@ -20,12 +20,7 @@ pub struct Probe {
 
 impl Probe {
     /// Starts asking.
-    pub fn start(
-        to: SocketAddr,
-        transport: Transport,
-        every: Duration,
-        limit: Duration,
-    ) -> Self {
+    pub fn start(to: SocketAddr, transport: Transport, every: Duration, limit: Duration) -> Self {
         let seen = Arc::new(Mutex::new(Probed::default()));
         let account = Arc::clone(&seen);
         let task = tokio::spawn(async move {
@@ -40,7 +35,10 @@ impl Probe {
                         Ok(answer) => answer,
                         Err(_) => Err(Failure::TimedOut),
                     };
-                    note(&mut account.lock().unwrap_or_else(PoisonError::into_inner), answer);
+                    note(
+                        &mut account.lock().unwrap_or_else(PoisonError::into_inner),
+                        answer,
+                    );
                 });
             }
         });
@@ -49,7 +47,10 @@ impl Probe {
 
     /// What was seen so far.
     pub fn seen(&self) -> Probed {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

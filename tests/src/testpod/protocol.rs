@@ -37,6 +37,8 @@ impl Transport {
 /// What a test asks for. Times are in milliseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
+    /// Say that you are there. Answers [`Response::Done`].
+    Hello,
     /// Serve at an address until the process ends or [`Request::Close`]. Answers
     /// [`Response::Opened`].
     Serve {
@@ -339,12 +341,19 @@ mod tests {
             bind: None,
             timeout: 5,
         };
-        let line = serde_json::to_string(&Numbered { id: 7, body: request }).unwrap();
+        let line = serde_json::to_string(&Numbered {
+            id: 7,
+            body: request,
+        })
+        .unwrap();
         assert!(!line.contains('\n'));
         let back: Numbered<Request> = serde_json::from_str(&line).unwrap();
         let Request::Connect { to, .. } = back.body else {
             panic!("{:?} is another request", back.body);
         };
-        assert_eq!((back.id, to.to_string()), (7, "[::ffff:10.32.0.140]:80".to_owned()));
+        assert_eq!(
+            (back.id, to.to_string()),
+            (7, "[::ffff:10.32.0.140]:80".to_owned())
+        );
     }
 }

@@ -96,6 +96,7 @@ impl Drop for Serving {
 impl State {
     async fn perform(&self, request: Request) -> Result<Response, Failure> {
         match request {
+            Request::Hello => Ok(Response::Done),
             Request::Serve { transport, address } => self.serve(transport, address).await,
             Request::ServeDns { address, records } => {
                 let server = dns::serve(address, &records).await?;
@@ -212,7 +213,9 @@ impl State {
     async fn progress(&self, handle: Handle) -> Result<Response, Failure> {
         let mut transfer = self.take_transfer(handle)?;
         let progress = transfer.progress().await;
-        self.table().things.insert(handle, Thing::Transfer(transfer));
+        self.table()
+            .things
+            .insert(handle, Thing::Transfer(transfer));
         progress.map(Response::Progress)
     }
 
@@ -236,7 +239,10 @@ impl State {
     }
 
     fn take(&self, handle: Handle) -> Result<Thing, Failure> {
-        self.table().things.remove(&handle).ok_or_else(|| unknown(handle))
+        self.table()
+            .things
+            .remove(&handle)
+            .ok_or_else(|| unknown(handle))
     }
 
     fn take_transfer(&self, handle: Handle) -> Result<Transfer, Failure> {

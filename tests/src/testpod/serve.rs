@@ -71,7 +71,11 @@ async fn converse(stream: TcpStream, client: SocketAddr, name: &str) -> Result<(
         if stream.read_line(&mut line).await? == 0 {
             return Ok(());
         }
-        match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
+        match line
+            .trim_end()
+            .split_once(' ')
+            .unwrap_or((line.trim_end(), ""))
+        {
             ("ASK", _) => {
                 let said = Said {
                     server: name.to_owned(),
@@ -87,9 +91,7 @@ async fn converse(stream: TcpStream, client: SocketAddr, name: &str) -> Result<(
                 return write_line(&mut stream, &Counted { server, received }).await;
             }
             ("SOURCE", length) => {
-                let length = length
-                    .parse()
-                    .map_err(|_| Failure::Garbled(line.clone()))?;
+                let length = length.parse().map_err(|_| Failure::Garbled(line.clone()))?;
                 return pour(&mut stream, length).await;
             }
             ("GET", _) => return http::answer(&mut stream, name, client, local).await,
@@ -102,7 +104,8 @@ async fn write_line(
     stream: &mut (impl AsyncWriteExt + Unpin),
     value: &impl Serialize,
 ) -> Result<(), Failure> {
-    let mut line = serde_json::to_vec(value).map_err(|error| Failure::Garbled(error.to_string()))?;
+    let mut line =
+        serde_json::to_vec(value).map_err(|error| Failure::Garbled(error.to_string()))?;
     line.push(b'\n');
     Ok(stream.write_all(&line).await?)
 }

@@ -116,7 +116,9 @@ async fn upload(to: SocketAddr, bytes: u64) -> Result<Transferred, Failure> {
 
 async fn download(to: SocketAddr, bytes: u64) -> Result<Amount, Failure> {
     let mut stream = sockets::connect(to, None).await?;
-    stream.write_all(format!("SOURCE {bytes}\n").as_bytes()).await?;
+    stream
+        .write_all(format!("SOURCE {bytes}\n").as_bytes())
+        .await?;
     let mut account = Account::default();
     let mut buffer = vec![0; CHUNK];
     loop {
