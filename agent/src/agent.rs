@@ -8,6 +8,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::RangeInclusive,
     time::Instant,
 };
 
@@ -26,8 +28,7 @@ use crate::{
     attach::{self, AgentLock, Dataplane, destroy_udp_sockets},
     compile::{Capacities, Desired, Ids, NodeContext, compile},
     config::Config,
-    logging,
-    maps::{Contents, Plan, Write, diff, kernel::KernelTables},
+    maps::{Contents, Plan, Write, diff::diff, kernel::KernelTables},
     model::{Changed, Cluster, Event, SourceId},
     observe::report::{Reporter, Synchronised},
     schedule::Schedule,
@@ -49,9 +50,9 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let (sender, events) = mpsc::channel(64);
     let mut sources = tokio::task::JoinSet::new();
-    sources.spawn(manifests::run(config.manifests.clone(), sender));
+    sources.spawn(manifests::watch::run(config.manifests.clone(), sender));
     let (sender, nodes) = watch::channel(None);
-    sources.spawn(node::run(config.netns_dir.clone(), sender));
+    sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
     let mut shutdown = Shutdown::new()?;
     let mut agent = Agent::new(config, dataplane)?;
@@ -75,13 +76,17 @@ fn load(config: &Config, packets_are_logged: bool) -> Result<Dataplane> {
         bpffs: &config.bpffs,
         capacities: capacities(config),
         tc: config.tc.into(),
-        log_level: if packets_are_logged { attach::LOG_DEBUG } else { 0 },
+        log_level: if packets_are_logged {
+            attach::LOG_DEBUG
+        } else {
+            0
+        },
     })?;
     for kept in dataplane.kept_sizes() {
         warn!("{kept}");
     }
     if packets_are_logged {
-        logging::follow_programs(dataplane.ebpf_mut())?;
+        attach::follow_log(dataplane.ebpf_mut())?;
     }
     info!(
         programs = dataplane.programs().len(),
@@ -110,6 +115,7 @@ struct Agent {
     /// What the tables hold: as last read or written.
     actual: Contents,
     is_attached: bool,
+    snat_ports: RangeInclusive<u16>,
     schedule: Schedule,
     reporter: Reporter,
 }
@@ -117,7 +123,9 @@ struct Agent {
 impl Agent {
     fn new(config: Config, dataplane: Dataplane) -> Result<Self> {
         let tables = dataplane.tables()?;
-        let actual = tables.read().context("read the tables of an earlier agent")?;
+        let actual = tables
+            .read()
+            .context("read the tables of an earlier agent")?;
         let reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
         Ok(Self {
             cluster: Cluster::default(),
@@ -129,6 +137,7 @@ impl Agent {
             tables,
             actual,
             is_attached: false,
+            snat_ports: node::snat_ports()?,
             reporter,
         })
     }
@@ -209,7 +218,11 @@ impl Agent {
             self.dataplane.attach_cgroup(&self.config.cgroup_root)?;
             self.is_attached = true;
         }
-        let wanted: BTreeSet<u32> = self.interfaces().into_iter().map(|(index, _)| index).collect();
+        let wanted: BTreeSet<u32> = self
+            .interfaces()
+            .into_iter()
+            .map(|(index, _)| index)
+            .collect();
         let report = self.dataplane.sync_interfaces(&wanted)?;
         for attachment in &report.attached {
             info!("attached {attachment}");
@@ -242,18 +255,27 @@ impl Agent {
             .collect();
         let closed = destroy_udp_sockets(&gone, &self.tables)?;
         if closed > 0 {
-            info!(closed, "closed UDP sockets of the node whose backend is gone");
+            info!(
+                closed,
+                "closed UDP sockets of the node whose backend is gone"
+            );
         }
         Ok(())
     }
 
     fn context(&self) -> NodeContext {
-        let node = self.node.clone().unwrap_or_default();
+        let addresses = || self.node.iter().flat_map(|node| &node.addresses);
         NodeContext {
             name: self.config.node_name.clone(),
-            addr_v4: node.addr_v4(),
-            addr_v6: node.addr_v6(),
-            snat_ports: node.snat_ports,
+            addr_v4: addresses().find_map(|addr| match addr {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            }),
+            addr_v6: addresses().find_map(|addr| match addr {
+                IpAddr::V4(_) => None,
+                IpAddr::V6(v6) => Some(*v6),
+            }),
+            snat_ports: self.snat_ports.clone(),
         }
     }
 

@@ -6,9 +6,6 @@
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result};
-use aya::Ebpf;
-use aya_log::EbpfLogger;
-use tokio::io::{Interest, unix::AsyncFd};
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -26,26 +23,13 @@ pub fn start(filter: &str) -> Result<bool> {
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::registry()
         .with(filter)
-        .with(fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false))
+        .with(
+            fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(is_terminal)
+                .with_target(false),
+        )
         .try_init()
         .context("start logging")?;
     Ok(tracing::enabled!(target: PACKETS, Level::DEBUG))
-}
-
-/// Shows what the programs say of single packets, as long as the runtime lives.
-///
-/// # Errors
-/// The programs' ring buffer cannot be read.
-pub fn follow_programs(ebpf: &mut Ebpf) -> Result<()> {
-    let logger = EbpfLogger::init(ebpf).context("read the programs' log")?;
-    let mut logger = AsyncFd::with_interest(logger, Interest::READABLE)
-        .context("wait for the programs' log")?;
-    tokio::spawn(async move {
-        // An error means that the runtime ends.
-        while let Ok(mut ready) = logger.readable_mut().await {
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
-        }
-    });
-    Ok(())
 }

@@ -12,8 +12,8 @@ use crate::{
 /// One second.
 pub const SECOND: Nanos = 1_000_000_000;
 
-/// A flow is written about at most once in this time where nothing else changes: its other
-/// direction is told that it lives.
+/// A flow is written about at most once in this time where nothing else changes: its entry notes
+/// that it lives, and the other direction is told. Lifetimes are exact to this.
 pub const REFRESH: Nanos = SECOND;
 
 /// How long a flow may be silent before its entry counts for nothing.
@@ -65,19 +65,25 @@ pub const fn advance(state: FlowState, kind: Transport, is_original: bool) -> Fl
 #[inline(always)]
 #[must_use]
 pub const fn begins_anew(state: FlowState, kind: Transport) -> bool {
-    let is_opening = match kind {
+    is_opening(kind) && state.0 >= FlowState::CLOSING.0
+}
+
+/// May the flow be given another backend? Not once two stacks share a connection's state; but a
+/// client that opens a connection says that it has none.
+#[inline(always)]
+#[must_use]
+pub const fn may_choose_again(state: FlowState, kind: Transport) -> bool {
+    matches!(kind, Transport::Udp) || matches!(state, FlowState::OPENING) || is_opening(kind)
+}
+
+/// Is this the first packet of a connection, or its repetition?
+#[inline(always)]
+const fn is_opening(kind: Transport) -> bool {
+    match kind {
         Transport::Tcp(flags) => flags.is_opening(),
         Transport::Sctp(chunk) => chunk == SCTP_INIT,
         Transport::Udp | Transport::LaterFragment | Transport::Other => false,
-    };
-    is_opening && state.0 >= FlowState::CLOSING.0
-}
-
-/// May the flow be given another backend? Not once two stacks share a connection's state.
-#[inline(always)]
-#[must_use]
-pub const fn may_choose_again(protocol: Protocol, state: FlowState) -> bool {
-    matches!(protocol, Protocol::UDP) || matches!(state, FlowState::OPENING)
+    }
 }
 
 // Chunk types, RFC 9260 section 3.2.
@@ -127,6 +133,17 @@ mod tests {
             advance(established, Transport::Tcp(TcpFlags::RST), false),
             FlowState::CLOSED
         );
+    }
+
+    #[test]
+    fn only_a_client_that_has_no_connection_chooses_again() {
+        let (opening, established) = (FlowState::OPENING, FlowState::ESTABLISHED);
+        for flags in [TcpFlags::ACK, TcpFlags::FIN, TcpFlags::RST] {
+            assert!(!may_choose_again(established, Transport::Tcp(flags)));
+            assert!(may_choose_again(opening, Transport::Tcp(flags)));
+        }
+        assert!(may_choose_again(established, Transport::Tcp(TcpFlags::SYN)));
+        assert!(may_choose_again(established, Transport::Udp));
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! A decision is a value; [`carry_out`] performs it on the packet.
 
 use crate::{
-    addr::Port,
+    addr::{Port, Protocol},
     conntrack, nat,
     packet::{Headers, NotParsed, PacketMut, Transport},
     reject,
@@ -124,56 +124,99 @@ fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Opti
         let state = conntrack::advance(entry.state, kind, entry.role.is_original());
         let is_news =
             state != entry.state || now.saturating_sub(entry.last_seen) >= conntrack::REFRESH;
-        entry.state = state;
-        entry.last_seen = now;
+        // Between news the entry is left alone: the time noted in it is the time told to the
+        // other direction, so that the two age together however one-sided the traffic.
+        if is_news {
+            entry.state = state;
+            entry.last_seen = now;
+        }
         *flow = *entry;
         Some(is_news)
     })??;
-    if flow.role == FlowRole::FORWARD && !still_serves(&headers.tuple, flow, tables) {
+    if flow.role == FlowRole::FORWARD && !still_serves(headers, flow, tables) {
         return None;
     }
     if is_news {
-        tell_other_direction(&headers.tuple, flow, tables);
+        let is_ours = tell_other_direction(&headers.tuple, flow, tables);
+        // A flow whose replies another flow would get opens anew, and so does one that could not
+        // enter its pod.
+        if flow.role == FlowRole::FORWARD && (!is_ours || is_hairpin_without_inner(flow, tables)) {
+            return None;
+        }
     }
     Some(flow.role)
 }
 
-/// May this flow go on with its backend? A flow that may not is forgotten in both directions.
+/// Is this a pod's flow to itself whose second pair of entries has been forgotten?
 #[inline(always)]
-fn still_serves<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
-    if !conntrack::may_choose_again(flow.to.protocol, flow.state) {
+fn is_hairpin_without_inner<T: Tables>(flow: &Flow, tables: &T) -> bool {
+    flow.to.src == flow.to.dst && tables.update_flow(&flow.to, |_| ()).is_none()
+}
+
+/// May this flow go on with its backend? A flow that may not is forgotten.
+#[inline(always)]
+fn still_serves<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
+    if !conntrack::may_choose_again(flow.state, headers.kind) {
         return true;
     }
     let backend = Backend::new(flow.to.dst, flow.to.dst_port);
     match service::standing(tables, flow.service, flow.revision, backend) {
         Standing::Unchanged => true,
         Standing::StillServing(revision) => {
-            tables.update_flow(tuple, |flow| flow.revision = revision);
+            tables.update_flow(&headers.tuple, |flow| flow.revision = revision);
             true
         }
         Standing::Gone => {
-            tables.remove_flow(&flow.to.reversed());
-            tables.remove_flow(tuple);
+            forget(&headers.tuple, flow, tables);
             false
         }
     }
 }
 
-/// Tells the entry of the other direction that the flow lives and how it stands, and writes it
-/// again if it has been forgotten.
+/// Removes a flow whose backend has gone.
+///
+/// The entry of its replies stays for UDP and ages: the old backend may still answer what it was
+/// asked. It goes for a handshake, which the old backend must not complete with the client while
+/// another begins it.
 #[inline(never)]
-fn tell_other_direction<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) {
+fn forget<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) {
+    tables.remove_flow(tuple);
+    if flow.to.protocol == Protocol::UDP {
+        return;
+    }
+    let other = flow.to.reversed();
+    let back = tuple.reversed();
+    // It may be another flow's by now.
+    if tables.update_flow(&other, |present| present.to == back) == Some(true) {
+        tables.remove_flow(&other);
+    }
+}
+
+/// Tells the entry of the other direction that the flow lives and how it stands, and writes it
+/// again if it has been forgotten. `false`: another flow has taken the tuple over.
+#[inline(never)]
+fn tell_other_direction<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
     let other = flow.to.reversed();
     let entry = opposite(tuple, flow);
     let told = tables.update_flow(&other, |present| {
-        // A flow that has since taken the tuple over is not to be spoken for.
-        if present.to == entry.to {
+        // Another flow is not to be spoken for.
+        let is_ours = present.to == entry.to;
+        if is_ours {
             present.last_seen = entry.last_seen;
-            present.state = entry.state;
+            // Another processor may have moved it further in the meantime.
+            if entry.state.0 > present.state.0 {
+                present.state = entry.state;
+            }
         }
+        is_ours
     });
-    if told.is_none() {
-        tables.add_flow(&other, &entry);
+    match told {
+        Some(is_ours) => is_ours,
+        // Where another processor was quicker, the next news will tell.
+        None => {
+            tables.add_flow(&other, &entry);
+            true
+        }
     }
 }
 
@@ -238,10 +281,11 @@ fn open_flow<T: Tables>(
     {
         return Decision::Drop(DropReason::NoSourcePort);
     }
-    tables.put_flow(tuple, flow);
+    // Last, since the next packet relies on this entry alone.
     if is_hairpin && !open_hairpin(headers, flow, tables) {
         return Decision::Drop(DropReason::NoSourcePort);
     }
+    tables.put_flow(tuple, flow);
     Decision::Translate
 }
 
@@ -287,6 +331,10 @@ fn claim_with_other_port<T: Tables>(
     }
     for _ in 0..PORT_TRIES {
         flow.to.src_port = random_port(tables);
+        // The node is not described yet: zero is no port to answer to.
+        if flow.to.src_port == Port(0) {
+            return false;
+        }
         if claim_reply(tuple, flow, tables) {
             return true;
         }

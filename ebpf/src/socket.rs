@@ -8,7 +8,7 @@
 
 use crate::{
     addr::{Addr, Port, Protocol},
-    conntrack::{self, SECOND},
+    conntrack,
     service::{self, Lookup, Standing},
     tables::{Backend, FlowRole, FlowState, FrontendKey, Nanos, SocketFlow, SocketKey, Tables},
 };
@@ -149,8 +149,11 @@ fn known_backend<T: Tables>(tables: &T, forward: &SocketKey, now: Nanos) -> Opti
         if silent > lifetime {
             return None;
         }
-        let is_news = silent > SECOND;
-        flow.last_seen = now;
+        // As in `datapath`: the two entries age together.
+        let is_news = silent >= conntrack::REFRESH;
+        if is_news {
+            flow.last_seen = now;
+        }
         Some((*flow, is_news))
     })??;
     let backend = Backend::new(flow.addr, flow.port);

@@ -105,8 +105,9 @@ pub struct Frontend {
 pub struct Service {
     /// Backends in slots `0..backend_count`. Zero: connections are refused.
     pub backend_count: u32,
-    /// Raised *after* each change of the set of backends. A connectionless flow that carries an
-    /// older one asks `SERVING` whether its backend still is one.
+    /// Raised *after* each change of the set of backends. A connectionless flow that carries
+    /// another one asks `SERVING` whether its backend still is one. While backends are leaving
+    /// `SERVING` the top bit is set: a change that the agent has begun and not finished.
     pub revision: u32,
 }
 
@@ -296,7 +297,8 @@ impl FlowRole {
 pub struct Flow {
     /// Source and destination after translation.
     pub to: Tuple,
-    /// When a packet was last seen.
+    /// When a packet of either direction was last seen, to the second: between, nothing is
+    /// written.
     pub last_seen: Nanos,
     /// The service port, as in [`Frontend`].
     pub service: u32,
@@ -346,7 +348,7 @@ pub struct SocketFlow {
     pub revision: u32,
     /// Zero.
     pub reserved_tail: u32,
-    /// When a datagram was last seen.
+    /// When a datagram was last seen, to the second.
     pub last_seen: Nanos,
 }
 

@@ -6,8 +6,9 @@
 //! alike, each a thin wrapper.
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -17,6 +18,7 @@ const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `enum bpf_prog_type`
 const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
@@ -183,6 +185,31 @@ pub(super) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
         },
     )
     .map(drop)
+}
+
+/// Ends what a link does, at once (Linux 5.9). Removing its last pin does the same, but some
+/// milliseconds after it has returned.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct LinkDetach {
+        link: u32,
+    }
+    bpf(LINK_DETACH, &mut LinkDetach { link: number(link) }).map(drop)
+}
+
+/// Detaches a pinned link and removes the pin; that something is gone already is no error.
+pub(super) fn unpin(path: &Path) -> io::Result<()> {
+    let done = get(path)
+        .and_then(|link| match detach(link.as_fd()) {
+            // What it was attached to has gone.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+            other => other,
+        })
+        .and_then(|()| fs::remove_file(path));
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Loads a program for a hook of socket addresses from its instructions.

@@ -3,7 +3,7 @@
 //! A link that an earlier agent pinned keeps its place and gets the new program in one step, so
 //! no connection is opened without translation while agents change.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -127,20 +127,36 @@ fn attach_one(
             }
         }
     }
-    let link = cgroup
-        .attach(program, attach_type)
-        .map_err(|error| match error.raw_os_error() {
-            Some(libc::EPERM) => anyhow!(
-                "the kernel refuses (EPERM): another program is attached exclusively at or above \
-                 this cgroup (BPF_PROG_ATTACH without BPF_F_ALLOW_MULTI; see `bpftool cgroup \
-                 tree`). Remove it, or choose another cgroup with --cgroup-root"
-            ),
-            _ => error.into(),
-        })?;
+    let link = cgroup.attach(program, attach_type).map_err(refused)?;
     let moved = pinned.is_some();
     if moved {
-        fs::remove_file(pin).with_context(|| format!("remove {}", pin.display()))?;
+        bpf::unpin(pin).with_context(|| format!("remove {}", pin.display()))?;
     }
     bpf::pin(link.as_fd(), pin).with_context(|| format!("pin the link at {}", pin.display()))?;
     Ok(if moved { Done::Moved } else { Done::Attached })
+}
+
+/// What a cgroup's refusal means. Privileges do not lack: the programs are loaded.
+fn refused(error: io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => anyhow!(
+            "the kernel refuses (EPERM): another program is attached exclusively at or above this \
+             cgroup (BPF_PROG_ATTACH without BPF_F_ALLOW_MULTI; see `bpftool cgroup tree`). Remove \
+             it, or choose another cgroup with --cgroup-root"
+        ),
+        _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exclusive_attachment_of_another_is_named() {
+        let text = refused(io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        assert!(text.contains("attached exclusively"), "{text}");
+        let text = refused(io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
+        assert!(!text.contains("exclusively"), "{text}");
+    }
 }

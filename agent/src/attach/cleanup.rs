@@ -11,10 +11,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::bpf;
 use super::clsact::Clsact;
 use super::plan::TcMode;
 use super::tc;
-use crate::maps::pins::Pins;
+use crate::maps::pins::{Pins, names};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,16 +77,15 @@ pub fn cleanup(bpffs: &Path) -> Result<Removed> {
             removed.filters.push(attachment.to_string());
         }
     }
-    removed.links = remove_files(&pins.links())?;
-    removed.links.sort_unstable();
-
-    for name in names(&pins.qdiscs())? {
-        if let Ok(interface) = name.parse()
-            && clsact.remove_qdisc(&pins, interface)?
-        {
-            removed.qdiscs.push(interface);
-        }
+    // Each takes the kernel some milliseconds. In this order what translates requests ends before
+    // what translates replies back: connect before getpeername, from_pod before to_pod.
+    removed.links = names(&pins.links())?;
+    for name in &removed.links {
+        let path = pins.link(name);
+        bpf::unpin(&path).with_context(|| format!("remove {}", path.display()))?;
     }
+
+    removed.qdiscs = clsact.remove_empty_qdiscs(&pins)?;
     for name in names(&pins.qdiscs())? {
         // Another's filters are in it now, so it stays; it is no longer ours.
         remove_directory(&pins.qdiscs().join(name))?;
@@ -98,23 +98,8 @@ pub fn cleanup(bpffs: &Path) -> Result<Removed> {
         }
         remove_directory(&directory)?;
     }
-    removed.maps.sort_unstable();
     remove_directory(&pins.root())?;
     Ok(removed)
-}
-
-/// The names in a directory; none where there is no directory.
-fn names(directory: &Path) -> Result<Vec<String>> {
-    match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries
-            .and_then(|entries| {
-                entries
-                    .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                    .collect()
-            })
-            .with_context(|| format!("list {}", directory.display())),
-    }
 }
 
 fn remove_files(directory: &Path) -> Result<Vec<String>> {

@@ -193,41 +193,41 @@ impl Clsact {
             .context("set a filter")
     }
 
-    /// Removes our filter at a hook, and the qdisc with the last one if it is ours. Absent is no
-    /// error. `true`: there was a filter.
-    pub(super) fn remove(&mut self, pins: &Pins, interface: u32, hook: TcHook) -> Result<bool> {
-        let present = self.program(interface, hook)?.is_some();
-        if present {
-            let message = filter_message(interface, hook);
-            absent_is_fine(
-                self.netlink
-                    .change(RouteNetlinkMessage::DelTrafficFilter(message), 0),
-            )
-            .context("remove a filter")?;
+    /// Removes our filter at a hook. Absent is no error.
+    pub(super) fn remove(&mut self, interface: u32, hook: TcHook) -> Result<()> {
+        if self.program(interface, hook)?.is_none() {
+            return Ok(());
         }
-        self.remove_qdisc(pins, interface)?;
-        Ok(present)
-    }
-
-    /// Removes the qdisc if we made it and nothing is left in it. `true`: it is gone now.
-    pub(super) fn remove_qdisc(&mut self, pins: &Pins, interface: u32) -> Result<bool> {
-        let mark = pins.qdisc(interface);
-        if !mark.exists() {
-            return Ok(false);
-        }
-        for hook in TcHook::ALL {
-            if self.filters(interface, hook)?.iter().any(Entry::is_filter) {
-                return Ok(false);
-            }
-        }
-        let message = qdisc_message(interface);
+        let message = filter_message(interface, hook);
         absent_is_fine(
             self.netlink
-                .change(RouteNetlinkMessage::DelQueueDiscipline(message), 0),
+                .change(RouteNetlinkMessage::DelTrafficFilter(message), 0),
         )
-        .context("remove the clsact qdisc")?;
-        fs::remove_dir(&mark).with_context(|| format!("remove {}", mark.display()))?;
-        Ok(true)
+        .context("remove a filter")
+    }
+
+    /// Removes the qdiscs that we made and in which nothing is left. Gives back the interfaces.
+    pub(super) fn remove_empty_qdiscs(&mut self, pins: &Pins) -> Result<Vec<u32>> {
+        let mut removed = Vec::new();
+        for interface in pins.marked_qdiscs()? {
+            let mut used = false;
+            for hook in TcHook::ALL {
+                used |= self.filters(interface, hook)?.iter().any(Entry::is_filter);
+            }
+            if used {
+                continue;
+            }
+            let message = qdisc_message(interface);
+            absent_is_fine(
+                self.netlink
+                    .change(RouteNetlinkMessage::DelQueueDiscipline(message), 0),
+            )
+            .with_context(|| format!("remove the clsact qdisc of interface {interface}"))?;
+            let mark = pins.qdisc(interface);
+            fs::remove_dir(&mark).with_context(|| format!("remove {}", mark.display()))?;
+            removed.push(interface);
+        }
+        Ok(removed)
     }
 
     fn add_qdisc(&mut self, pins: &Pins, interface: u32) -> Result<()> {

@@ -46,6 +46,9 @@ pub struct Options<'a> {
     pub log_level: u8,
 }
 
+/// [`Options::log_level`] for a record of each packet (`aya_log_common::Level::Debug`).
+pub const LOG_DEBUG: u8 = 4;
+
 /// The sizes in `weir_ebpf::tables::capacity`, for [`Options::capacities`].
 #[must_use]
 pub fn default_capacities() -> BTreeMap<&'static str, u32> {

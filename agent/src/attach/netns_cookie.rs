@@ -150,8 +150,10 @@ fn program(mark: u32, map: i32) -> Vec<u64> {
 
 /// The directory of the cgroup v2 that this process is in.
 fn own_cgroup() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
-    let cgroups = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+    let mounts =
+        fs::read_to_string("/proc/thread-self/mounts").context("read /proc/thread-self/mounts")?;
+    let cgroups =
+        fs::read_to_string("/proc/thread-self/cgroup").context("read /proc/thread-self/cgroup")?;
     match cgroup_directory(&mounts, &cgroups) {
         Some(directory) => Ok(directory),
         None => {

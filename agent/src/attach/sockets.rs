@@ -2,8 +2,9 @@
 //!
 //! A *connected* UDP socket of the node's own processes gets its backend when it connects, and no
 //! program sees its datagrams after that. When the backend goes, the socket is destroyed
-//! (`SOCK_DESTROY`, Linux 4.9): the application reads ECONNABORTED and opens a new one. Sockets
-//! that Weir did not connect are left alone, whatever they talk to.
+//! (`SOCK_DESTROY`, Linux 4.9): the application reads ECONNABORTED, or writes and gets
+//! EDESTADDRREQ, and opens a new one. Sockets that Weir did not connect are left alone, whatever
+//! they talk to.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,32 +15,41 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use weir_ebpf::addr::{Addr, Port, Protocol};
-use weir_ebpf::tables::{FlowRole, SocketKey};
+use weir_ebpf::tables::{Backend, FlowRole, ServingKey, SocketFlow, SocketKey};
 
 use super::netlink::Netlink;
 use crate::maps::kernel::KernelTables;
 
 /// Destroys the connected UDP sockets of the calling thread's network namespace that the
-/// programs connected to one of `peers`. Gives back how many.
+/// programs connected to one of these backends for that backend's service port. Gives back how
+/// many.
 ///
 /// # Errors
 ///
 /// The kernel refuses to list or destroy sockets.
-pub fn destroy_udp_sockets(peers: &BTreeSet<(Addr, Port)>, tables: &KernelTables) -> Result<usize> {
-    if peers.is_empty() {
+pub fn destroy_udp_sockets(gone: &BTreeSet<ServingKey>, tables: &KernelTables) -> Result<usize> {
+    if gone.is_empty() {
         return Ok(0);
     }
+    let peers = gone
+        .iter()
+        .map(|key| (key.backend.addr, key.backend.port))
+        .collect();
     let mut netlink = Netlink::open(NETLINK_SOCK_DIAG).context("open a netlink socket")?;
     let mut destroyed = 0;
     for family in [AF_INET, AF_INET6] {
         for socket in connected(&mut netlink, family)? {
-            let Some(key) = translated_to(&socket, peers) else {
+            let Some(key) = translated_to(&socket, &peers) else {
                 continue;
             };
-            if tables.socket(&key)?.is_none() {
+            let Some(SocketFlow { service, .. }) = tables.socket(&key)? else {
                 continue;
+            };
+            let backend = Backend::new(key.addr, key.port);
+            // The same address and port may still serve another service port.
+            if gone.contains(&ServingKey { service, backend }) {
+                destroyed += usize::from(destroy(&mut netlink, family, &socket)?);
             }
-            destroyed += usize::from(destroy(&mut netlink, family, &socket)?);
         }
     }
     Ok(destroyed)

@@ -5,7 +5,6 @@
 //! vanishes between listing and attaching is no error.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -14,7 +13,7 @@ use anyhow::{Context as _, Result};
 use super::bpf::{self, AttachType, Place};
 use super::clsact::Clsact;
 use super::plan::{Action, Attachment, State, TcHook, TcMode, plan};
-use crate::maps::pins::Pins;
+use crate::maps::pins::{Pins, names};
 
 /// A loaded program.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +87,7 @@ pub(super) fn sync<'program>(
             },
         }
     }
+    clsact.remove_empty_qdiscs(pins)?;
     Ok(report)
 }
 
@@ -119,10 +119,8 @@ pub(super) fn present(pins: &Pins, clsact: &mut Clsact) -> Result<BTreeMap<Attac
 /// Removes one of ours.
 pub(super) fn remove(pins: &Pins, clsact: &mut Clsact, attachment: Attachment) -> Result<()> {
     match attachment.mode {
-        TcMode::Tcx => unpin(pins, attachment),
-        TcMode::Clsact => clsact
-            .remove(pins, attachment.interface, attachment.hook)
-            .map(drop),
+        TcMode::Tcx => bpf::unpin(&pins.link(&pin_name(attachment))).map_err(Into::into),
+        TcMode::Clsact => clsact.remove(attachment.interface, attachment.hook),
     }
     .with_context(|| format!("remove {attachment}"))
 }
@@ -156,33 +154,19 @@ fn replace_link(pins: &Pins, attachment: Attachment, program: BorrowedFd<'_>) ->
         Ok(()) => Ok(()),
         // The interface has gone since we looked.
         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-            unpin(pins, attachment)?;
+            bpf::unpin(&pins.link(&pin_name(attachment)))?;
             create_link(pins, attachment, program)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-fn unpin(pins: &Pins, attachment: Attachment) -> Result<()> {
-    match fs::remove_file(pins.link(&pin_name(attachment))) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
 /// The TCX links that have a pin.
 fn pinned(pins: &Pins) -> Result<Vec<Attachment>> {
-    let directory = pins.links();
-    let entries = match fs::read_dir(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("list {}", directory.display()))?,
-    };
-    let mut pinned = Vec::new();
-    for entry in entries {
-        let entry = entry.with_context(|| format!("list {}", directory.display()))?;
-        pinned.extend(entry.file_name().to_str().and_then(parse_pin_name));
-    }
-    Ok(pinned)
+    Ok(names(&pins.links())?
+        .iter()
+        .filter_map(|name| parse_pin_name(name))
+        .collect())
 }
 
 /// `None`: the pin has gone since it was listed.

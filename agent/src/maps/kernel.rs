@@ -120,9 +120,9 @@ impl KernelTables {
                 .map_err(|(Stopped { done, error }, capacity)| {
                     let write = run[done.min(run.len() - 1)];
                     ApplyError {
-                        write,
-                        applied: applied + done,
                         table: error::table(&write),
+                        write: Box::new(write),
+                        applied: applied + done,
                         capacity,
                         error,
                     }

@@ -1,13 +1,25 @@
 //! What the agent's tables hold, and the writes that change it.
+//!
+//! [`diff()`](diff::diff) says in which order; [`memory`] holds the same tables on the host,
+//! [`kernel`] in the kernel, where [`pins`] gives them names.
+
+pub mod diff;
+pub mod kernel;
+pub mod memory;
+pub mod pins;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_ebpf::tables::{
-    Backend, BackendKey, Frontend, FrontendKey, Node, Service, ServiceName, ServingKey,
+    Backend, BackendKey, Frontend, FrontendKey, Node, Service, ServiceName, ServingKey, name,
 };
 
-pub mod kernel;
-pub mod pins;
+/// Set in the `revision` of a [`Service`] while its set of backends is being changed.
+///
+/// A settled revision never has it. An agent that finds it knows that a change was begun and not
+/// finished, and raises the revision once more, so that no flow keeps a backend that it chose in
+/// between.
+pub const UNSETTLED: u32 = 1 << 31;
 
 /// The content of every table that the agent writes: what it should hold (*desired*) or what it
 /// was last seen to hold (*actual*).
@@ -25,6 +37,22 @@ pub struct Contents {
     pub service_names: BTreeMap<u32, ServiceName>,
     /// `NODE`
     pub node: Node,
+}
+
+impl Contents {
+    /// Entries of a table, by its name. `None`: not one of these.
+    #[must_use]
+    pub fn entries(&self, table: &str) -> Option<usize> {
+        match table {
+            name::FRONTENDS => Some(self.frontends.len()),
+            name::SERVICES => Some(self.services.len()),
+            name::BACKENDS => Some(self.backends.len()),
+            name::SERVING => Some(self.serving.len()),
+            name::SERVICE_NAMES => Some(self.service_names.len()),
+            name::NODE => Some(1),
+            _ => None,
+        }
+    }
 }
 
 /// One write to one table.
@@ -56,3 +84,64 @@ pub enum Write {
 /// packet may safely meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan(pub Vec<Write>);
+
+impl Contents {
+    /// The backends of a service port, by slot, whatever its count says.
+    pub fn backends_of(&self, service: u32) -> impl Iterator<Item = (u32, Backend)> {
+        let key = |slot| BackendKey { service, slot };
+        self.backends
+            .range(key(0)..=key(u32::MAX))
+            .map(|(key, backend)| (key.slot, *backend))
+    }
+
+    /// The backends that `SERVING` lists for a service port.
+    pub fn serving_of(&self, service: u32) -> impl Iterator<Item = Backend> {
+        let first = ServingKey {
+            service,
+            backend: bytemuck::Zeroable::zeroed(),
+        };
+        self.serving
+            .range(first..)
+            .take_while(move |key| key.service == service)
+            .map(|key| key.backend)
+    }
+}
+
+impl Write {
+    /// Makes this write to tables in memory.
+    pub fn apply_to(&self, contents: &mut Contents) {
+        match *self {
+            Self::PutFrontend(key, frontend) => {
+                contents.frontends.insert(key, frontend);
+            }
+            Self::RemoveFrontend(key) => {
+                contents.frontends.remove(&key);
+            }
+            Self::PutService(number, service) if service == Service::default() => {
+                contents.services.remove(&number);
+            }
+            Self::PutService(number, service) => {
+                contents.services.insert(number, service);
+            }
+            Self::PutBackend(key, backend) => {
+                contents.backends.insert(key, backend);
+            }
+            Self::RemoveBackend(key) => {
+                contents.backends.remove(&key);
+            }
+            Self::PutServing(key) => {
+                contents.serving.insert(key);
+            }
+            Self::RemoveServing(key) => {
+                contents.serving.remove(&key);
+            }
+            Self::PutServiceName(number, name) => {
+                contents.service_names.insert(number, name);
+            }
+            Self::RemoveServiceName(number) => {
+                contents.service_names.remove(&number);
+            }
+            Self::PutNode(node) => contents.node = node,
+        }
+    }
+}

@@ -133,6 +133,21 @@ pub struct KeptSize {
     pub wanted: u32,
 }
 
+impl fmt::Display for KeptSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            table,
+            pinned,
+            wanted,
+        } = self;
+        write!(
+            f,
+            "the table {table} keeps its {pinned} entries instead of {wanted}: an earlier agent \
+             made it; `weir cleanup` before the next start gives it the new size"
+        )
+    }
+}
+
 /// A pin directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
@@ -188,6 +203,16 @@ impl Pins {
     #[must_use]
     pub fn qdisc(&self, interface: u32) -> PathBuf {
         self.qdiscs().join(interface.to_string())
+    }
+
+    /// The interfaces whose clsact qdisc is ours.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be listed.
+    pub fn marked_qdiscs(&self) -> Result<Vec<u32>> {
+        let names = names(&self.qdiscs())?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Is a BPF file system mounted there?
@@ -259,6 +284,26 @@ impl Pins {
         }
         Ok(pinned)
     }
+}
+
+/// The names in a directory, in order; none where there is no directory.
+///
+/// # Errors
+///
+/// It cannot be listed.
+pub fn names(directory: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries
+            .and_then(|entries| {
+                entries
+                    .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                    .collect()
+            })
+            .with_context(|| format!("list {}", directory.display()))?,
+    };
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// The pinned maps whose size differs from the configured one.

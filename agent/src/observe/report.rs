@@ -53,7 +53,11 @@ impl Reporter {
     ) -> Result<Self> {
         let tables = capacities
             .into_iter()
-            .map(|(name, capacity)| Table { name: name.to_owned(), entries: 0, capacity })
+            .map(|(name, capacity)| Table {
+                name: name.to_owned(),
+                entries: 0,
+                capacity,
+            })
             .collect();
         let programs = programs
             .iter()
@@ -80,43 +84,26 @@ impl Reporter {
             unknown_kinds: Vec::new(),
         };
         status.write(&config.run_dir).context("the first status")?;
-        Ok(Self { run_dir: config.run_dir.clone(), status, is_unwritable: false })
+        Ok(Self {
+            run_dir: config.run_dir.clone(),
+            status,
+            is_unwritable: false,
+        })
     }
 
-    /// Says what the sources cannot use; what is new is logged.
+    /// Says what the sources cannot use. They have logged it themselves.
     pub fn problems(&mut self, cluster: &Cluster) {
         let reports = cluster.reports();
         let problems: Vec<Problem> = reports
             .iter()
             .flat_map(|(&source, report)| {
-                report.problems.iter().map(move |problem| problem_status(source, problem))
+                report
+                    .problems
+                    .iter()
+                    .map(move |problem| problem_status(source, problem))
             })
             .collect();
-        for problem in problems.iter().filter(|problem| !self.status.problems.contains(problem)) {
-            warn!(
-                object = problem.object,
-                file = problem.file,
-                line = problem.line,
-                field = problem.field,
-                "{} cannot be used, the last good version stays in force: {}",
-                problem.object.as_deref().unwrap_or("a document"),
-                problem.message
-            );
-        }
-        for gone in self.status.problems.iter().filter(|problem| !problems.contains(problem)) {
-            info!(
-                object = gone.object,
-                file = gone.file,
-                "a problem is gone: {}",
-                gone.message
-            );
-        }
         let unknown_kinds = unknown_kinds(&reports);
-        for kind in &unknown_kinds {
-            if !self.status.unknown_kinds.contains(kind) {
-                info!(kind, "objects of this kind are not read");
-            }
-        }
         self.status.problems = problems;
         self.status.unknown_kinds = unknown_kinds;
         self.show();
@@ -125,8 +112,14 @@ impl Reporter {
     /// Says what a synchronisation did.
     pub fn synchronised(&mut self, done: Synchronised<'_>) {
         let skipped: Vec<Skipped> = done.skipped.iter().map(skipped_status).collect();
-        for skipped in skipped.iter().filter(|skipped| !self.status.skipped.contains(skipped)) {
-            warn!(object = skipped.object, "left out of the tables: {}", skipped.reason);
+        for skipped in skipped
+            .iter()
+            .filter(|skipped| !self.status.skipped.contains(skipped))
+        {
+            warn!(
+                object = skipped.object,
+                "left out of the tables: {}", skipped.reason
+            );
         }
         let status = &mut self.status;
         let is_news = !status.ready || status.error.is_some() || done.writes > 0;
@@ -144,7 +137,11 @@ impl Reporter {
             .map(|(index, name)| Interface { index, name })
             .collect();
         let microseconds = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
-        status.last_sync = Some(Sync { at: Timestamp::now(), microseconds, writes: done.writes });
+        status.last_sync = Some(Sync {
+            at: Timestamp::now(),
+            microseconds,
+            writes: done.writes,
+        });
         if is_news {
             info!(
                 writes = done.writes,
@@ -177,8 +174,10 @@ impl Reporter {
 }
 
 fn unknown_kinds(reports: &BTreeMap<SourceId, Report>) -> Vec<String> {
-    let kinds: BTreeSet<&String> =
-        reports.values().flat_map(|report| &report.unknown_kinds).collect();
+    let kinds: BTreeSet<&String> = reports
+        .values()
+        .flat_map(|report| &report.unknown_kinds)
+        .collect();
     kinds.into_iter().cloned().collect()
 }
 
@@ -198,5 +197,8 @@ pub fn problem_status(source: SourceId, problem: &model::Problem) -> Problem {
 /// Something left out, as the status has it.
 #[must_use]
 pub fn skipped_status(skipped: &compile::Skipped) -> Skipped {
-    Skipped { object: skipped.subject(), reason: skipped.reason.to_string() }
+    Skipped {
+        object: skipped.subject(),
+        reason: skipped.reason.to_string(),
+    }
 }

@@ -14,7 +14,7 @@ use crate::maps::Write;
 #[derive(Debug)]
 pub struct ApplyError {
     /// The refused write.
-    pub write: Write,
+    pub write: Box<Write>,
     /// Its place in the plan: as many writes took effect.
     pub applied: usize,
     /// The table.
@@ -145,10 +145,10 @@ mod tests {
     fn refused(errno: i32) -> String {
         let addr: IpAddr = "fd00:10:32::8c".parse().unwrap();
         ApplyError {
-            write: Write::PutFrontend(
+            write: Box::new(Write::PutFrontend(
                 FrontendKey::new(addr.into(), Port::new(80), Protocol::TCP),
                 Frontend { service: 7 },
-            ),
+            )),
             applied: 3,
             table: name::FRONTENDS,
             capacity: 2,

@@ -1,0 +1,135 @@
+//! `weir check`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    output::{self, Format, good},
+    status::problem_row,
+};
+use crate::{
+    compile::{Capacities, Ids, NodeContext, compile},
+    model::{Cluster, Event, SourceId},
+    observe::{
+        report::{problem_status, skipped_status},
+        status::{Problem, Skipped},
+    },
+    sources::manifests::{files::Files, watch::scan},
+};
+
+/// What `weir check` can be told.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The directory of manifests
+    #[arg(value_name = "DIR")]
+    manifests: PathBuf,
+
+    /// How to show it
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+/// What the manifests come to.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    service_ports: usize,
+    frontends: usize,
+    backends: usize,
+    problems: Vec<Problem>,
+    skipped: Vec<Skipped>,
+    unknown_kinds: Vec<String>,
+}
+
+/// Reads the manifests as the agent would; the exit code says whether all is well.
+pub fn check(arguments: &Arguments) -> Result<ExitCode> {
+    let scan = scan(&arguments.manifests);
+    if let Err(fault) = &scan {
+        bail!("{fault}");
+    }
+    let mut cluster = Cluster::default();
+    cluster.apply(Event {
+        source: SourceId::MANIFESTS,
+        changes: Files::default().update(scan),
+    });
+    let answer = answer(&cluster);
+    match arguments.output {
+        Format::Table => show_to_people(&answer),
+        Format::Json | Format::Yaml => output::encode(arguments.output, &answer)?,
+    }
+    let is_well = answer.problems.is_empty() && answer.skipped.is_empty();
+    Ok(ExitCode::from(u8::from(!is_well)))
+}
+
+fn answer(cluster: &Cluster) -> Answer {
+    // What is said of the node does not matter here.
+    let node = NodeContext {
+        name: String::new(),
+        addr_v4: None,
+        addr_v6: None,
+        snat_ports: 1024..=u16::MAX,
+    };
+    let desired = compile(cluster, &node, &mut Ids::default(), &Capacities::default());
+    let reports = cluster.reports();
+    Answer {
+        service_ports: desired.contents.service_names.len(),
+        frontends: desired.contents.frontends.len(),
+        backends: desired.contents.backends.len(),
+        problems: reports
+            .iter()
+            .flat_map(|(&source, report)| {
+                report
+                    .problems
+                    .iter()
+                    .map(move |problem| problem_status(source, problem))
+            })
+            .collect(),
+        skipped: desired.skipped.iter().map(skipped_status).collect(),
+        unknown_kinds: reports
+            .values()
+            .flat_map(|report| report.unknown_kinds.iter().cloned())
+            .collect(),
+    }
+}
+
+fn show_to_people(answer: &Answer) {
+    let Answer {
+        service_ports,
+        frontends,
+        backends,
+        problems,
+        skipped,
+        unknown_kinds,
+    } = answer;
+    output::line(&format!(
+        "{service_ports} service ports at {frontends} addresses with {backends} backends"
+    ));
+    if !problems.is_empty() {
+        output::heading("Problems");
+        output::table(
+            ["WHERE", "OBJECT", "FIELD", "WHAT"],
+            problems.iter().map(problem_row),
+        );
+    }
+    if !skipped.is_empty() {
+        output::heading("Left out");
+        output::table(
+            ["OBJECT", "WHY"],
+            skipped
+                .iter()
+                .map(|skipped| [skipped.object.clone(), skipped.reason.clone()]),
+        );
+    }
+    if !unknown_kinds.is_empty() {
+        output::line(&format!(
+            "\nkinds that are not read: {}",
+            unknown_kinds.join(", ")
+        ));
+    }
+    if problems.is_empty() && skipped.is_empty() {
+        output::line(&good("nothing is wrong"));
+    }
+}

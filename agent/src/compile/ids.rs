@@ -1,0 +1,232 @@
+//! Stable numbers, slots and revisions.
+//!
+//! Promises:
+//! - a service port keeps its number for as long as it exists, over restarts too: the tables
+//!   themselves remember ([`Ids::from_contents`]);
+//! - a backend keeps its slot while others come and go, but for the last one, which fills the
+//!   slot that became free: a removal writes a handful of entries;
+//! - the revision of a number is raised by one whenever its set of backends has changed, when the
+//!   number is given to another service port, and when the tables show that such a change was
+//!   begun and not finished;
+//! - a number that becomes free is not given again at once while there are others, so that no
+//!   packet meets another service port's backends under it.
+//!
+//! Number 0 is never given.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weir_ebpf::tables::{Backend, BackendKey, Service, ServiceName, ServingKey};
+
+use crate::maps::{Contents, UNSETTLED};
+
+/// Who has which number, and who has which slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    numbers: BTreeMap<ServiceName, u32>,
+    /// By number. Numbers that were given once stay, so that their revisions never go back.
+    entries: BTreeMap<u32, Entry>,
+    /// Numbers without a service port, but those that are `resting`.
+    free: BTreeSet<u32>,
+    /// Numbers that have become free with what is compiled now.
+    resting: BTreeSet<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    revision: u32,
+    slots: Vec<Backend>,
+    /// The revision has to be raised even if the backends stay the same.
+    must_raise: bool,
+}
+
+impl Ids {
+    /// The numbers, slots and revisions that these tables hold.
+    #[must_use]
+    pub fn from_contents(contents: &Contents) -> Self {
+        let known: BTreeSet<u32> = contents
+            .services
+            .keys()
+            .chain(contents.service_names.keys())
+            .copied()
+            .chain(contents.backends.keys().map(|key| key.service))
+            .chain(contents.serving.iter().map(|key| key.service))
+            .filter(|number| *number != 0)
+            .collect();
+        let mut ids = Self::default();
+        for number in known {
+            ids.entries
+                .insert(number, Entry::from_contents(contents, number));
+            match contents.service_names.get(&number) {
+                // Should two numbers have the same name, the lower is kept.
+                Some(name) if !ids.numbers.contains_key(name) => {
+                    ids.numbers.insert(*name, number);
+                }
+                Some(_) | None => {
+                    ids.free.insert(number);
+                }
+            }
+        }
+        for number in &ids.free {
+            if let Some(entry) = ids.entries.get_mut(number) {
+                entry.fill(&BTreeSet::new(), 0);
+            }
+        }
+        ids
+    }
+
+    /// Takes back the numbers of all other service ports.
+    pub(super) fn release_all_but(&mut self, wanted: BTreeSet<&ServiceName>) {
+        self.free.append(&mut self.resting);
+        let Self {
+            numbers,
+            entries,
+            free: _,
+            resting,
+        } = self;
+        numbers.retain(|name, number| {
+            let keep = wanted.contains(name);
+            if !keep {
+                if let Some(entry) = entries.get_mut(number) {
+                    entry.fill(&BTreeSet::new(), 0);
+                }
+                resting.insert(*number);
+            }
+            keep
+        });
+    }
+
+    /// The number of this service port, given now if it has none; `None` when all numbers below
+    /// `end` are taken.
+    pub(super) fn number(&mut self, name: &ServiceName, end: u32) -> Option<u32> {
+        if let Some(number) = self.numbers.get(name) {
+            return Some(*number);
+        }
+        let lowest = |numbers: &BTreeSet<u32>| numbers.first().copied();
+        let next = || match self.entries.last_key_value() {
+            Some((last, _)) => last.checked_add(1),
+            None => Some(1),
+        };
+        let number = [lowest(&self.free), next(), lowest(&self.resting)]
+            .into_iter()
+            .flatten()
+            .find(|number| *number < end)?;
+        self.free.remove(&number);
+        self.resting.remove(&number);
+        self.numbers.insert(*name, number);
+        self.entries.entry(number).or_default().must_raise = true;
+        Some(number)
+    }
+
+    /// Gives these backends the slots of this number, at most `room` of them, and says how many
+    /// have one. Those that have one already come first.
+    pub(super) fn place(
+        &mut self,
+        number: u32,
+        backends: &BTreeSet<Backend>,
+        room: usize,
+    ) -> usize {
+        self.entries
+            .get_mut(&number)
+            .map_or(0, |entry| entry.fill(backends, room))
+    }
+
+    /// Writes every table that is kept by number.
+    pub(super) fn write_to(&self, contents: &mut Contents) {
+        for (name, number) in &self.numbers {
+            contents.service_names.insert(*number, *name);
+        }
+        for (&number, entry) in &self.entries {
+            let service = entry.service();
+            if service != Service::default() {
+                contents.services.insert(number, service);
+            }
+            for (slot, &backend) in (0..).zip(&entry.slots) {
+                contents.backends.insert(
+                    BackendKey {
+                        service: number,
+                        slot,
+                    },
+                    backend,
+                );
+                contents.serving.insert(ServingKey {
+                    service: number,
+                    backend,
+                });
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn from_contents(contents: &Contents, number: u32) -> Self {
+        let service = contents.services.get(&number).copied().unwrap_or_default();
+        let mut slots = Vec::new();
+        let in_order = (0..service.backend_count).zip(contents.backends_of(number));
+        for (wanted, (slot, backend)) in in_order {
+            if slot != wanted {
+                break;
+            }
+            slots.push(backend);
+        }
+        let distinct: BTreeSet<Backend> = slots.iter().copied().collect();
+        let serving: BTreeSet<Backend> = contents.serving_of(number).collect();
+        // A number that has a name but no revision was given, and not written, just before.
+        let is_settled = (1..UNSETTLED).contains(&service.revision)
+            && usize::try_from(service.backend_count) == Ok(distinct.len())
+            && distinct == serving;
+        Self {
+            revision: service.revision & !UNSETTLED,
+            slots,
+            must_raise: !is_settled,
+        }
+    }
+
+    fn service(&self) -> Service {
+        Service {
+            // A table holds no more than `u32::MAX` entries, which `room` has seen to.
+            backend_count: u32::try_from(self.slots.len()).unwrap_or(u32::MAX),
+            revision: self.revision,
+        }
+    }
+
+    /// Makes the slots hold these backends, at most `room` of them, with as few slots changed as
+    /// can be, and raises the revision if the set is another one. Says how many slots there are.
+    fn fill(&mut self, backends: &BTreeSet<Backend>, room: usize) -> usize {
+        let mut missing = backends.clone();
+        let mut free_slots = Vec::new();
+        for (slot, backend) in self.slots.iter().enumerate() {
+            // Each backend has the first slot that holds it.
+            if !missing.remove(backend) {
+                free_slots.push(slot);
+            }
+        }
+        let mut changed = !free_slots.is_empty();
+        let mut missing = missing.into_iter();
+        let mut free_slots = free_slots.into_iter();
+        let kept = self.slots.len() - free_slots.len();
+        let addable = room.saturating_sub(kept);
+        for backend in missing.by_ref().take(addable) {
+            changed = true;
+            match free_slots.next() {
+                Some(slot) => self.slots[slot] = backend,
+                None => self.slots.push(backend),
+            }
+        }
+        // What is left of the free slots is filled from the end, the last one first, so that
+        // what moves is never itself free.
+        for slot in free_slots.rev() {
+            self.slots.swap_remove(slot);
+        }
+        if self.slots.len() > room {
+            changed = true;
+            self.slots.truncate(room);
+        }
+        if changed || self.must_raise {
+            self.must_raise = false;
+            // The top bit is not the revision's, and 0 is no revision.
+            self.revision = (self.revision + 1) & !UNSETTLED;
+            self.revision = self.revision.max(1);
+        }
+        self.slots.len()
+    }
+}

@@ -1,0 +1,97 @@
+//! From what the cluster says to what this node's tables should hold.
+//!
+//! Pure and deterministic: the same cluster, node and numbers give the same bytes. Whatever of
+//! the cluster does not reach the tables is [`Skipped`] with its reason. How the tables get there
+//! is [`diff`](crate::maps::diff)'s business.
+#![forbid(unsafe_code)]
+
+mod choice;
+mod ids;
+mod services;
+mod skipped;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use weir_ebpf::addr::Addr;
+use weir_ebpf::tables::{Node, capacity};
+
+use crate::maps::Contents;
+use crate::model::Cluster;
+
+pub use ids::Ids;
+pub use skipped::{Reason, Skipped, Table};
+
+/// What must be known of the node beside the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeContext {
+    /// Its name; the Node object of this name says more.
+    pub name: String,
+    /// Its IPv4 address where there is no Node object.
+    pub addr_v4: Option<Ipv4Addr>,
+    /// Its IPv6 address where there is no Node object.
+    pub addr_v6: Option<Ipv6Addr>,
+    /// Source ports for masqueraded flows.
+    pub snat_ports: RangeInclusive<u16>,
+}
+
+/// How many entries the tables hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Of `FRONTENDS`.
+    pub frontends: u32,
+    /// Of `SERVICES` and `SERVICE_NAMES`; number 0 is never given.
+    pub services: u32,
+    /// Of `BACKENDS` and `SERVING`.
+    pub backends: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            frontends: capacity::FRONTENDS,
+            services: capacity::SERVICES,
+            backends: capacity::BACKENDS,
+        }
+    }
+}
+
+/// What the tables should hold, and what was left out of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The tables.
+    pub contents: Contents,
+    /// What was left out, and why.
+    pub skipped: Vec<Skipped>,
+}
+
+/// What this node's tables should hold.
+pub fn compile(
+    cluster: &Cluster,
+    node: &NodeContext,
+    ids: &mut Ids,
+    capacities: &Capacities,
+) -> Desired {
+    let mut desired = services::compile_services(cluster, ids, capacities);
+    desired.contents.node = compile_node(cluster, node);
+    desired
+}
+
+/// Once the Node object is there, it alone says which addresses the node has.
+fn compile_node(cluster: &Cluster, node: &NodeContext) -> Node {
+    let (v4, v6) = match cluster.node(&node.name) {
+        Some(object) => (object.addr_v4(), object.addr_v6()),
+        None => (node.addr_v4, node.addr_v6),
+    };
+    Node {
+        addr_v4: v4.map_or(Addr::UNSPECIFIED, Addr::from),
+        addr_v6: v6.map_or(Addr::UNSPECIFIED, Addr::from),
+        snat_port_min: *node.snat_ports.start(),
+        snat_port_max: *node.snat_ports.end(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

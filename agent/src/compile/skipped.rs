@@ -1,0 +1,140 @@
+//! What does not reach the tables, and why.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use serde::{Serialize, Serializer};
+
+use crate::model::{Family, ObjectRef, Protocol};
+
+/// A service port, or some of its backends, that was left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The service.
+    pub object: ObjectRef,
+    /// The port's name; empty in a service of one port.
+    pub port_name: String,
+    /// The port.
+    pub port: NonZeroU16,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The family of the addresses at which it is left out.
+    pub family: Family,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why something was left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Another service has the same address, port and protocol and is older, or has the name that
+    /// sorts first where both are of the same age.
+    AddressTaken {
+        /// The address.
+        addr: IpAddr,
+        /// The service that answers there.
+        by: ObjectRef,
+    },
+    /// An endpoint answers at another port than the service port; for SCTP only addresses are
+    /// translated, since its checksum does not cover them.
+    SctpPort {
+        /// The endpoint.
+        addr: IpAddr,
+        /// Its port.
+        port: NonZeroU16,
+    },
+    /// There is no room for the whole service port.
+    NoRoom {
+        /// The table that is full.
+        table: Table,
+        /// What it holds.
+        capacity: u32,
+    },
+    /// There is no room for all of its backends. The others serve.
+    NoRoomForBackends {
+        /// How many are left out.
+        left_out: usize,
+        /// How many there are.
+        of: usize,
+        /// What the table holds.
+        capacity: u32,
+    },
+}
+
+/// A table that can be full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// `FRONTENDS`
+    Frontends,
+    /// `SERVICES`
+    Services,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Frontends => weir_ebpf::tables::name::FRONTENDS,
+            Self::Services => weir_ebpf::tables::name::SERVICES,
+        })
+    }
+}
+
+impl Skipped {
+    /// `Service default/web port http 80/TCP IPv4`
+    #[must_use]
+    pub fn subject(&self) -> String {
+        let Self {
+            object,
+            port_name,
+            port,
+            protocol,
+            family,
+            reason: _,
+        } = self;
+        let space = if port_name.is_empty() { "" } else { " " };
+        format!("{object} port {port_name}{space}{port}/{protocol} {family}")
+    }
+}
+
+/// `Service default/web port http 80/TCP IPv4: …`
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject(), self.reason)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddressTaken { addr, by } => write!(
+                f,
+                "{addr} with this port and protocol belongs to {by}, which came first"
+            ),
+            Self::SctpPort { addr, port } => write!(
+                f,
+                "the endpoint {addr} is left out, because it answers at port {port} and SCTP \
+                 ports are not translated; give the service port the number of its target port"
+            ),
+            Self::NoRoom { table, capacity } => write!(
+                f,
+                "left out, because the table {table} is full ({capacity} entries)"
+            ),
+            Self::NoRoomForBackends {
+                left_out,
+                of,
+                capacity,
+            } => write!(
+                f,
+                "{left_out} of {of} endpoints are left out, because the table BACKENDS is full \
+                 ({capacity} entries)"
+            ),
+        }
+    }
+}
+
+impl Serialize for Skipped {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

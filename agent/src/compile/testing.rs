@@ -1,0 +1,152 @@
+//! Clusters for tests: by hand, and at random from few names and addresses, so that they collide.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+
+use k8s_openapi::jiff::Timestamp;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use weir_ebpf::tables::{Backend, ServiceName};
+
+use super::{Capacities, Desired, Ids, NodeContext, compile};
+use crate::maps::Contents;
+use crate::model::{
+    Affinity, Cluster, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Family, Object,
+    Protocol, Service, ServicePort, ServiceRef, TrafficPolicy,
+};
+
+pub(crate) fn context() -> NodeContext {
+    NodeContext {
+        name: "worker-0".to_owned(),
+        addr_v4: Some(Ipv4Addr::new(10, 240, 0, 11)),
+        addr_v6: None,
+        snat_ports: 1024..=29_999,
+    }
+}
+
+/// Compiles with ample room.
+pub(crate) fn compile_all(cluster: &Cluster, ids: &mut Ids) -> Desired {
+    compile(cluster, &context(), ids, &Capacities::default())
+}
+
+pub(crate) fn service(name: &str, addrs: &[&str], ports: &[(&str, u16, Protocol)]) -> Service {
+    let cluster_ips: Vec<IpAddr> = addrs.iter().map(|addr| addr.parse().unwrap()).collect();
+    Service {
+        id: service_ref(name),
+        created: None,
+        families: cluster_ips.iter().map(Family::of).collect(),
+        cluster_ips,
+        ports: ports
+            .iter()
+            .map(|&(name, port, protocol)| ServicePort {
+                name: name.to_owned(),
+                port: NonZeroU16::new(port).unwrap(),
+                protocol,
+            })
+            .collect(),
+        affinity: Affinity::None,
+        internal_traffic_policy: TrafficPolicy::Cluster,
+        external_traffic_policy: TrafficPolicy::Cluster,
+    }
+}
+
+pub(crate) fn service_ref(name: &str) -> ServiceRef {
+    ServiceRef {
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// Backends of every service port, by its name: what a packet can be led to.
+pub(crate) fn backends_by_name(contents: &Contents) -> BTreeMap<ServiceName, Vec<Backend>> {
+    contents
+        .service_names
+        .iter()
+        .map(|(number, name)| {
+            let count = contents
+                .services
+                .get(number)
+                .map_or(0, |service| service.backend_count);
+            let backends = contents.backends_of(*number);
+            let reachable = backends.filter(|(slot, _)| *slot < count);
+            (*name, reachable.map(|(_, backend)| backend).collect())
+        })
+        .collect()
+}
+
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+/// Any cluster of a few services and slices.
+pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
+    (vec(services(), 0..5), vec(slices(), 0..8))
+        .prop_map(|(services, slices)| Cluster::from_objects(services.into_iter().chain(slices)))
+}
+
+fn services() -> impl Strategy<Value = Object> {
+    let ports = vec((80_u16..83, 0_usize..3), 1..3);
+    (
+        0_u8..4,
+        proptest::option::of(0_i64..3),
+        0_u8..4,
+        proptest::option::of(0_u16..3),
+        ports,
+    )
+        .prop_map(|(name, created, v4, v6, ports)| {
+            let mut addrs = vec![Ipv4Addr::new(10, 32, 0, v4).to_string()];
+            addrs.extend(
+                v6.map(|v6| Ipv6Addr::new(0xfd00, 0x10, 0x32, 0, 0, 0, 0, v6 + 1).to_string()),
+            );
+            let addrs: Vec<&str> = addrs.iter().map(String::as_str).collect();
+            let names: &[&str] = if ports.len() == 1 { &[""] } else { &["a", "b"] };
+            let mut ports: Vec<_> = names
+                .iter()
+                .zip(ports)
+                .map(|(name, (port, protocol))| (*name, port, PROTOCOLS[protocol]))
+                .collect();
+            ports.dedup_by_key(|(_, port, protocol)| (*port, *protocol));
+            Object::Service(Service {
+                created: created.map(|second| Timestamp::from_second(second).unwrap()),
+                ..service(&format!("web-{name}"), &addrs, &ports)
+            })
+        })
+}
+
+fn slices() -> impl Strategy<Value = Object> {
+    let endpoints = vec((0_u8..5, any::<[bool; 3]>()), 0..5);
+    (0_u8..4, 0_u8..2, any::<bool>(), 80_u16..83, endpoints).prop_map(
+        |(service, slice, is_v6, port, endpoints)| {
+            let family = if is_v6 { Family::V6 } else { Family::V4 };
+            let addr = |host: u8| match family {
+                Family::V4 => IpAddr::from([10, 200, 0, host + 2]),
+                Family::V6 => {
+                    Ipv6Addr::new(0xfd00, 0x10, 0x200, 0, 0, 0, 0, u16::from(host) + 2).into()
+                }
+            };
+            let ports = ["", "a", "b"].iter().flat_map(|name| {
+                PROTOCOLS.iter().map(|protocol| EndpointPort {
+                    name: (*name).to_owned(),
+                    protocol: *protocol,
+                    port: NonZeroU16::new(port).unwrap(),
+                })
+            });
+            let endpoints = endpoints
+                .into_iter()
+                .map(|(host, [ready, serving, terminating])| Endpoint {
+                    addr: addr(host),
+                    is_ready: ready,
+                    is_serving: serving,
+                    is_terminating: terminating,
+                });
+            Object::EndpointSlice(EndpointSlice {
+                name: format!("web-{service}-{slice}-{family}").to_lowercase(),
+                service: service_ref(&format!("web-{service}")),
+                group: EndpointGroup {
+                    family,
+                    ports: ports.collect(),
+                    endpoints: endpoints.collect(),
+                },
+            })
+        },
+    )
+}

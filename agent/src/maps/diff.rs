@@ -1,0 +1,288 @@
+//! The order in which a node's tables change.
+//!
+//! A packet may arrive between any two writes, and the agent may be killed there. Whatever is
+//! referred to is therefore written before what refers to it, and removed after it; every prefix
+//! of a [`Plan`] leaves tables a packet may safely meet:
+//!
+//! - a frontend's number has an entry in `SERVICES`, and each slot below its count holds a
+//!   backend that is in `SERVING`;
+//! - a frontend leads to backends that it led to before or will lead to after, or that its
+//!   service port has meanwhile been given, and to no other service port's;
+//! - a flow that asked `SERVING` under the revision a service port ends with has had the final
+//!   answer: the final revision is written after the last removal from `SERVING`;
+//! - slot 0 is the last to go: whoever read a count before it was lowered finds a backend there;
+//! - a change that was begun and not finished can be seen in the tables, by the bit
+//!   [`UNSETTLED`] or because `SERVING` lists other backends than the slots hold, so that the
+//!   next agent raises the revision again (see [`Ids`](crate::compile::Ids)).
+//!
+//! Removals that nothing refers to come first, and service ports that shrink before those that
+//! grow, so that a table filled to its capacity can still change. Writing is `kernel`'s business.
+#![forbid(unsafe_code)]
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
+
+use weir_ebpf::tables::{Backend, BackendKey, FrontendKey, Service, ServiceName, ServingKey};
+
+use super::{Contents, Plan, UNSETTLED, Write};
+
+/// The writes that turn the actual tables into the desired ones.
+#[must_use]
+pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
+    let changes = changes(desired, actual);
+    let handed_over = re_pointed(desired, actual, &changes, Change::is_handed_over);
+    let moved = re_pointed(desired, actual, &changes, Change::is_retired);
+    let still_used: BTreeSet<u32> = moved
+        .iter()
+        .filter_map(|key| actual.frontends.get(key))
+        .map(|frontend| frontend.service)
+        .collect();
+
+    let mut retired_first = Vec::new();
+    let mut retired_last = Vec::new();
+    let mut shrinking = Vec::new();
+    let mut growing = Vec::new();
+    let mut new = Vec::new();
+    for (number, change) in &changes {
+        if change.is_retired() {
+            if still_used.contains(number) {
+                retired_last.push(change);
+            } else {
+                retired_first.push(change);
+            }
+        } else if change.is_new() {
+            new.push(change);
+        } else if change.adds_slots() {
+            growing.push(change);
+        } else {
+            shrinking.push(change);
+        }
+    }
+
+    let mut plan = Vec::new();
+    // What is translated may need the node's own address at once.
+    if desired.node != actual.node {
+        plan.push(Write::PutNode(desired.node));
+    }
+    let removed =
+        |key: &FrontendKey| !desired.frontends.contains_key(key) || handed_over.contains(key);
+    plan.extend(
+        actual
+            .frontends
+            .keys()
+            .filter(|key| removed(key))
+            .map(|key| Write::RemoveFrontend(*key)),
+    );
+    settle(&mut plan, &retired_first);
+    for change in shrinking.into_iter().chain(growing) {
+        settle(&mut plan, &[change]);
+    }
+    settle(&mut plan, &new);
+    plan.extend(
+        desired
+            .frontends
+            .iter()
+            .filter(|(key, frontend)| {
+                handed_over.contains(*key) || actual.frontends.get(*key) != Some(*frontend)
+            })
+            .map(|(key, frontend)| Write::PutFrontend(*key, *frontend)),
+    );
+    settle(&mut plan, &retired_last);
+    Plan(plan)
+}
+
+/// What changes about one number, apart from the frontends that lead to it.
+#[derive(Default)]
+struct Change {
+    number: u32,
+    old_name: Option<ServiceName>,
+    new_name: Option<ServiceName>,
+    old: Service,
+    new: Service,
+    serving_added: Vec<ServingKey>,
+    serving_removed: Vec<ServingKey>,
+    backends_put: Vec<(BackendKey, Backend)>,
+    backends_removed: Vec<BackendKey>,
+}
+
+impl Change {
+    /// Belongs to no service port any more.
+    fn is_retired(&self) -> bool {
+        self.new_name.is_none()
+    }
+
+    /// Belonged to none before.
+    fn is_new(&self) -> bool {
+        self.old_name.is_none()
+    }
+
+    /// Goes from one service port to another in one step.
+    fn is_handed_over(&self) -> bool {
+        !self.is_retired() && !self.is_new() && self.old_name != self.new_name
+    }
+
+    fn adds_slots(&self) -> bool {
+        self.new.backend_count > self.old.backend_count
+    }
+}
+
+/// All writes about these numbers. Each kind in one run, since they do not refer to each other.
+fn settle(plan: &mut Vec<Write>, changes: &[&Change]) {
+    for change in changes {
+        if let Some(name) = change.new_name
+            && change.old_name != change.new_name
+        {
+            plan.push(Write::PutServiceName(change.number, name));
+        }
+    }
+    for change in changes {
+        plan.extend(
+            change
+                .serving_added
+                .iter()
+                .map(|key| Write::PutServing(*key)),
+        );
+    }
+    for change in changes {
+        plan.extend(
+            change
+                .backends_put
+                .iter()
+                .map(|(key, backend)| Write::PutBackend(*key, *backend)),
+        );
+    }
+    for change in changes {
+        // While backends leave `SERVING` the revision cannot be final: a flow that asks now
+        // might still be told that its backend serves.
+        let now = if change.serving_removed.is_empty() {
+            change.new
+        } else {
+            Service {
+                revision: change.new.revision | UNSETTLED,
+                ..change.new
+            }
+        };
+        if now != change.old {
+            plan.push(Write::PutService(change.number, now));
+        }
+    }
+    for change in changes {
+        plan.extend(
+            change
+                .backends_removed
+                .iter()
+                .rev()
+                .map(|key| Write::RemoveBackend(*key)),
+        );
+    }
+    for change in changes {
+        plan.extend(
+            change
+                .serving_removed
+                .iter()
+                .map(|key| Write::RemoveServing(*key)),
+        );
+    }
+    for change in changes {
+        if !change.serving_removed.is_empty() {
+            plan.push(Write::PutService(change.number, change.new));
+        }
+    }
+    for change in changes {
+        if change.old_name.is_some() && change.new_name.is_none() {
+            plan.push(Write::RemoveServiceName(change.number));
+        }
+    }
+}
+
+/// The frontends that lead to a number with such a change and shall lead to another.
+fn re_pointed(
+    desired: &Contents,
+    actual: &Contents,
+    changes: &BTreeMap<u32, Change>,
+    such: impl Fn(&Change) -> bool,
+) -> BTreeSet<FrontendKey> {
+    actual
+        .frontends
+        .iter()
+        .filter(|(_, frontend)| changes.get(&frontend.service).is_some_and(&such))
+        .filter(|(key, frontend)| {
+            desired
+                .frontends
+                .get(*key)
+                .is_some_and(|wanted| wanted != *frontend)
+        })
+        .map(|(key, _)| *key)
+        .collect()
+}
+
+/// What changes, by number; numbers without change are left out.
+fn changes(desired: &Contents, actual: &Contents) -> BTreeMap<u32, Change> {
+    let mut changes: BTreeMap<u32, Change> = BTreeMap::new();
+    for (number, _, _) in differences(&desired.service_names, &actual.service_names) {
+        changes.entry(*number).or_default();
+    }
+    for (number, _, _) in differences(&desired.services, &actual.services) {
+        changes.entry(*number).or_default();
+    }
+    for (key, new, _) in differences(&desired.backends, &actual.backends) {
+        let change = changes.entry(key.service).or_default();
+        match new {
+            Some(backend) => change.backends_put.push((*key, *backend)),
+            None => change.backends_removed.push(*key),
+        }
+    }
+    for key in desired.serving.difference(&actual.serving) {
+        changes
+            .entry(key.service)
+            .or_default()
+            .serving_added
+            .push(*key);
+    }
+    for key in actual.serving.difference(&desired.serving) {
+        changes
+            .entry(key.service)
+            .or_default()
+            .serving_removed
+            .push(*key);
+    }
+    for (number, change) in &mut changes {
+        let service = |contents: &Contents| contents.services.get(number).copied();
+        change.number = *number;
+        change.old = service(actual).unwrap_or_default();
+        change.new = service(desired).unwrap_or_default();
+        change.old_name = actual.service_names.get(number).copied();
+        change.new_name = desired.service_names.get(number).copied();
+    }
+    changes
+}
+
+/// The keys at which two ordered maps differ, with what each holds there: desired, actual.
+fn differences<'a, K: Ord, V: PartialEq>(
+    desired: &'a BTreeMap<K, V>,
+    actual: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
+    let mut desired: Peekable<_> = desired.iter().peekable();
+    let mut actual: Peekable<_> = actual.iter().peekable();
+    std::iter::from_fn(move || {
+        let order = match (desired.peek(), actual.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((wanted, _)), Some((present, _))) => wanted.cmp(present),
+        };
+        let new = if order.is_le() { desired.next() } else { None };
+        let old = if order.is_ge() { actual.next() } else { None };
+        let key = new.or(old)?.0;
+        Some((
+            key,
+            new.map(|(_, value)| value),
+            old.map(|(_, value)| value),
+        ))
+    })
+    .filter(|(_, new, old)| new != old)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::compile::Ids;
+use crate::compile::testing::{backends_by_name, clusters, compile_all};
+
+/// The tables after each prefix of the plan, the empty and the whole one too.
+fn prefixes(plan: &Plan, start: &Contents) -> Vec<Contents> {
+    let mut contents = start.clone();
+    let mut prefixes = vec![contents.clone()];
+    for write in &plan.0 {
+        write.apply_to(&mut contents);
+        prefixes.push(contents.clone());
+    }
+    prefixes
+}
+
+/// What every packet relies on.
+fn check_references(contents: &Contents) {
+    for (key, frontend) in &contents.frontends {
+        let number = frontend.service;
+        assert_ne!(number, 0, "{key:?}");
+        assert!(contents.service_names.contains_key(&number), "{key:?}");
+        assert!(contents.services.contains_key(&number), "{key:?}");
+    }
+    for (&service, entry) in &contents.services {
+        for slot in 0..entry.backend_count {
+            let backend = contents.backends.get(&BackendKey { service, slot });
+            let backend = *backend.unwrap_or_else(|| panic!("{service} has no slot {slot}"));
+            assert!(
+                contents.serving.contains(&ServingKey { service, backend }),
+                "{service} slot {slot}: {backend:?} does not serve"
+            );
+        }
+    }
+}
+
+/// A frontend leads to backends of the service port that it belonged to or will belong to, as
+/// these are before or after.
+fn check_destinations(prefix: &Contents, actual: &Contents, desired: &Contents) {
+    let (before, after) = (backends_by_name(actual), backends_by_name(desired));
+    for (key, frontend) in &prefix.frontends {
+        let owners = [actual, desired].into_iter().filter_map(|contents| {
+            let frontend = contents.frontends.get(key)?;
+            contents.service_names.get(&frontend.service)
+        });
+        let allowed: BTreeSet<Backend> = owners
+            .flat_map(|name| before.get(name).into_iter().chain(after.get(name)))
+            .flatten()
+            .copied()
+            .collect();
+        let count = prefix.services[&frontend.service].backend_count;
+        for (slot, backend) in prefix.backends_of(frontend.service) {
+            assert!(
+                slot >= count || allowed.contains(&backend),
+                "{key:?} leads to {backend:?}"
+            );
+        }
+    }
+}
+
+/// Flows that asked at some prefix, were told that their backend serves, and hold the revision
+/// that the tables end with: none may have a backend that does not serve any more.
+fn check_flows_ask_again(prefixes: &[Contents], end: &Contents) {
+    for prefix in prefixes {
+        for key in prefix.serving.difference(&end.serving) {
+            let revision = |contents: &Contents| {
+                contents
+                    .services
+                    .get(&key.service)
+                    .map_or(0, |service| service.revision)
+            };
+            assert_ne!(revision(prefix), revision(end), "{key:?}");
+        }
+    }
+}
+
+/// Whoever has read the count before the plan began, or at any prefix, finds slot 0 for as long
+/// as any slot is there.
+fn check_slot_zero_goes_last(prefix: &Contents) {
+    for key in prefix.backends.keys() {
+        let first = BackendKey { slot: 0, ..*key };
+        assert!(
+            prefix.backends.contains_key(&first),
+            "{key:?} without slot 0"
+        );
+    }
+}
+
+fn check_plan(desired: &Contents, actual: &Contents) -> Vec<Contents> {
+    let plan = diff(desired, actual);
+    let prefixes = prefixes(&plan, actual);
+    for (length, prefix) in prefixes.iter().enumerate() {
+        let written = &plan.0[..length];
+        let result = std::panic::catch_unwind(|| {
+            check_references(prefix);
+            check_destinations(prefix, actual, desired);
+            check_slot_zero_goes_last(prefix);
+        });
+        assert!(result.is_ok(), "after {written:#?}");
+    }
+    assert_eq!(prefixes.last(), Some(desired));
+    prefixes
+}
+
+#[test]
+fn a_replaced_backend_is_written_before_it_is_counted_and_forgotten_last() {
+    use crate::compile::testing::{service, service_ref};
+    use crate::model::{
+        Cluster, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Family, Object, Protocol,
+    };
+    let cluster = |host: u8| {
+        Cluster::from_objects([
+            Object::Service(service("web", &["10.32.0.140"], &[("", 80, Protocol::Udp)])),
+            Object::EndpointSlice(EndpointSlice {
+                name: "web-1".to_owned(),
+                service: service_ref("web"),
+                group: EndpointGroup {
+                    family: Family::V4,
+                    ports: vec![EndpointPort {
+                        name: String::new(),
+                        protocol: Protocol::Udp,
+                        port: std::num::NonZeroU16::MIN,
+                    }],
+                    endpoints: vec![Endpoint {
+                        addr: [10, 200, 0, host].into(),
+                        is_ready: true,
+                        is_serving: true,
+                        is_terminating: false,
+                    }],
+                },
+            }),
+        ])
+    };
+    let mut ids = Ids::default();
+    let before = compile_all(&cluster(2), &mut ids).contents;
+    let after = compile_all(&cluster(3), &mut ids).contents;
+    let backend = |host: u8| {
+        Backend::new(
+            std::net::Ipv4Addr::new(10, 200, 0, host).into(),
+            weir_ebpf::addr::Port::new(1),
+        )
+    };
+    let serving = |host| ServingKey {
+        service: 1,
+        backend: backend(host),
+    };
+    let revision = |revision| Service {
+        backend_count: 1,
+        revision,
+    };
+    let slot = BackendKey {
+        service: 1,
+        slot: 0,
+    };
+    assert_eq!(
+        diff(&after, &before).0,
+        [
+            Write::PutServing(serving(3)),
+            Write::PutBackend(slot, backend(3)),
+            Write::PutService(1, revision(2 | UNSETTLED)),
+            Write::RemoveServing(serving(2)),
+            Write::PutService(1, revision(2)),
+        ]
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn equal_tables_need_no_write(cluster in clusters()) {
+        let contents = compile_all(&cluster, &mut Ids::default()).contents;
+        prop_assert_eq!(diff(&contents, &contents), Plan::default());
+    }
+
+    #[test]
+    fn every_prefix_of_a_plan_is_safe(history in proptest::collection::vec(clusters(), 1..4)) {
+        let mut ids = Ids::default();
+        let mut actual = Contents::default();
+        for cluster in &history {
+            let desired = compile_all(cluster, &mut ids).contents;
+            let prefixes = check_plan(&desired, &actual);
+            check_flows_ask_again(&prefixes, &desired);
+            actual = desired;
+        }
+    }
+
+    /// Compiled several times before the tables were written, or by agents that know nothing of
+    /// each other: numbers change hands.
+    #[test]
+    fn every_prefix_is_safe_between_any_two_tables(
+        before in proptest::collection::vec(clusters(), 1..3),
+        after in proptest::collection::vec(clusters(), 1..3),
+    ) {
+        let contents = |history: &[_]| {
+            let mut ids = Ids::default();
+            history.iter().fold(Contents::default(), |_, cluster| {
+                compile_all(cluster, &mut ids).contents
+            })
+        };
+        check_plan(&contents(&after), &contents(&before));
+    }
+
+    #[test]
+    fn an_agent_killed_at_any_write_leaves_no_flow_behind(
+        first in clusters(),
+        second in clusters(),
+        third in clusters(),
+        killed_at in any::<prop::sample::Index>(),
+        back in any::<bool>(),
+    ) {
+        let mut ids = Ids::default();
+        let actual = compile_all(&first, &mut ids).contents;
+        let desired = compile_all(&second, &mut ids).contents;
+        let mut seen = prefixes(&diff(&desired, &actual), &actual);
+        seen.truncate(killed_at.index(seen.len()) + 1);
+        let left = seen.last().unwrap().clone();
+
+        let cluster = if back { &first } else { &third };
+        let repaired = compile_all(cluster, &mut Ids::from_contents(&left)).contents;
+        let plan = diff(&repaired, &left);
+        for prefix in prefixes(&plan, &left) {
+            check_references(&prefix);
+            seen.push(prefix);
+        }
+        prop_assert_eq!(seen.last(), Some(&repaired));
+        check_flows_ask_again(&seen, &repaired);
+    }
+
+    #[test]
+    fn a_service_that_does_not_change_is_not_written(one in clusters(), other in clusters()) {
+        let mut ids = Ids::default();
+        let actual = compile_all(&one, &mut ids).contents;
+        let desired = compile_all(&other, &mut ids).contents;
+        let unchanged: BTreeSet<u32> = actual
+            .service_names
+            .keys()
+            .copied()
+            .filter(|number| actual.services.get(number) == desired.services.get(number))
+            .collect();
+        for write in diff(&desired, &actual).0 {
+            if let Write::PutService(number, _)
+            | Write::PutBackend(BackendKey { service: number, .. }, _)
+            | Write::RemoveBackend(BackendKey { service: number, .. }) = write
+            {
+                prop_assert!(!unchanged.contains(&number), "{write:?}");
+            }
+        }
+    }
+}

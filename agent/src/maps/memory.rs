@@ -1,0 +1,159 @@
+//! The tables in memory: what the datapath reads and writes, without a kernel.
+//!
+//! Used by tests and by `trace`. The clock stands still until it is set, and the random numbers
+//! follow from the seed, so that a run can be repeated.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use weir_ebpf::tables::{
+    Backend, BackendKey, Flow, Frontend, FrontendKey, Nanos, Node, Service, ServingKey, SocketFlow,
+    SocketKey, Tables, Tuple,
+};
+
+use super::{Contents, Plan};
+
+/// Every table, those that the agent writes and those that the datapath writes.
+///
+/// The datapath's tables have no capacity here: nothing goes because it was least recently used.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryTables {
+    /// The agent's tables.
+    pub contents: Contents,
+    flows: RefCell<BTreeMap<Tuple, Flow>>,
+    sockets: RefCell<BTreeMap<SocketKey, SocketFlow>>,
+    now: Cell<Nanos>,
+    random: Cell<u64>,
+}
+
+impl MemoryTables {
+    /// Tables with these contents, no flows, and random numbers that follow from this seed.
+    #[must_use]
+    pub fn new(contents: Contents, seed: u64) -> Self {
+        Self {
+            contents,
+            random: Cell::new(seed),
+            ..Self::default()
+        }
+    }
+
+    /// Makes the writes of a plan. Flows stay.
+    pub fn apply(&mut self, plan: &Plan) {
+        for write in &plan.0 {
+            write.apply_to(&mut self.contents);
+        }
+    }
+
+    /// Sets the clock.
+    pub fn set_now(&self, now: Nanos) {
+        self.now.set(now);
+    }
+
+    /// All flows.
+    #[must_use]
+    pub fn flows(&self) -> BTreeMap<Tuple, Flow> {
+        self.flows.borrow().clone()
+    }
+
+    /// All names of sockets' peers.
+    #[must_use]
+    pub fn sockets(&self) -> BTreeMap<SocketKey, SocketFlow> {
+        self.sockets.borrow().clone()
+    }
+}
+
+impl Tables for MemoryTables {
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        self.contents.frontends.get(key).copied()
+    }
+
+    /// An array holds an entry, be it zero, at every number; its end is not known here.
+    fn service(&self, service: u32) -> Option<Service> {
+        Some(
+            self.contents
+                .services
+                .get(&service)
+                .copied()
+                .unwrap_or_default(),
+        )
+    }
+
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        self.contents.backends.get(key).copied()
+    }
+
+    fn is_serving(&self, key: &ServingKey) -> bool {
+        self.contents.serving.contains(key)
+    }
+
+    fn node(&self) -> Option<Node> {
+        Some(self.contents.node)
+    }
+
+    fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        self.flows.borrow_mut().get_mut(tuple).map(change)
+    }
+
+    fn put_flow(&self, tuple: &Tuple, flow: &Flow) {
+        self.flows.borrow_mut().insert(*tuple, *flow);
+    }
+
+    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> bool {
+        let mut flows = self.flows.borrow_mut();
+        if flows.contains_key(tuple) {
+            return false;
+        }
+        flows.insert(*tuple, *flow);
+        true
+    }
+
+    fn remove_flow(&self, tuple: &Tuple) {
+        self.flows.borrow_mut().remove(tuple);
+    }
+
+    fn update_socket<R>(
+        &self,
+        key: &SocketKey,
+        change: impl FnOnce(&mut SocketFlow) -> R,
+    ) -> Option<R> {
+        self.sockets.borrow_mut().get_mut(key).map(change)
+    }
+
+    fn put_socket(&self, key: &SocketKey, flow: &SocketFlow) {
+        self.sockets.borrow_mut().insert(*key, *flow);
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014): any seed will do, zero too.
+    fn random(&self) -> u32 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let [high, low] = [(mixed >> 32) as u32, mixed as u32];
+        high ^ low ^ (mixed >> 63) as u32
+    }
+
+    fn now(&self) -> Nanos {
+        self.now.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_numbers_repeat_with_their_seed_and_reach_every_slot() {
+        let draw = |seed| {
+            let tables = MemoryTables::new(Contents::default(), seed);
+            (0..1_000).map(|_| tables.random()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(0), draw(0));
+        assert_ne!(draw(0), draw(1));
+        for slot in 0..7 {
+            let hits = draw(0).iter().filter(|random| **random % 7 == slot).count();
+            assert!((70..220).contains(&hits), "slot {slot}: {hits} of 1000");
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The objects of all sources together.
+//!
+//! Promises: applying an event twice is applying it once; the order of events about different
+//! objects does not matter; a complete list that follows a reset leaves what a new cluster would
+//! hold after that list. A partial list is never in force, and an object that a source could not
+//! read keeps its last good version.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Change, EndpointSlice, Endpoints, Event, Kind, Node, Object, ObjectRef, Problem, Report,
+    Service, SourceId,
+};
+
+/// What the cluster says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    sources: BTreeMap<SourceId, Source>,
+}
+
+/// What has to be done about an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Changed {
+    /// Nothing.
+    Nothing,
+    /// What is reported of a source is different; the objects are not.
+    Report,
+    /// Objects are different, or now complete: compile.
+    Objects,
+}
+
+type Objects = BTreeMap<ObjectRef, Object>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    is_ready: bool,
+    objects: Objects,
+    /// A list that is not complete yet.
+    listing: Option<Objects>,
+    report: Report,
+}
+
+impl Cluster {
+    /// A cluster with one source that has delivered these objects: for tests and commands.
+    #[must_use]
+    pub fn from_objects(objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut cluster = Self::default();
+        let changes = objects
+            .into_iter()
+            .map(Change::Apply)
+            .chain([Change::Ready]);
+        cluster.apply(Event {
+            source: SourceId::MANIFESTS,
+            changes: changes.collect(),
+        });
+        cluster
+    }
+
+    /// Takes in what a source says.
+    pub fn apply(&mut self, event: Event) -> Changed {
+        let source = self.sources.entry(event.source).or_insert_with(Source::new);
+        event
+            .changes
+            .into_iter()
+            .map(|change| source.apply(change))
+            .max()
+            .unwrap_or(Changed::Nothing)
+    }
+
+    /// Has this source delivered a complete list?
+    #[must_use]
+    pub fn is_ready(&self, source: SourceId) -> bool {
+        self.sources
+            .get(&source)
+            .is_some_and(|source| source.is_ready)
+    }
+
+    /// All services that Weir serves, by namespace and name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.objects(Kind::Service)
+            .filter_map(|object| match object {
+                Object::Service(service) => Some(service),
+                Object::EndpointSlice(_)
+                | Object::Endpoints(_)
+                | Object::Node(_)
+                | Object::NotOurs(..) => None,
+            })
+    }
+
+    /// All slices that have a service, by namespace and name.
+    pub fn endpoint_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.objects(Kind::EndpointSlice)
+            .filter_map(|object| match object {
+                Object::EndpointSlice(slice) => Some(slice),
+                Object::Service(_)
+                | Object::Endpoints(_)
+                | Object::Node(_)
+                | Object::NotOurs(..) => None,
+            })
+    }
+
+    /// All core Endpoints, by namespace and name.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoints> {
+        self.objects(Kind::Endpoints)
+            .filter_map(|object| match object {
+                Object::Endpoints(endpoints) => Some(endpoints),
+                Object::Service(_)
+                | Object::EndpointSlice(_)
+                | Object::Node(_)
+                | Object::NotOurs(..) => None,
+            })
+    }
+
+    /// The node of this name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        let reference = ObjectRef::new(Kind::Node, "", name);
+        self.sources
+            .values()
+            .find_map(|source| match source.objects.get(&reference)? {
+                Object::Node(node) => Some(node),
+                Object::Service(_)
+                | Object::EndpointSlice(_)
+                | Object::Endpoints(_)
+                | Object::NotOurs(..) => None,
+            })
+    }
+
+    /// What each source cannot use, and the objects that come from two.
+    #[must_use]
+    pub fn reports(&self) -> BTreeMap<SourceId, Report> {
+        self.sources
+            .iter()
+            .map(|(&id, source)| {
+                let mut report = source.report.clone();
+                report.problems.extend(
+                    source
+                        .objects
+                        .keys()
+                        .filter_map(|object| {
+                            let (first, _) = self
+                                .sources
+                                .range(..id)
+                                .find(|(_, earlier)| earlier.objects.contains_key(object))?;
+                            Some((object, first))
+                        })
+                        .map(|(object, first)| {
+                            Problem::new(format!(
+                                "comes from {first} as well, whose version is in force; \
+                                 remove one of the two"
+                            ))
+                            .about(object.clone())
+                        }),
+                );
+                (id, report)
+            })
+            .collect()
+    }
+
+    /// The objects of a kind that are in force, ordered by namespace and name within a source.
+    fn objects(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        let first = ObjectRef::new(kind, "", "");
+        self.sources.iter().flat_map(move |(&id, source)| {
+            source
+                .objects
+                .range(first.clone()..)
+                .take_while(move |(reference, _)| reference.kind == kind)
+                .filter(move |(reference, _)| {
+                    !self
+                        .sources
+                        .range(..id)
+                        .any(|(_, earlier)| earlier.objects.contains_key(reference))
+                })
+                .map(|(_, object)| object)
+        })
+    }
+}
+
+impl Source {
+    const fn new() -> Self {
+        Self {
+            is_ready: false,
+            objects: Objects::new(),
+            listing: Some(Objects::new()),
+            report: Report {
+                problems: Vec::new(),
+                unknown_kinds: std::collections::BTreeSet::new(),
+            },
+        }
+    }
+
+    fn apply(&mut self, change: Change) -> Changed {
+        match change {
+            Change::Reset => {
+                self.listing = Some(Objects::new());
+                Changed::Nothing
+            }
+            Change::Apply(object) => {
+                let reference = object.reference();
+                match &mut self.listing {
+                    Some(listing) => {
+                        listing.insert(reference, object);
+                        Changed::Nothing
+                    }
+                    None if self.objects.get(&reference) == Some(&object) => Changed::Nothing,
+                    None => {
+                        self.objects.insert(reference, object);
+                        Changed::Objects
+                    }
+                }
+            }
+            Change::Delete(reference) => match &mut self.listing {
+                Some(listing) => {
+                    listing.remove(&reference);
+                    Changed::Nothing
+                }
+                None if self.objects.remove(&reference).is_some() => Changed::Objects,
+                None => Changed::Nothing,
+            },
+            Change::Report(report) if self.report == report => Changed::Nothing,
+            Change::Report(report) => {
+                self.report = report;
+                Changed::Report
+            }
+            Change::Ready => self.complete(),
+        }
+    }
+
+    fn complete(&mut self) -> Changed {
+        let Some(mut listing) = self.listing.take() else {
+            return Changed::Nothing;
+        };
+        // What cannot be read now stays as it was when it could.
+        for rejected in self
+            .report
+            .problems
+            .iter()
+            .filter_map(|problem| problem.object.as_ref())
+        {
+            if let Some(object) = self.objects.get(rejected) {
+                listing
+                    .entry(rejected.clone())
+                    .or_insert_with(|| object.clone());
+            }
+        }
+        let changed = !self.is_ready || self.objects != listing;
+        self.is_ready = true;
+        self.objects = listing;
+        if changed {
+            Changed::Objects
+        } else {
+            Changed::Nothing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{NotOurs, Problem};
+    use super::*;
+
+    const SOURCE: SourceId = SourceId("a");
+    const LATER: SourceId = SourceId("b");
+
+    fn event(source: SourceId, changes: impl IntoIterator<Item = Change>) -> Event {
+        Event {
+            source,
+            changes: changes.into_iter().collect(),
+        }
+    }
+
+    fn reference(name: u8) -> ObjectRef {
+        ObjectRef::new(Kind::Service, "default", &format!("web-{name}"))
+    }
+
+    /// Versions of an object are told apart by what they say.
+    fn object(name: u8, version: u8) -> Object {
+        Object::NotOurs(reference(name), NotOurs::OtherProxy(version.to_string()))
+    }
+
+    fn node(name: &str) -> Object {
+        Object::Node(Node {
+            name: name.to_owned(),
+            addrs: Vec::new(),
+            labels: BTreeMap::new(),
+        })
+    }
+
+    #[test]
+    fn a_partial_list_is_not_in_force() {
+        let mut cluster = Cluster::default();
+        let changed = cluster.apply(event(SOURCE, [Change::Apply(node("worker-0"))]));
+        assert_eq!(changed, Changed::Nothing);
+        assert!(cluster.node("worker-0").is_none() && !cluster.is_ready(SOURCE));
+        assert_eq!(
+            cluster.apply(event(SOURCE, [Change::Ready])),
+            Changed::Objects
+        );
+        assert!(cluster.node("worker-0").is_some() && cluster.is_ready(SOURCE));
+
+        cluster.apply(event(SOURCE, [Change::Reset]));
+        assert!(cluster.node("worker-0").is_some());
+        let changed = cluster.apply(event(SOURCE, [Change::Ready]));
+        assert_eq!(changed, Changed::Objects);
+        assert!(cluster.node("worker-0").is_none());
+    }
+
+    #[test]
+    fn an_empty_list_is_news_once() {
+        let mut cluster = Cluster::default();
+        let changed = cluster.apply(event(SOURCE, [Change::Ready]));
+        assert_eq!(changed, Changed::Objects);
+        let changed = cluster.apply(event(SOURCE, [Change::Reset, Change::Ready]));
+        assert_eq!(changed, Changed::Nothing);
+    }
+
+    #[test]
+    fn an_object_that_a_new_list_cannot_read_keeps_its_last_good_version() {
+        let mut cluster = Cluster::from_objects([]);
+        cluster.apply(event(
+            SOURCE,
+            [Change::Apply(node("worker-0")), Change::Ready],
+        ));
+        let report = Report {
+            problems: vec![Problem::new("broken").about(ObjectRef::new(
+                Kind::Node,
+                "",
+                "worker-0",
+            ))],
+            ..Report::default()
+        };
+        let changed = cluster.apply(event(
+            SOURCE,
+            [Change::Reset, Change::Report(report), Change::Ready],
+        ));
+        assert_eq!(changed, Changed::Report);
+        assert!(cluster.node("worker-0").is_some());
+    }
+
+    #[test]
+    fn the_same_object_from_two_sources_is_reported_and_the_first_is_believed() {
+        let mut cluster = Cluster::default();
+        let labelled = |value: &str| {
+            let Object::Node(mut node) = node("worker-0") else {
+                unreachable!("a node")
+            };
+            node.labels.insert("from".to_owned(), value.to_owned());
+            Object::Node(node)
+        };
+        cluster.apply(event(LATER, [Change::Apply(labelled("b")), Change::Ready]));
+        cluster.apply(event(SOURCE, [Change::Apply(labelled("a")), Change::Ready]));
+        assert_eq!(cluster.node("worker-0").unwrap().labels["from"], "a");
+        let reports = cluster.reports();
+        assert!(reports[&SOURCE].problems.is_empty());
+        assert_eq!(
+            reports[&LATER].problems[0].to_string(),
+            "comes from a as well, whose version is in force; remove one of the two \
+             (Node worker-0)"
+        );
+        cluster.apply(event(
+            SOURCE,
+            [Change::Delete(ObjectRef::new(Kind::Node, "", "worker-0"))],
+        ));
+        assert_eq!(cluster.node("worker-0").unwrap().labels["from"], "b");
+        assert!(cluster.reports()[&LATER].problems.is_empty());
+    }
+
+    /// Changes about objects, each named by its number: the last about an object counts.
+    fn changes() -> impl Strategy<Value = Vec<(u8, Option<u8>)>> {
+        proptest::collection::vec((0_u8..6, proptest::option::of(0_u8..3)), 0..20)
+    }
+
+    fn to_change(&(name, version): &(u8, Option<u8>)) -> Change {
+        match version {
+            Some(version) => Change::Apply(object(name, version)),
+            None => Change::Delete(reference(name)),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn the_order_of_events_about_different_objects_does_not_matter(
+            changes in changes(),
+            seed in any::<u64>(),
+        ) {
+            let mut in_order = Cluster::from_objects([]);
+            in_order.apply(event(SourceId::MANIFESTS, changes.iter().map(to_change)));
+
+            // A shuffle that keeps the order of changes to each object.
+            let mut queues: Vec<Vec<_>> = (0..6)
+                .map(|name| {
+                    changes.iter().rev().filter(|(n, _)| *n == name).collect()
+                })
+                .collect();
+            let mut shuffled = Cluster::from_objects([]);
+            let mut state = seed;
+            while queues.iter().any(|queue| !queue.is_empty()) {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let pick = usize::try_from(state >> 33).unwrap() % queues.len();
+                if let Some(change) = queues[pick].pop() {
+                    shuffled.apply(event(SourceId::MANIFESTS, [to_change(change)]));
+                }
+            }
+            prop_assert_eq!(in_order, shuffled);
+        }
+
+        #[test]
+        fn an_event_twice_is_an_event_once(changes in changes(), again in changes()) {
+            let mut cluster = Cluster::from_objects([]);
+            cluster.apply(event(SourceId::MANIFESTS, changes.iter().map(to_change)));
+            for change in &again {
+                cluster.apply(event(SourceId::MANIFESTS, [to_change(change)]));
+                let once = cluster.clone();
+                let changed = cluster.apply(event(SourceId::MANIFESTS, [to_change(change)]));
+                prop_assert_eq!(changed, Changed::Nothing);
+                prop_assert_eq!(&once, &cluster);
+            }
+        }
+
+        #[test]
+        fn a_reset_equals_starting_afresh(before in changes(), after in changes()) {
+            let list = || {
+                [Change::Reset]
+                    .into_iter()
+                    .chain(after.iter().map(to_change))
+                    .chain([Change::Ready])
+            };
+            let mut afresh = Cluster::default();
+            afresh.apply(event(SOURCE, list()));
+            let mut reset = Cluster::default();
+            reset.apply(event(SOURCE, before.iter().map(to_change).chain([Change::Ready])));
+            reset.apply(event(SOURCE, list()));
+            prop_assert_eq!(afresh, reset);
+        }
+    }
+}

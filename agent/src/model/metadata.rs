@@ -1,0 +1,131 @@
+//! Names and labels: what every object has.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+
+use super::{Invalid, Kind, ObjectRef};
+
+/// The namespace of an object that names none, as in the API's clients.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// What an object's metadata tells us.
+pub(super) struct Metadata {
+    pub reference: ObjectRef,
+    pub created: Option<Timestamp>,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Metadata {
+    /// Reads the metadata of an object of this kind.
+    pub fn read(kind: Kind, metadata: ObjectMeta) -> Result<Self, Invalid> {
+        let invalid = |field: &str, message| Invalid::new(field, message).within("metadata");
+        let name = match metadata.name {
+            Some(name) if !name.is_empty() => name,
+            Some(_) | None => return Err(invalid("name", "is missing".to_owned())),
+        };
+        match kind {
+            // Services give their names to tables, whose fields hold a label.
+            Kind::Service => validate_label(&name),
+            Kind::EndpointSlice | Kind::Endpoints | Kind::Node => validate_subdomain(&name),
+        }
+        .map_err(|message| invalid("name", message))?;
+        let namespace = if kind.is_namespaced() {
+            let namespace = metadata
+                .namespace
+                .filter(|namespace| !namespace.is_empty())
+                .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+            validate_label(&namespace).map_err(|message| invalid("namespace", message))?;
+            namespace
+        } else {
+            String::new()
+        };
+        Ok(Self {
+            reference: ObjectRef {
+                kind,
+                namespace,
+                name,
+            },
+            created: metadata.creation_timestamp.map(|time| time.0),
+            labels: metadata.labels.unwrap_or_default(),
+        })
+    }
+
+    /// The value of this label, if it has one that is not empty.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels
+            .get(key)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+}
+
+/// Is this a DNS label (RFC 1123): 1 to 63 of `a-z`, `0-9` and `-`, beginning and ending with a
+/// letter or digit?
+///
+/// # Errors
+/// Says what is wrong.
+pub fn validate_label(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if text.len() > 63 {
+        return Err(format!("{text:?} is longer than 63 characters"));
+    }
+    if is_label_of_any_length(text) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{text:?} is not a name of lower-case letters, digits and inner '-'"
+        ))
+    }
+}
+
+/// Is this a DNS subdomain (RFC 1123): labels joined by dots, at most 253 characters?
+///
+/// # Errors
+/// Says what is wrong.
+pub fn validate_subdomain(text: &str) -> Result<(), String> {
+    if text.len() > 253 {
+        return Err(format!("{text:?} is longer than 253 characters"));
+    }
+    // The API bounds the whole name only, not each label of it.
+    if text.split('.').all(is_label_of_any_length) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{text:?} is not a name of lower-case letters, digits, and inner '.' and '-'"
+        ))
+    }
+}
+
+fn is_label_of_any_length(text: &str) -> bool {
+    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.first().is_some_and(is_alphanumeric)
+        && bytes.last().is_some_and(is_alphanumeric)
+        && bytes
+            .iter()
+            .all(|byte| is_alphanumeric(byte) || *byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_rfc_1123() {
+        for text in ["a", "0", "kube-dns", &"a".repeat(63)] {
+            assert_eq!(validate_label(text), Ok(()), "{text}");
+            assert_eq!(validate_subdomain(text), Ok(()), "{text}");
+        }
+        for text in ["", "-a", "a-", "A", "a_b", "a\0b", "ä", &"a".repeat(64)] {
+            assert!(validate_label(text).is_err(), "{text}");
+        }
+        assert_eq!(validate_subdomain("worker-0.example"), Ok(()));
+        for text in ["", ".", "a..b", "a.", "A.b", &"a.".repeat(127)] {
+            assert!(validate_subdomain(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What the cluster says, validated.
+//!
+//! One noun a file: our small type, and the conversion from the API's. Everything behind the
+//! conversion deals with valid values only; what is refused names the field at fault
+//! ([`Invalid`]). [`Cluster`] collects the objects of all sources.
+//!
+//! Nothing here knows a clock, a file, a socket or the kernel.
+#![forbid(unsafe_code)]
+
+mod address;
+mod cluster;
+mod endpoints;
+mod event;
+mod field;
+mod metadata;
+mod node;
+mod object;
+mod port;
+mod reference;
+mod service;
+
+pub use address::Family;
+pub use cluster::{Changed, Cluster};
+pub use endpoints::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints};
+pub use event::{Change, Event, Problem, Report, SourceId};
+pub use field::{FieldPath, Invalid, Step};
+pub use metadata::{DEFAULT_NAMESPACE, validate_label, validate_subdomain};
+pub use node::Node;
+pub use object::{NotOurs, Object};
+pub use port::Protocol;
+pub use reference::{Kind, ObjectRef, ServiceRef};
+pub use service::{Affinity, Service, ServicePort, TrafficPolicy};

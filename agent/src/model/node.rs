@@ -1,0 +1,115 @@
+//! Nodes.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::address;
+use super::metadata::Metadata;
+use super::{Invalid, Kind, Object};
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its addresses of type `InternalIP`, in order.
+    pub addrs: Vec<IpAddr>,
+    /// Its labels: the zone is one.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Node {
+    /// Its first IPv4 address.
+    #[must_use]
+    pub fn addr_v4(&self) -> Option<Ipv4Addr> {
+        self.addrs.iter().find_map(|addr| match addr {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// Its first IPv6 address.
+    #[must_use]
+    pub fn addr_v6(&self) -> Option<Ipv6Addr> {
+        self.addrs.iter().find_map(|addr| match addr {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(*v6),
+        })
+    }
+}
+
+impl TryFrom<api::Node> for Object {
+    type Error = Invalid;
+
+    fn try_from(node: api::Node) -> Result<Self, Invalid> {
+        let metadata = Metadata::read(Kind::Node, node.metadata)?;
+        let addresses = node.status.and_then(|status| status.addresses);
+        let addrs = addresses
+            .unwrap_or_default()
+            .into_iter()
+            .enumerate()
+            .filter(|(_, address)| address.type_ == "InternalIP")
+            .map(|(index, address)| {
+                address::parse_any(&address.address).map_err(|message| {
+                    Invalid::new("address", message)
+                        .at(index)
+                        .within("status.addresses")
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self::Node(Node {
+            name: metadata.reference.name,
+            addrs,
+            labels: metadata.labels,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(addresses: serde_json::Value) -> Result<Object, Invalid> {
+        let node: api::Node = serde_json::from_value(json!({
+            "metadata": {"name": "worker-0", "namespace": "ignored", "labels": {"a": "b"}},
+            "status": {"addresses": addresses},
+        }))
+        .unwrap();
+        node.try_into()
+    }
+
+    #[test]
+    fn only_internal_addresses_count() {
+        let object = read(json!([
+            {"type": "Hostname", "address": "worker-0"},
+            {"type": "ExternalIP", "address": "203.0.113.9"},
+            {"type": "InternalIP", "address": "10.240.0.11"},
+            {"type": "InternalIP", "address": "fd00:10:240::11"},
+        ]))
+        .unwrap();
+        assert_eq!(object.reference().to_string(), "Node worker-0");
+        let Object::Node(node) = object else {
+            panic!("{object:?}")
+        };
+        assert_eq!(node.addr_v4(), Some(Ipv4Addr::new(10, 240, 0, 11)));
+        assert_eq!(node.addr_v6(), Some("fd00:10:240::11".parse().unwrap()));
+        assert_eq!(node.labels["a"], "b");
+    }
+
+    #[test]
+    fn an_address_that_is_none_names_its_field() {
+        let invalid = read(json!([
+            {"type": "InternalIP", "address": "10.240.0.11"},
+            {"type": "InternalIP", "address": "worker"},
+        ]))
+        .unwrap_err();
+        assert_eq!(
+            invalid.to_string(),
+            "status.addresses[1].address: \"worker\" is not an IP address"
+        );
+    }
+}

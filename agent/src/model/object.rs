@@ -1,0 +1,73 @@
+//! Any object that Weir reads.
+
+use std::fmt;
+
+use super::{EndpointSlice, Endpoints, Kind, Node, ObjectRef, Service};
+
+/// A valid object, or one that somebody else looks after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A service that Weir serves.
+    Service(Service),
+    /// Endpoints of a service.
+    EndpointSlice(EndpointSlice),
+    /// Endpoints of a service that has no slices.
+    Endpoints(Endpoints),
+    /// A node.
+    Node(Node),
+    /// An object that is no error and has no effect. It takes the place of a former version of
+    /// the same object that had one.
+    NotOurs(ObjectRef, NotOurs),
+}
+
+/// Why an object has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOurs {
+    /// A service whose label `service.kubernetes.io/service-proxy-name` names another proxy.
+    OtherProxy(String),
+    /// A service with `clusterIP: None`: it has no address of its own.
+    Headless,
+    /// A service that is an alias in DNS.
+    ExternalName,
+    /// A slice of a headless service.
+    HeadlessSlice,
+    /// A slice of names instead of addresses.
+    NamesSlice,
+    /// A slice without the label that names its service.
+    NoService,
+}
+
+impl Object {
+    /// What it is called.
+    #[must_use]
+    pub fn reference(&self) -> ObjectRef {
+        match self {
+            Self::Service(service) => {
+                ObjectRef::new(Kind::Service, &service.id.namespace, &service.id.name)
+            }
+            Self::EndpointSlice(slice) => {
+                ObjectRef::new(Kind::EndpointSlice, &slice.service.namespace, &slice.name)
+            }
+            Self::Endpoints(endpoints) => ObjectRef::new(
+                Kind::Endpoints,
+                &endpoints.service.namespace,
+                &endpoints.service.name,
+            ),
+            Self::Node(node) => ObjectRef::new(Kind::Node, "", &node.name),
+            Self::NotOurs(reference, _) => reference.clone(),
+        }
+    }
+}
+
+impl fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherProxy(name) => write!(f, "served by the proxy {name:?}"),
+            Self::Headless => f.write_str("headless: it has no cluster IP"),
+            Self::ExternalName => f.write_str("an external name: it has no cluster IP"),
+            Self::HeadlessSlice => f.write_str("endpoints of a headless service"),
+            Self::NamesSlice => f.write_str("endpoints that are names, not addresses"),
+            Self::NoService => f.write_str("endpoints of no service"),
+        }
+    }
+}

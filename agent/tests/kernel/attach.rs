@@ -1,0 +1,397 @@
+//! Attaching, restarting, cleaning up.
+
+use std::collections::BTreeSet;
+
+use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use weir_agent::attach::{
+    AgentLock, Attachment, Dataplane, Features, TcChoice, TcHook, TcMode, cleanup, netns_cookie,
+    netns_cookie_by_program,
+};
+
+use crate::bed::{self, Bed, remove_interface, veths};
+
+fn both(interface: u32, mode: TcMode) -> [Attachment; 2] {
+    TcHook::ALL.map(|hook| Attachment {
+        interface,
+        hook,
+        mode,
+    })
+}
+
+fn load(bed: &Bed, tc: TcChoice) -> Dataplane {
+    bed.try_load(|options| options.tc = tc).unwrap()
+}
+
+/// How many programs the kernel runs at an interface by TCX.
+fn tcx_programs(interface: &str) -> usize {
+    [TcAttachType::Ingress, TcAttachType::Egress]
+        .map(|direction| {
+            let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap();
+            programs.len()
+        })
+        .iter()
+        .sum()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn every_program_loads_and_is_counted() {
+    bed::run(|bed| {
+        let dataplane = bed.load();
+        let names: Vec<&str> = dataplane
+            .programs()
+            .iter()
+            .map(|program| program.name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "connect4",
+                "connect6",
+                "from_pod",
+                "getpeername4",
+                "getpeername6",
+                "recvmsg4",
+                "recvmsg6",
+                "sendmsg4",
+                "sendmsg6",
+                "to_pod"
+            ]
+        );
+        for program in dataplane.programs() {
+            assert_ne!(program.verified_instructions, Some(0), "{program:?}");
+        }
+        assert_eq!(dataplane.features(), Features::probe().unwrap());
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_program_and_a_socket_tell_the_same_cookie() {
+    bed::run(|_| {
+        let cookie = netns_cookie().unwrap();
+        assert_ne!(cookie, 0);
+        assert_eq!(netns_cookie_by_program().unwrap(), cookie);
+    });
+}
+
+/// The same story for both ways of holding programs.
+fn a_restart_replaces_programs_in_place(choice: TcChoice, mode: TcMode) {
+    bed::run(move |bed| {
+        let interfaces = veths(&["va", "vb"]);
+        let wanted = BTreeSet::from([interfaces[0], interfaces[1]]);
+        let all: Vec<Attachment> = interfaces
+            .iter()
+            .flat_map(|interface| both(*interface, mode))
+            .collect();
+
+        let first = load(bed, choice);
+        assert_eq!(first.tc_mode(), mode);
+        let report = first.sync_interfaces(&wanted).unwrap();
+        assert_eq!(report.attached, all, "{report:?}");
+        let report = first.sync_interfaces(&wanted).unwrap();
+        assert!(report.is_empty(), "attaching twice changed: {report:?}");
+        drop(first);
+        if mode == TcMode::Tcx {
+            assert_eq!(tcx_programs("va"), 2, "programs ended with their agent");
+        }
+
+        let second = load(bed, choice);
+        let report = second.sync_interfaces(&wanted).unwrap();
+        assert_eq!(report.replaced, all, "{report:?}");
+        assert!(report.attached.is_empty(), "{report:?}");
+        assert!(second.sync_interfaces(&wanted).unwrap().is_empty());
+
+        // A pod goes, and its interface with it; another is no longer a pod's.
+        remove_interface(interfaces[0]);
+        let report = second.sync_interfaces(&BTreeSet::new()).unwrap();
+        assert!(report.failed.is_empty(), "{report:?}");
+        assert!(
+            report.removed.ends_with(&{
+                let mut removed = both(interfaces[1], mode);
+                removed.reverse();
+                removed
+            }),
+            "{report:?}"
+        );
+        assert!(second.sync_interfaces(&BTreeSet::new()).unwrap().is_empty());
+        if mode == TcMode::Tcx {
+            assert_eq!(tcx_programs("vb"), 0);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_restart_replaces_tcx_programs_in_place() {
+    a_restart_replaces_programs_in_place(TcChoice::Tcx, TcMode::Tcx);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_restart_replaces_clsact_programs_in_place() {
+    a_restart_replaces_programs_in_place(TcChoice::Clsact, TcMode::Clsact);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn an_agent_with_another_mode_takes_over() {
+    bed::run(|bed| {
+        let wanted = BTreeSet::from([veths(&["va"])[0]]);
+        let interface = *wanted.first().unwrap();
+        load(bed, TcChoice::Clsact)
+            .sync_interfaces(&wanted)
+            .unwrap();
+
+        let report = load(bed, TcChoice::Tcx).sync_interfaces(&wanted).unwrap();
+        assert_eq!(report.attached, both(interface, TcMode::Tcx));
+        assert_eq!(report.removed.len(), 2, "{report:?}");
+        assert_eq!(tcx_programs("va"), 2);
+
+        let report = load(bed, TcChoice::Clsact)
+            .sync_interfaces(&wanted)
+            .unwrap();
+        assert_eq!(report.attached, both(interface, TcMode::Clsact));
+        assert_eq!(report.removed.len(), 2, "{report:?}");
+        assert_eq!(tcx_programs("va"), 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn an_interface_that_vanishes_is_no_error() {
+    bed::run(|bed| {
+        for choice in [TcChoice::Tcx, TcChoice::Clsact] {
+            let interfaces = veths(&["va", "vb"]);
+            let wanted = BTreeSet::from([interfaces[0], interfaces[1]]);
+            remove_interface(interfaces[0]);
+            let dataplane = load(bed, choice);
+            let report = dataplane.sync_interfaces(&wanted).unwrap();
+            assert_eq!(report.vanished, BTreeSet::from([interfaces[0]]));
+            assert_eq!(report.attached, both(interfaces[1], dataplane.tc_mode()));
+            assert!(report.failed.is_empty(), "{report:?}");
+            remove_interface(interfaces[1]);
+        }
+    });
+}
+
+/// A program of someone else at the interface `va`: by TCX, and as a filter with a qdisc of its
+/// own.
+fn attach_foreign(dataplane: &mut Dataplane) {
+    let program: &mut SchedClassifier = dataplane
+        .ebpf_mut()
+        .program_mut("to_pod")
+        .unwrap()
+        .try_into()
+        .unwrap();
+    program
+        .attach_with_options(
+            "va",
+            TcAttachType::Ingress,
+            TcAttachOptions::TcxOrder(LinkOrder::first()),
+        )
+        .unwrap();
+    program
+        .attach_with_options(
+            "va",
+            TcAttachType::Ingress,
+            TcAttachOptions::Netlink(NlOptions {
+                priority: 1,
+                handle: TcHandle::new(0, 1),
+                classid: None,
+            }),
+        )
+        .unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn others_programs_are_never_touched() {
+    bed::run(|bed| {
+        for choice in [TcChoice::Tcx, TcChoice::Clsact] {
+            let interface = veths(&["va"])[0];
+            qdisc_add_clsact("va").unwrap();
+            let mut dataplane = load(bed, choice);
+            attach_foreign(&mut dataplane);
+            dataplane
+                .sync_interfaces(&BTreeSet::from([interface]))
+                .unwrap();
+            dataplane.sync_interfaces(&BTreeSet::new()).unwrap();
+            dataplane
+                .sync_interfaces(&BTreeSet::from([interface]))
+                .unwrap();
+            let removed = cleanup(&bed.bpffs()).unwrap();
+            assert!(removed.qdiscs.is_empty(), "another's qdisc was removed");
+            assert_eq!(tcx_programs("va"), 1, "{choice:?}");
+            // The kernel gives the filter's place to nobody else, so it is still there.
+            let program: &mut SchedClassifier = dataplane
+                .ebpf_mut()
+                .program_mut("from_pod")
+                .unwrap()
+                .try_into()
+                .unwrap();
+            program
+                .attach_with_options(
+                    "va",
+                    TcAttachType::Ingress,
+                    TcAttachOptions::Netlink(NlOptions {
+                        priority: 1,
+                        handle: TcHandle::new(0, 1),
+                        classid: None,
+                    }),
+                )
+                .expect_err("another's filter was removed");
+            drop(dataplane);
+            remove_interface(interface);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn our_qdisc_stays_while_another_uses_it() {
+    bed::run(|bed| {
+        let interface = veths(&["va"])[0];
+        let mut dataplane = load(bed, TcChoice::Clsact);
+        dataplane
+            .sync_interfaces(&BTreeSet::from([interface]))
+            .unwrap();
+        attach_foreign(&mut dataplane);
+        let removed = cleanup(&bed.bpffs()).unwrap();
+        assert_eq!(removed.filters.len(), 2, "{removed:?}");
+        assert!(removed.qdiscs.is_empty());
+        assert_eq!(bed.pinned(), BTreeSet::new());
+        qdisc_add_clsact("va").expect_err("the qdisc was removed under another's filter");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn another_filter_in_our_place_is_left_there_and_named() {
+    bed::run(|bed| {
+        let interface = veths(&["va"])[0];
+        qdisc_add_clsact("va").unwrap();
+        let mut dataplane = load(bed, TcChoice::Clsact);
+        let program: &mut SchedClassifier = dataplane
+            .ebpf_mut()
+            .program_mut("to_pod")
+            .unwrap()
+            .try_into()
+            .unwrap();
+        program
+            .attach_with_options(
+                "va",
+                TcAttachType::Egress,
+                TcAttachOptions::Netlink(NlOptions {
+                    priority: 0x5745,
+                    handle: TcHandle::new(0x5765, 0x6972),
+                    classid: None,
+                }),
+            )
+            .unwrap();
+        let report = dataplane
+            .sync_interfaces(&BTreeSet::from([interface]))
+            .unwrap();
+        assert_eq!(report.attached.len(), 1, "{report:?}");
+        let [(attachment, error)] = report.failed.as_slice() else {
+            panic!("{report:?}");
+        };
+        assert_eq!(attachment.hook, TcHook::ToPod);
+        let text = format!("{error:#}");
+        assert!(text.contains("is taken by a bpf filter (to_pod)"), "{text}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn socket_programs_are_replaced_in_place_and_follow_the_cgroup() {
+    bed::run(|bed| {
+        let report = bed.load().attach_cgroup(bed.cgroup()).unwrap();
+        assert_eq!(report.attached.len(), 8, "{report:?}");
+
+        let second = bed.load();
+        let report = second.attach_cgroup(bed.cgroup()).unwrap();
+        assert_eq!(report.replaced.len(), 8, "{report:?}");
+        assert_eq!(report.attached.len() + report.moved.len(), 0, "{report:?}");
+
+        let child = bed.cgroup().join("child");
+        std::fs::create_dir(&child).unwrap();
+        let report = second.attach_cgroup(&child).unwrap();
+        assert_eq!(report.moved.len(), 8, "{report:?}");
+        let report = second.attach_cgroup(&child).unwrap();
+        assert_eq!(report.replaced.len(), 8, "{report:?}");
+
+        // The links outlive their cgroup, but do nothing.
+        std::fs::remove_dir(&child).unwrap();
+        let report = second.attach_cgroup(bed.cgroup()).unwrap();
+        assert_eq!(report.moved.len(), 8, "{report:?}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_directory_that_is_no_cgroup_is_refused_with_the_way_out() {
+    bed::run(|bed| {
+        let error = bed.load().attach_cgroup(&bed.run_dir()).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("--cgroup-root"), "{text}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn cleanup_leaves_nothing_and_can_be_repeated() {
+    bed::run(|bed| {
+        for choice in [TcChoice::Tcx, TcChoice::Clsact] {
+            let interface = veths(&["va"])[0];
+            let dataplane = load(bed, choice);
+            dataplane
+                .sync_interfaces(&BTreeSet::from([interface]))
+                .unwrap();
+            dataplane.attach_cgroup(bed.cgroup()).unwrap();
+            drop(dataplane);
+            assert!(!bed.pinned().is_empty());
+
+            let removed = cleanup(&bed.bpffs()).unwrap();
+            assert_eq!(removed.maps.len(), 9, "{removed:?}");
+            let (links, filters, qdiscs) = match choice {
+                TcChoice::Clsact => (8, 2, vec![interface]),
+                TcChoice::Auto | TcChoice::Tcx => (10, 0, vec![]),
+            };
+            assert_eq!(removed.links.len(), links, "{removed:?}");
+            assert_eq!(removed.filters.len(), filters, "{removed:?}");
+            assert_eq!(removed.qdiscs, qdiscs);
+
+            assert_eq!(bed.pinned(), BTreeSet::new());
+            assert_eq!(tcx_programs("va"), 0);
+            // The kernel refuses a second qdisc, so ours is gone.
+            qdisc_add_clsact("va").unwrap();
+            assert!(cleanup(&bed.bpffs()).unwrap().is_empty());
+            remove_interface(interface);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn cleanup_needs_a_bpf_file_system() {
+    bed::run(|bed| {
+        std::fs::create_dir(bed.run_dir().join("weir")).unwrap();
+        let error = cleanup(&bed.run_dir()).unwrap_err();
+        assert!(error.to_string().contains("mount -t bpf"), "{error}");
+        assert!(bed.run_dir().join("weir").exists());
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn the_lock_is_free_when_its_agent_is_gone() {
+    bed::run(|bed| {
+        let path = bed.run_dir().join("agent.lock");
+        let held = AgentLock::acquire(&path).unwrap();
+        AgentLock::acquire(&path).unwrap_err();
+        drop(held);
+        AgentLock::acquire(&path).unwrap();
+    });
+}

@@ -1,0 +1,191 @@
+//! The node as a source.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::watch::{Receiver, channel};
+use tokio::time::timeout;
+use weir_agent::sources::node::{self, NodeState, snat_ports};
+
+use crate::bed::{self, Network, index};
+
+async fn until(
+    states: &mut Receiver<Option<NodeState>>,
+    what: &str,
+    condition: impl Fn(&NodeState) -> bool,
+) -> NodeState {
+    let reached = timeout(
+        Duration::from_secs(10),
+        states.wait_for(|state| state.as_ref().is_some_and(&condition)),
+    )
+    .await
+    .map(|state| state.expect("the watch goes on").clone());
+    match reached {
+        Ok(state) => state.unwrap(),
+        Err(_) => panic!("never came true: {what}; last: {:?}", states.borrow()),
+    }
+}
+
+fn namespaces(state: &NodeState) -> Vec<(u32, &str, &str)> {
+    state
+        .pod_interfaces
+        .iter()
+        .map(|(index, interface)| {
+            (
+                *index,
+                interface.name.as_str(),
+                interface.namespace.as_str(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn pods_come_and_go() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let early = bed.make_pod(&network, "early", "vearly").await;
+        // Interfaces of nobody's pod: one pair at home, one to a namespace without a file.
+        network.veth("vhome").await;
+
+        let (sender, mut states) = channel(None);
+        let watch = tokio::spawn(node::watch(bed.netns_dir(), sender));
+        let first = until(&mut states, "a first state", |_| true).await;
+        assert_eq!(namespaces(&first), [(early, "vearly", "early")]);
+
+        let late = bed.make_pod(&network, "late", "vlate").await;
+        let state = until(&mut states, "two pods", |state| {
+            state.pod_interfaces.len() == 2
+        })
+        .await;
+        assert_eq!(
+            namespaces(&state),
+            [(early, "vearly", "early"), (late, "vlate", "late")]
+        );
+
+        network.remove(early).await;
+        until(&mut states, "one pod", |state| {
+            namespaces(state) == [(late, "vlate", "late")]
+        })
+        .await;
+
+        bed.remove_namespace("late");
+        until(&mut states, "no pod", |state| {
+            state.pod_interfaces.is_empty()
+        })
+        .await;
+
+        drop(states);
+        timeout(Duration::from_secs(10), watch)
+            .await
+            .expect("the watch ends with its last listener")
+            .unwrap()
+            .unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_namespace_that_is_bound_to_its_file_last_is_seen() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let pod = bed.make_pod(&network, "pod", "vpod").await;
+        // The file alone is no namespace.
+        let elsewhere = bed.run_dir().join("kept");
+        File::create(&elsewhere).unwrap();
+        bind(&bed.netns_dir().join("pod"), &elsewhere);
+        bed.remove_namespace("pod");
+        File::create(bed.netns_dir().join("pod")).unwrap();
+
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        let first = until(&mut states, "a first state", |_| true).await;
+        assert_eq!(namespaces(&first), []);
+
+        // From now on nothing happens but a mount.
+        bind(&elsewhere, &bed.netns_dir().join("pod"));
+        until(&mut states, "the pod", |state| {
+            namespaces(state) == [(pod, "vpod", "pod")]
+        })
+        .await;
+        nix::mount::umount2(&elsewhere, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+fn bind(from: &std::path::Path, to: &std::path::Path) {
+    nix::mount::mount(
+        Some(from),
+        to,
+        None::<&str>,
+        nix::mount::MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_directory_made_later_is_watched() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        fs::remove_dir(bed.netns_dir()).unwrap();
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        let first = until(&mut states, "a first state", |_| true).await;
+        assert_eq!(namespaces(&first), []);
+
+        fs::create_dir(bed.netns_dir()).unwrap();
+        let pod = bed.make_pod(&network, "pod", "vpod").await;
+        until(&mut states, "the pod", |state| {
+            namespaces(state) == [(pod, "vpod", "pod")]
+        })
+        .await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn addresses_are_the_nodes_global_ones() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        let first = until(&mut states, "a first state", |_| true).await;
+        assert!(first.addresses.is_empty(), "{first:?}");
+
+        let uplink = network.veth("uplink").await;
+        network.add_address(uplink, "10.240.0.11", 24).await;
+        network.add_address(uplink, "fd00:10:240::11", 64).await;
+        network.add_address(uplink, "fe80::11", 64).await;
+        network.add_address(index("lo"), "203.0.113.9", 32).await;
+        let expected: Vec<IpAddr> = ["10.240.0.11", "203.0.113.9", "fd00:10:240::11"]
+            .map(|addr| addr.parse().unwrap())
+            .into();
+        until(&mut states, "three addresses", |state| {
+            state.addresses.iter().copied().collect::<Vec<_>>() == expected
+        })
+        .await;
+
+        network.remove(uplink).await;
+        until(&mut states, "one address", |state| {
+            state.addresses.len() == 1
+        })
+        .await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn masquerading_follows_this_namespaces_port_range() {
+    bed::run(|_| {
+        let file = "/proc/sys/net/ipv4/ip_local_port_range";
+        fs::write(file, "9000 60000").unwrap();
+        assert_eq!(snat_ports().unwrap(), 1024..=8999);
+        fs::write(file, "1024 65535").unwrap();
+        let text = snat_ports().unwrap_err().to_string();
+        assert!(text.contains("1024-65535"), "{text}");
+        assert!(text.contains("sysctl"), "{text}");
+    });
+}

@@ -1,0 +1,37 @@
+//! What the host tests of the packet logic share: a node in memory, and frames.
+#![allow(
+    dead_code,
+    reason = "each test binary compiles this module and uses a part of it"
+)]
+
+pub mod frame;
+pub mod world;
+
+use std::net::IpAddr;
+
+use weir_ebpf::{
+    addr::{Addr, Port, Protocol},
+    tables::{Backend, Tuple},
+};
+
+/// An address from its text.
+pub fn addr(text: &str) -> Addr {
+    text.parse::<IpAddr>().expect("an address").into()
+}
+
+/// A backend from its text and number.
+pub fn backend(text: &str, port: u16) -> Backend {
+    Backend::new(addr(text), Port::new(port))
+}
+
+/// A tuple from texts and numbers.
+pub fn tuple(protocol: Protocol, src: (&str, u16), dst: (&str, u16)) -> Tuple {
+    Tuple {
+        src: addr(src.0),
+        dst: addr(dst.0),
+        src_port: Port::new(src.1),
+        dst_port: Port::new(dst.1),
+        protocol,
+        reserved: [0; 3],
+    }
+}

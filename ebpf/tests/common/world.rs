@@ -1,0 +1,291 @@
+//! A node in memory: tables, a clock, a source of chance, and packets that go through the hooks.
+//!
+//! The agent's writes happen in the order it promises (what is referred to first, the revision
+//! last). What two processors do to each other is played by [`World::interrupt`].
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+};
+
+use weir_ebpf::{
+    addr::{Addr, Port, Protocol},
+    buffer::Buffer,
+    conntrack::SECOND,
+    datapath::{self, Decision},
+    packet::{self, Headers},
+    tables::{
+        Backend, BackendKey, Flow, FlowRole, FlowState, Frontend, FrontendKey, Nanos, Node,
+        Service, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
+    },
+    verdict::Verdict,
+};
+
+/// A step of another processor.
+type Interruption = Box<dyn FnOnce(&World)>;
+
+/// Which hook a packet meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A packet that a pod sends.
+    FromPod,
+    /// A packet that a pod receives.
+    ToPod,
+}
+
+/// What a hook made of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// The bytes after that.
+    pub frame: Vec<u8>,
+}
+
+/// The tables of a node, and the node's time and chance.
+pub struct World {
+    /// The node's own entry.
+    pub node: Cell<Node>,
+    /// `FLOWS`
+    pub flows: RefCell<BTreeMap<Tuple, Flow>>,
+    /// `SOCKETS`
+    pub sockets: RefCell<BTreeMap<SocketKey, SocketFlow>>,
+    frontends: RefCell<BTreeMap<FrontendKey, Frontend>>,
+    services: RefCell<BTreeMap<u32, Service>>,
+    backends: RefCell<BTreeMap<BackendKey, Backend>>,
+    serving: RefCell<BTreeSet<ServingKey>>,
+    clock: Cell<Nanos>,
+    chance: Cell<u64>,
+    interruption: RefCell<Option<(u32, Interruption)>>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            node: Cell::new(Node {
+                addr_v4: Addr::from(std::net::Ipv4Addr::new(10, 240, 0, 1)),
+                addr_v6: Addr::UNSPECIFIED,
+                snat_port_min: 16_384,
+                snat_port_max: 32_767,
+            }),
+            flows: RefCell::default(),
+            sockets: RefCell::default(),
+            frontends: RefCell::default(),
+            services: RefCell::default(),
+            backends: RefCell::default(),
+            serving: RefCell::default(),
+            clock: Cell::new(1_000 * SECOND),
+            chance: Cell::new(0x9e37_79b9_7f4a_7c15),
+            interruption: RefCell::new(None),
+        }
+    }
+}
+
+impl World {
+    /// Lets time pass.
+    pub fn wait(&self, time: Nanos) {
+        self.clock.set(self.clock.get() + time);
+    }
+
+    /// Makes chance another one.
+    pub fn seed(&self, seed: u64) {
+        self.chance.set(seed | 1);
+    }
+
+    /// Makes a service port reachable at an address.
+    pub fn add_frontend(&self, addr: Addr, port: u16, protocol: Protocol, service: u32) {
+        self.frontends.borrow_mut().insert(
+            FrontendKey::new(addr, Port::new(port), protocol),
+            Frontend { service },
+        );
+    }
+
+    /// Takes an address away.
+    pub fn remove_frontend(&self, addr: Addr, port: u16, protocol: Protocol) {
+        let key = FrontendKey::new(addr, Port::new(port), protocol);
+        self.frontends.borrow_mut().remove(&key);
+    }
+
+    /// Gives a service port these backends and no others, in the order of the agent's writes.
+    pub fn set_backends(&self, service: u32, backends: &[Backend]) {
+        let old = self.service(service).unwrap_or_default();
+        for (slot, &backend) in (0..).zip(backends) {
+            self.backends
+                .borrow_mut()
+                .insert(BackendKey { service, slot }, backend);
+        }
+        let mut serving = self.serving.borrow_mut();
+        serving.retain(|key| key.service != service || backends.contains(&key.backend));
+        serving.extend(
+            backends
+                .iter()
+                .map(|&backend| ServingKey { service, backend }),
+        );
+        let backend_count = u32::try_from(backends.len()).expect("few backends");
+        self.services.borrow_mut().insert(
+            service,
+            Service {
+                backend_count,
+                revision: old.revision + 1,
+            },
+        );
+        self.backends
+            .borrow_mut()
+            .retain(|key, _| key.service != service || key.slot < backend_count);
+    }
+
+    /// Is this now a backend of the service port?
+    pub fn serves(&self, service: u32, backend: Backend) -> bool {
+        self.is_serving(&ServingKey { service, backend })
+    }
+
+    /// Forgets an entry of `FLOWS`, as the kernel does when the table is full.
+    pub fn evict(&self, tuple: &Tuple) -> Option<Flow> {
+        self.flows.borrow_mut().remove(tuple)
+    }
+
+    /// The entry of `FLOWS` for a tuple.
+    pub fn flow(&self, tuple: &Tuple) -> Option<Flow> {
+        self.flows.borrow().get(tuple).copied()
+    }
+
+    /// The state in the entry for a tuple.
+    pub fn state(&self, tuple: &Tuple) -> Option<FlowState> {
+        self.flow(tuple).map(|flow| flow.state)
+    }
+
+    /// The tuples whose entries have a role.
+    pub fn tuples(&self, role: FlowRole) -> Vec<Tuple> {
+        let flows = self.flows.borrow();
+        let with_role = flows.iter().filter(|(_, flow)| flow.role == role);
+        with_role.map(|(tuple, _)| *tuple).collect()
+    }
+
+    /// Lets another processor act once, after `reads` more reads of `FLOWS`.
+    pub fn interrupt(&self, reads: u32, action: impl FnOnce(&Self) + 'static) {
+        *self.interruption.borrow_mut() = Some((reads, Box::new(action)));
+    }
+
+    /// Sends a frame through a hook.
+    pub fn pass(&self, hook: Hook, frame: &[u8]) -> Outcome {
+        let mut buffer = Buffer::<4096>::new(frame).expect("a frame of at most 4096 bytes");
+        let verdict = match packet::parse(&buffer) {
+            Err(why) => datapath::not_parsed(why).verdict(),
+            Ok(headers) => {
+                let (decision, flow) = self.decide(hook, &headers);
+                datapath::carry_out(&mut buffer, &headers, decision, &flow)
+            }
+        };
+        Outcome {
+            verdict,
+            frame: buffer.bytes().to_vec(),
+        }
+    }
+
+    /// What a hook decides about a packet, and the flow it says so of.
+    pub fn decide(&self, hook: Hook, headers: &Headers) -> (Decision, Flow) {
+        let mut flow: Flow = bytemuck::Zeroable::zeroed();
+        let decision = match hook {
+            Hook::FromPod => datapath::from_pod(headers, self, &mut flow),
+            Hook::ToPod => datapath::to_pod(headers, self, &mut flow),
+        };
+        (decision, flow)
+    }
+
+    /// Gives another processor its turn when it is due.
+    fn note_read(&self) {
+        let mut slot = self.interruption.borrow_mut();
+        let Some((reads, action)) = slot.take() else {
+            return;
+        };
+        if reads == 0 {
+            drop(slot);
+            action(self);
+        } else {
+            *slot = Some((reads - 1, action));
+        }
+    }
+}
+
+impl Tables for World {
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        self.frontends.borrow().get(key).copied()
+    }
+
+    fn service(&self, service: u32) -> Option<Service> {
+        // The kernel's table is an array: every number within it has an entry.
+        Some(
+            self.services
+                .borrow()
+                .get(&service)
+                .copied()
+                .unwrap_or_default(),
+        )
+    }
+
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        self.backends.borrow().get(key).copied()
+    }
+
+    fn is_serving(&self, key: &ServingKey) -> bool {
+        self.serving.borrow().contains(key)
+    }
+
+    fn node(&self) -> Option<Node> {
+        Some(self.node.get())
+    }
+
+    fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        self.note_read();
+        self.flows.borrow_mut().get_mut(tuple).map(change)
+    }
+
+    fn put_flow(&self, tuple: &Tuple, flow: &Flow) {
+        self.flows.borrow_mut().insert(*tuple, *flow);
+    }
+
+    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> bool {
+        let mut flows = self.flows.borrow_mut();
+        let is_free = !flows.contains_key(tuple);
+        if is_free {
+            flows.insert(*tuple, *flow);
+        }
+        is_free
+    }
+
+    fn remove_flow(&self, tuple: &Tuple) {
+        self.flows.borrow_mut().remove(tuple);
+    }
+
+    fn update_socket<R>(
+        &self,
+        key: &SocketKey,
+        change: impl FnOnce(&mut SocketFlow) -> R,
+    ) -> Option<R> {
+        self.sockets.borrow_mut().get_mut(key).map(change)
+    }
+
+    fn put_socket(&self, key: &SocketKey, flow: &SocketFlow) {
+        self.sockets.borrow_mut().insert(*key, *flow);
+    }
+
+    fn random(&self) -> u32 {
+        // xorshift64*: full period, and good enough in its upper half.
+        let mut chance = self.chance.get();
+        chance ^= chance >> 12;
+        chance ^= chance << 25;
+        chance ^= chance >> 27;
+        self.chance.set(chance);
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the upper half, shifted down"
+        )]
+        {
+            (chance.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+        }
+    }
+
+    fn now(&self) -> Nanos {
+        self.clock.get()
+    }
+}
