@@ -125,8 +125,14 @@ struct Course<'a, E> {
 
 /// What a name stands for.
 enum Binding {
-    Packet { input: Packet, output: Packet },
+    Packet(Box<Sent>),
     Peer(SocketAddr),
+}
+
+/// A packet before and after its hook.
+struct Sent {
+    input: Packet,
+    output: Packet,
 }
 
 impl<E: Executor> Course<'_, E> {
@@ -188,7 +194,7 @@ impl<E: Executor> Course<'_, E> {
             let output = self.send_one(hook, &input, expect)?;
             reached.insert(output.dst);
             if let Some(name) = binding {
-                let binding = Binding::Packet { input, output };
+                let binding = Binding::Packet(Box::new(Sent { input, output }));
                 self.bindings.insert(name.to_owned(), binding);
             }
         }
@@ -260,7 +266,7 @@ impl<E: Executor> Course<'_, E> {
 
     fn packet(&self, name: &str) -> Result<(&Packet, &Packet)> {
         match self.bindings.get(name) {
-            Some(Binding::Packet { input, output }) => Ok((input, output)),
+            Some(Binding::Packet(sent)) => Ok((&sent.input, &sent.output)),
             Some(Binding::Peer(_)) => bail!("{name:?} is a call, not a packet"),
             None => bail!("no earlier packet is called {name:?}"),
         }
@@ -323,7 +329,7 @@ impl<E: Executor> Course<'_, E> {
             PeerText::Addr(addr) => Ok(*addr),
             PeerText::BackendOf(name) => match self.bindings.get(name) {
                 Some(Binding::Peer(peer)) => Ok(*peer),
-                Some(Binding::Packet { .. }) => bail!("{name:?} is a packet, not a call"),
+                Some(Binding::Packet(_)) => bail!("{name:?} is a packet, not a call"),
                 None => bail!("no earlier call is called {name:?}"),
             },
         }
