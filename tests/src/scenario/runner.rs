@@ -125,12 +125,12 @@ struct Course<'a, E> {
 
 /// What a name stands for.
 enum Binding {
-    Packet(Box<Sent>),
+    Packet(Box<Translation>),
     Peer(SocketAddr),
 }
 
 /// A packet before and after its hook.
-struct Sent {
+struct Translation {
     input: Packet,
     output: Packet,
 }
@@ -194,7 +194,7 @@ impl<E: Executor> Course<'_, E> {
             let output = self.send_one(hook, &input, expect)?;
             reached.insert(output.dst);
             if let Some(name) = binding {
-                let binding = Binding::Packet(Box::new(Sent { input, output }));
+                let binding = Binding::Packet(Box::new(Translation { input, output }));
                 self.bindings.insert(name.to_owned(), binding);
             }
         }
@@ -266,7 +266,7 @@ impl<E: Executor> Course<'_, E> {
 
     fn packet(&self, name: &str) -> Result<(&Packet, &Packet)> {
         match self.bindings.get(name) {
-            Some(Binding::Packet(sent)) => Ok((&sent.input, &sent.output)),
+            Some(Binding::Packet(both)) => Ok((&both.input, &both.output)),
             Some(Binding::Peer(_)) => bail!("{name:?} is a call, not a packet"),
             None => bail!("no earlier packet is called {name:?}"),
         }
