@@ -8,6 +8,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
 use netlink_packet_route::route::RouteScope;
+use netlink_packet_route::tc::TcAttribute;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
@@ -183,5 +184,24 @@ impl Links {
             .execute()
             .await
             .with_context(|| format!("make {addr} a neighbour on {link}"))
+    }
+
+    /// Does a link carry a clsact queueing discipline?
+    pub async fn has_clsact(&self, link: &str) -> Result<bool> {
+        let index = i32::try_from(self.index(link).await?).context("an index fits")?;
+        let disciplines: Vec<_> = self
+            .handle
+            .qdisc()
+            .get()
+            .index(index)
+            .execute()
+            .try_collect()
+            .await
+            .with_context(|| format!("list the queueing disciplines of {link}"))?;
+        Ok(disciplines.iter().any(|message| {
+            let is_clsact =
+                |attribute: &TcAttribute| *attribute == TcAttribute::Kind("clsact".to_owned());
+            message.header.index == index && message.attributes.iter().any(is_clsact)
+        }))
     }
 }

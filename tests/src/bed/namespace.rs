@@ -81,7 +81,7 @@ impl Namespace {
     }
 
     /// Runs `work` on a thread inside.
-    fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             scope
                 .spawn(|| {

@@ -191,17 +191,6 @@ impl Node {
         Ok(text)
     }
 
-    /// Every file and directory below the BPF file system.
-    pub fn pins(&self) -> Result<Vec<PathBuf>> {
-        let bpffs = self.bpffs();
-        self.shared.keeper.run(move || {
-            let mut found = Vec::new();
-            list(&bpffs, &mut found)?;
-            found.sort();
-            Ok(found)
-        })
-    }
-
     /// Names of the node's ends of its pods' links.
     #[must_use]
     pub fn pod_links(&self) -> Vec<String> {
@@ -229,15 +218,4 @@ fn mount_bpffs(keeper: &Keeper, directory: PathBuf) -> Result<()> {
         )
         .with_context(|| format!("mount a BPF file system on {}", directory.display()))
     })
-}
-
-fn list(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            list(&entry.path(), found)?;
-        }
-        found.push(entry.path());
-    }
-    Ok(())
 }

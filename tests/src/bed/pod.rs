@@ -12,6 +12,7 @@ use super::plan::{Addresses, Family};
 use super::process::Place;
 use super::wiring::{Wiring, connect_pod};
 use crate::testpod::client::TestPod;
+use crate::testpod::protocol::Transport;
 
 /// Longest name of a link that the kernel takes.
 const LINK_NAME_MAX: usize = 15;
@@ -75,6 +76,18 @@ impl Pod {
     #[must_use]
     pub fn addr(&self, family: Family) -> IpAddr {
         self.addresses.of(family)
+    }
+
+    /// Serves TCP and UDP at a port of its addresses of both families.
+    pub fn serve_at(&self, port: u16) -> Result<()> {
+        for family in Family::ALL {
+            for transport in Transport::ALL {
+                let to = (self.addr(family), port).into();
+                self.serve(transport, to)
+                    .with_context(|| format!("serve {transport:?} at {to} in pod {}", self.name))?;
+            }
+        }
+        Ok(())
     }
 
     /// The name of its link's end at the node.

@@ -159,15 +159,34 @@ impl Drop for Process {
 /// The helper's part: become `program` in a namespace and a group, and end with the parent.
 pub fn enter(namespace: &Path, group: &Path, program: &[OsString]) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL).context("ask to end with the parent")?;
-    become_program(namespace, group, program)
+    cgroup::enter(group)?;
+    let network = open(namespace)?;
+    setns(network, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("enter network namespace {}", namespace.display()))?;
+    become_program(program)
 }
 
-/// As [`enter`], for a program that outlives its parent.
-pub fn become_program(namespace: &Path, group: &Path, program: &[OsString]) -> Result<()> {
+/// Becomes `program` in a group and beside a process: in its network and with its mounts. The
+/// calling process must have no other threads.
+pub fn join(process: u32, group: &Path, program: &[OsString]) -> Result<()> {
     cgroup::enter(group)?;
-    let file = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
-    setns(file, CloneFlags::CLONE_NEWNET)
-        .with_context(|| format!("enter network namespace {}", namespace.display()))?;
+    let namespaces = PathBuf::from(format!("/proc/{process}/ns"));
+    let (network, mounts) = (
+        open(&namespaces.join("net"))?,
+        open(&namespaces.join("mnt"))?,
+    );
+    setns(network, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("enter the network namespace of process {process}"))?;
+    setns(mounts, CloneFlags::CLONE_NEWNS)
+        .with_context(|| format!("enter the mount namespace of process {process}"))?;
+    become_program(program)
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("open {}", path.display()))
+}
+
+fn become_program(program: &[OsString]) -> Result<()> {
     let (name, arguments) = program.split_first().context("no program was given")?;
     let error = Command::new(name).args(arguments).exec();
     Err(error).with_context(|| format!("run {}", name.display()))

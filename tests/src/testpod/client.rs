@@ -84,21 +84,6 @@ impl TestPod {
         self.open(Request::Serve { transport, address }, TIMEOUT)
     }
 
-    /// Serves TCP and UDP at a port of every address, both families.
-    pub fn serve_everywhere(&self, port: u16) -> Outcome<()> {
-        for transport in Transport::ALL {
-            // On Linux `[::]` takes IPv4 as well, but a UDP answer from there might choose another
-            // source than the question's destination; one socket each does not.
-            self.serve(transport, (Ipv4Addr::UNSPECIFIED, port).into())?;
-            self.serve_v6_only(transport, port)?;
-        }
-        Ok(())
-    }
-
-    fn serve_v6_only(&self, transport: Transport, port: u16) -> Outcome<Ends> {
-        self.serve(transport, (Ipv6Addr::UNSPECIFIED, port).into())
-    }
-
     /// Serves DNS at an address.
     pub fn serve_dns(
         &self,

@@ -6,3 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+mod lifecycle;
+mod packet;
+mod socket;
+mod world;
