@@ -24,6 +24,7 @@ mod load;
 mod lock;
 mod netlink;
 mod netns_cookie;
+pub mod object;
 mod plan;
 mod sockets;
 mod tc;

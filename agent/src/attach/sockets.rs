@@ -31,7 +31,10 @@ pub fn destroy_udp_sockets(gone: &BTreeSet<ServingKey>, tables: &KernelTables) -
     if gone.is_empty() {
         return Ok(0);
     }
-    let peers = gone.iter().map(|key| (key.backend.addr, key.backend.port)).collect();
+    let peers = gone
+        .iter()
+        .map(|key| (key.backend.addr, key.backend.port))
+        .collect();
     let mut netlink = Netlink::open(NETLINK_SOCK_DIAG).context("open a netlink socket")?;
     let mut destroyed = 0;
     for family in [AF_INET, AF_INET6] {

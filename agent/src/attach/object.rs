@@ -1,0 +1,27 @@
+//! The BPF object inside this binary, put there by `build.rs`.
+
+use std::{error::Error, fmt};
+
+/// Aligned, because the loader reads its headers in place.
+static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
+
+/// The binary was built without `WEIR_EBPF_OBJECT`, as a plain `cargo build` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingObject;
+
+impl fmt::Display for MissingObject {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("this binary was built without its BPF object: run `cargo xtask build`")
+    }
+}
+
+impl Error for MissingObject {}
+
+/// The object to load.
+pub fn object() -> Result<&'static [u8], MissingObject> {
+    if EMBEDDED.is_empty() {
+        Err(MissingObject)
+    } else {
+        Ok(EMBEDDED)
+    }
+}
