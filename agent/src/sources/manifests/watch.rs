@@ -281,7 +281,7 @@ fn identity(directory: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(directory).map(|stat| (stat.dev(), stat.ino()))
 }
 
-/// Reads every manifest of the directory. What cannot be read is said in the result.
+/// Reads every manifest of the directory once. What cannot be read is said in the result.
 pub fn scan(directory: &Path) -> Scan {
     let paths = manifests(directory)
         .map_err(|error| format!("directory {}: {error}", directory.display()))?;
