@@ -19,11 +19,21 @@ use crate::attach::TcChoice;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Paths {
     /// The BPF file system, where programs and tables outlive the agent
-    #[arg(long, value_name = "DIR", env = "WEIR_BPFFS", default_value = "/sys/fs/bpf")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_BPFFS",
+        default_value = "/sys/fs/bpf"
+    )]
     pub bpffs: PathBuf,
 
     /// Where the agent keeps its lock and its status
-    #[arg(long, value_name = "DIR", env = "WEIR_RUN_DIR", default_value = "/run/weir")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_RUN_DIR",
+        default_value = "/run/weir"
+    )]
     pub run_dir: PathBuf,
 }
 
@@ -43,7 +53,12 @@ pub struct AgentArguments {
     pub cgroup_root: Option<PathBuf>,
 
     /// Where the container runtime keeps the pods' network namespaces
-    #[arg(long, value_name = "DIR", env = "WEIR_NETNS_DIR", default_value = "/run/netns")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_NETNS_DIR",
+        default_value = "/run/netns"
+    )]
     pub netns_dir: PathBuf,
 
     /// Where the agent keeps what outlives it, and what it says of itself.

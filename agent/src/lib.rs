@@ -10,8 +10,14 @@
 //!                  └ observe   status                             effects
 //! ```
 
+pub mod agent;
 pub mod attach;
+pub mod cli;
 pub mod compile;
+pub mod config;
+pub mod logging;
 pub mod maps;
 pub mod model;
+pub mod observe;
+pub mod schedule;
 pub mod sources;

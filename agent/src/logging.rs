@@ -6,14 +6,14 @@
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result};
-use aya::Ebpf;
-use aya_log::EbpfLogger;
-use tokio::io::{Interest, unix::AsyncFd};
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// The target under which the programs' own records appear.
 const PACKETS: &str = "dataplane";
+
+/// What libraries say at `debug` is for their own developers; `--log aya=debug` shows it.
+const QUIET: &str = "aya=info,aya_obj=info,netlink_proto=info,rtnetlink=info,notify=info";
 
 /// Starts logging. Tells whether single packets are to be logged: the programs are loaded
 /// without that code where they are not.
@@ -21,31 +21,18 @@ const PACKETS: &str = "dataplane";
 /// # Errors
 /// The filter is not one.
 pub fn start(filter: &str) -> Result<bool> {
-    let filter = EnvFilter::try_new(filter)
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .with_context(|| format!("--log {filter}: not a filter; try info, debug or warn"))?;
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::registry()
         .with(filter)
-        .with(fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false))
+        .with(
+            fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(is_terminal)
+                .with_target(false),
+        )
         .try_init()
         .context("start logging")?;
     Ok(tracing::enabled!(target: PACKETS, Level::DEBUG))
-}
-
-/// Shows what the programs say of single packets, as long as the runtime lives.
-///
-/// # Errors
-/// The programs' ring buffer cannot be read.
-pub fn follow_programs(ebpf: &mut Ebpf) -> Result<()> {
-    let logger = EbpfLogger::init(ebpf).context("read the programs' log")?;
-    let mut logger = AsyncFd::with_interest(logger, Interest::READABLE)
-        .context("wait for the programs' log")?;
-    tokio::spawn(async move {
-        // An error means that the runtime ends.
-        while let Ok(mut ready) = logger.readable_mut().await {
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
-        }
-    });
-    Ok(())
 }

@@ -1,3 +1,11 @@
-//! `weir`.
+//! `weir`: parse the command line, perform the command, say how it went.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use weir_agent::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -29,7 +29,12 @@ impl Schedule {
     /// Nothing is due before something was noted.
     #[must_use]
     pub const fn new(maximum_gap: Duration) -> Self {
-        Self { maximum_gap, last_done: None, is_pending: false, failures: 0 }
+        Self {
+            maximum_gap,
+            last_done: None,
+            is_pending: false,
+            failures: 0,
+        }
     }
 
     /// Something has changed.

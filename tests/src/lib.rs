@@ -1,1 +1,3 @@
-//! skeleton
+//! Scenarios and their executors, the test bed, and the demonstration.
+
+pub mod scenario;

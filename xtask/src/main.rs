@@ -13,6 +13,7 @@ mod apt;
 mod build;
 mod build_ebpf;
 mod core_source;
+mod fuzz;
 mod inspect;
 mod linker;
 mod process;
@@ -43,6 +44,14 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Send random bytes through the packet logic, guided by coverage
+    Fuzz {
+        /// One fuzz target; all of them where none is named
+        target: Option<String>,
+        /// How long for each
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -60,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::BuildEbpf => build_ebpf::run(&workspace)?,
         Command::Build { release } => build::run(&workspace, release)?,
+        Command::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -81,7 +81,10 @@ fn answer(cluster: &Cluster) -> Answer {
         problems: reports
             .iter()
             .flat_map(|(&source, report)| {
-                report.problems.iter().map(move |problem| problem_status(source, problem))
+                report
+                    .problems
+                    .iter()
+                    .map(move |problem| problem_status(source, problem))
             })
             .collect(),
         skipped: desired.skipped.iter().map(skipped_status).collect(),
@@ -93,23 +96,38 @@ fn answer(cluster: &Cluster) -> Answer {
 }
 
 fn show_to_people(answer: &Answer) {
-    let Answer { service_ports, frontends, backends, problems, skipped, unknown_kinds } = answer;
+    let Answer {
+        service_ports,
+        frontends,
+        backends,
+        problems,
+        skipped,
+        unknown_kinds,
+    } = answer;
     output::line(&format!(
         "{service_ports} service ports at {frontends} addresses with {backends} backends"
     ));
     if !problems.is_empty() {
         output::heading("Problems");
-        output::table(["WHERE", "OBJECT", "FIELD", "WHAT"], problems.iter().map(problem_row));
+        output::table(
+            ["WHERE", "OBJECT", "FIELD", "WHAT"],
+            problems.iter().map(problem_row),
+        );
     }
     if !skipped.is_empty() {
         output::heading("Left out");
         output::table(
             ["OBJECT", "WHY"],
-            skipped.iter().map(|skipped| [skipped.object.clone(), skipped.reason.clone()]),
+            skipped
+                .iter()
+                .map(|skipped| [skipped.object.clone(), skipped.reason.clone()]),
         );
     }
     if !unknown_kinds.is_empty() {
-        output::line(&format!("\nkinds that are not read: {}", unknown_kinds.join(", ")));
+        output::line(&format!(
+            "\nkinds that are not read: {}",
+            unknown_kinds.join(", ")
+        ));
     }
     if problems.is_empty() && skipped.is_empty() {
         output::line(&good("nothing is wrong"));

@@ -26,7 +26,13 @@ use crate::{
 pub struct Cli {
     /// What to log: error, warn, info, debug (each packet, too) or trace; or by module, as in
     /// `info,weir_agent::sources=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "WEIR_LOG", default_value = "info")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "WEIR_LOG",
+        default_value = "info"
+    )]
     log: String,
 
     #[command(subcommand)]
@@ -104,8 +110,15 @@ mod tests {
     fn every_flag_of_the_agent_can_come_from_the_environment() {
         let command = Cli::command();
         let agent = command.find_subcommand("agent").expect("there is an agent");
-        for argument in agent.get_arguments().filter(|a| a.get_long() != Some("help")) {
-            assert!(argument.get_env().is_some(), "--{} has no variable", argument.get_id());
+        for argument in agent
+            .get_arguments()
+            .filter(|a| a.get_long() != Some("help"))
+        {
+            assert!(
+                argument.get_env().is_some(),
+                "--{} has no variable",
+                argument.get_id()
+            );
         }
     }
 }

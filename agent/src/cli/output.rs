@@ -6,7 +6,7 @@
 )]
 
 use anyhow::{Context as _, Result};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, Table, TableStyle};
 use owo_colors::{OwoColorize as _, Stream};
 use serde::Serialize;
 
@@ -26,10 +26,14 @@ pub enum Format {
 pub fn encode(format: Format, value: &impl Serialize) -> Result<()> {
     match format {
         Format::Table | Format::Json => {
-            println!("{}", serde_json::to_string_pretty(value).context("encode as JSON")?);
+            println!(
+                "{}",
+                serde_json::to_string_pretty(value).context("encode as JSON")?
+            );
         }
         Format::Yaml => {
-            print!("{}", serde_saphyr::to_string(value).context("encode as YAML")?);
+            let text = serde_saphyr::to_string(value).context("encode as YAML")?;
+            println!("{}", text.trim_end());
         }
     }
     Ok(())
@@ -42,29 +46,35 @@ pub fn line(text: &str) {
 
 /// Shows a heading above what follows.
 pub fn heading(text: &str) {
-    println!("\n{}", text.if_supports_color(Stream::Stdout, |text| text.bold()));
+    println!(
+        "\n{}",
+        text.if_supports_color(Stream::Stdout, |text| text.bold())
+    );
 }
 
 /// Text that says all is well.
 pub fn good(text: &str) -> String {
-    text.if_supports_color(Stream::Stdout, |text| text.green()).to_string()
+    text.if_supports_color(Stream::Stdout, |text| text.green())
+        .to_string()
 }
 
 /// Text that someone should look at.
 pub fn bad(text: &str) -> String {
-    text.if_supports_color(Stream::Stdout, |text| text.red()).to_string()
+    text.if_supports_color(Stream::Stdout, |text| text.red())
+        .to_string()
 }
 
 /// Text that explains.
 pub fn dim(text: &str) -> String {
-    text.if_supports_color(Stream::Stdout, |text| text.dimmed()).to_string()
+    text.if_supports_color(Stream::Stdout, |text| text.dimmed())
+        .to_string()
 }
 
 /// Shows rows under a header.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
     let mut table = Table::new();
     table
-        .load_preset(presets::NOTHING)
+        .load_style(TableStyle::new())
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
     for row in rows {
@@ -76,5 +86,8 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
 /// Says why a command failed, with all causes.
 pub fn error(error: &anyhow::Error) {
     let label = "error:";
-    eprintln!("{} {error:#}", label.if_supports_color(Stream::Stderr, |text| text.red()));
+    eprintln!(
+        "{} {error:#}",
+        label.if_supports_color(Stream::Stderr, |text| text.red())
+    );
 }

@@ -36,7 +36,10 @@ struct Answer {
 /// Shows the status; the exit code says how it is.
 pub fn show(arguments: &Arguments) -> Result<ExitCode> {
     let running = AgentLock::is_held(&lock_file(&arguments.paths.run_dir))?;
-    let answer = Answer { running, status: Status::read(&arguments.paths.run_dir)? };
+    let answer = Answer {
+        running,
+        status: Status::read(&arguments.paths.run_dir)?,
+    };
     match arguments.output {
         Format::Table => show_to_people(&answer, &arguments.paths),
         Format::Json | Format::Yaml => output::encode(arguments.output, &answer)?,
@@ -47,9 +50,8 @@ pub fn show(arguments: &Arguments) -> Result<ExitCode> {
 fn exit_code(answer: &Answer) -> ExitCode {
     match &answer.status {
         Some(status) if answer.running && status.ready => {
-            let is_content = status.error.is_none()
-                && status.problems.is_empty()
-                && status.skipped.is_empty();
+            let is_content =
+                status.error.is_none() && status.problems.is_empty() && status.skipped.is_empty();
             ExitCode::from(u8::from(!is_content))
         }
         _ => ExitCode::from(2),
@@ -77,7 +79,10 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
         ));
     }
     if let Some(error) = &status.error {
-        output::line(&format!("  {} {error}", bad("last synchronisation failed:")));
+        output::line(&format!(
+            "  {} {error}",
+            bad("last synchronisation failed:")
+        ));
     }
     output::line(&format!(
         "  {} service ports, {} pod interfaces",
@@ -91,7 +96,11 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
         status.tables.iter().map(|table| {
             let entries = table.entries.to_string();
             let is_full = table.entries >= table.capacity as usize;
-            let entries = if is_full { bad(&entries) } else { entries };
+            let entries = if is_full {
+                format!("{entries} (full)")
+            } else {
+                entries
+            };
             [table.name.clone(), entries, table.capacity.to_string()]
         }),
     );
@@ -129,7 +138,14 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
 }
 
 fn agent_line(is_running: bool, status: &Status) -> String {
-    let Status { node, version, pid, started, ready, .. } = status;
+    let Status {
+        node,
+        version,
+        pid,
+        started,
+        ready,
+        ..
+    } = status;
     match (is_running, ready) {
         (true, true) => format!(
             "{} node {node}: agent {version} runs (pid {pid}, since {started})",

@@ -25,10 +25,10 @@ pub struct Ids {
     numbers: BTreeMap<ServiceName, u32>,
     /// By number. Numbers that were given once stay, so that their revisions never go back.
     entries: BTreeMap<u32, Entry>,
-    /// Numbers without a service port.
+    /// Numbers without a service port, but those that are `resting`.
     free: BTreeSet<u32>,
-    /// Those of them that have become free since the tables were last compiled.
-    just_freed: BTreeSet<u32>,
+    /// Numbers that have become free with what is compiled now.
+    resting: BTreeSet<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,12 +76,12 @@ impl Ids {
 
     /// Takes back the numbers of all other service ports.
     pub(super) fn release_all_but(&mut self, wanted: BTreeSet<&ServiceName>) {
-        self.just_freed.clear();
+        self.free.append(&mut self.resting);
         let Self {
             numbers,
             entries,
-            free,
-            just_freed,
+            free: _,
+            resting,
         } = self;
         numbers.retain(|name, number| {
             let keep = wanted.contains(name);
@@ -89,8 +89,7 @@ impl Ids {
                 if let Some(entry) = entries.get_mut(number) {
                     entry.fill(&BTreeSet::new(), 0);
                 }
-                free.insert(*number);
-                just_freed.insert(*number);
+                resting.insert(*number);
             }
             keep
         });
@@ -102,22 +101,17 @@ impl Ids {
         if let Some(number) = self.numbers.get(name) {
             return Some(*number);
         }
-        let rested = self
-            .free
-            .iter()
-            .copied()
-            .find(|number| *number < end && !self.just_freed.contains(number));
-        let fresh = || {
-            let next = self
-                .entries
-                .last_key_value()
-                .map_or(1, |(last, _)| last + 1);
-            (next < end).then_some(next)
+        let lowest = |numbers: &BTreeSet<u32>| numbers.first().copied();
+        let next = || match self.entries.last_key_value() {
+            Some((last, _)) => last.checked_add(1),
+            None => Some(1),
         };
-        let freed = || self.free.iter().copied().find(|number| *number < end);
-        let number = rested.or_else(fresh).or_else(freed)?;
+        let number = [lowest(&self.free), next(), lowest(&self.resting)]
+            .into_iter()
+            .flatten()
+            .find(|number| *number < end)?;
         self.free.remove(&number);
-        self.just_freed.remove(&number);
+        self.resting.remove(&number);
         self.numbers.insert(*name, number);
         self.entries.entry(number).or_default().must_raise = true;
         Some(number)

@@ -133,6 +133,21 @@ pub struct KeptSize {
     pub wanted: u32,
 }
 
+impl fmt::Display for KeptSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            table,
+            pinned,
+            wanted,
+        } = self;
+        write!(
+            f,
+            "the table {table} keeps its {pinned} entries instead of {wanted}: an earlier agent \
+             made it; `weir cleanup` before the next start gives it the new size"
+        )
+    }
+}
+
 /// A pin directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{Invalid, Kind, ObjectRef};
 
 /// The namespace of an object that names none, as in the API's clients.
-const DEFAULT_NAMESPACE: &str = "default";
+pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// What an object's metadata tells us.
 pub(super) struct Metadata {

@@ -24,7 +24,7 @@ pub use cluster::{Changed, Cluster};
 pub use endpoints::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints};
 pub use event::{Change, Event, Problem, Report, SourceId};
 pub use field::{FieldPath, Invalid, Step};
-pub use metadata::{validate_label, validate_subdomain};
+pub use metadata::{DEFAULT_NAMESPACE, validate_label, validate_subdomain};
 pub use node::Node;
 pub use object::{NotOurs, Object};
 pub use port::Protocol;

@@ -53,7 +53,11 @@ impl Reporter {
     ) -> Result<Self> {
         let tables = capacities
             .into_iter()
-            .map(|(name, capacity)| Table { name: name.to_owned(), entries: 0, capacity })
+            .map(|(name, capacity)| Table {
+                name: name.to_owned(),
+                entries: 0,
+                capacity,
+            })
             .collect();
         let programs = programs
             .iter()
@@ -80,7 +84,11 @@ impl Reporter {
             unknown_kinds: Vec::new(),
         };
         status.write(&config.run_dir).context("the first status")?;
-        Ok(Self { run_dir: config.run_dir.clone(), status, is_unwritable: false })
+        Ok(Self {
+            run_dir: config.run_dir.clone(),
+            status,
+            is_unwritable: false,
+        })
     }
 
     /// Says what the sources cannot use. They have logged it themselves.
@@ -89,7 +97,10 @@ impl Reporter {
         let problems: Vec<Problem> = reports
             .iter()
             .flat_map(|(&source, report)| {
-                report.problems.iter().map(move |problem| problem_status(source, problem))
+                report
+                    .problems
+                    .iter()
+                    .map(move |problem| problem_status(source, problem))
             })
             .collect();
         let unknown_kinds = unknown_kinds(&reports);
@@ -101,8 +112,14 @@ impl Reporter {
     /// Says what a synchronisation did.
     pub fn synchronised(&mut self, done: Synchronised<'_>) {
         let skipped: Vec<Skipped> = done.skipped.iter().map(skipped_status).collect();
-        for skipped in skipped.iter().filter(|skipped| !self.status.skipped.contains(skipped)) {
-            warn!(object = skipped.object, "left out of the tables: {}", skipped.reason);
+        for skipped in skipped
+            .iter()
+            .filter(|skipped| !self.status.skipped.contains(skipped))
+        {
+            warn!(
+                object = skipped.object,
+                "left out of the tables: {}", skipped.reason
+            );
         }
         let status = &mut self.status;
         let is_news = !status.ready || status.error.is_some() || done.writes > 0;
@@ -120,7 +137,11 @@ impl Reporter {
             .map(|(index, name)| Interface { index, name })
             .collect();
         let microseconds = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
-        status.last_sync = Some(Sync { at: Timestamp::now(), microseconds, writes: done.writes });
+        status.last_sync = Some(Sync {
+            at: Timestamp::now(),
+            microseconds,
+            writes: done.writes,
+        });
         if is_news {
             info!(
                 writes = done.writes,
@@ -153,8 +174,10 @@ impl Reporter {
 }
 
 fn unknown_kinds(reports: &BTreeMap<SourceId, Report>) -> Vec<String> {
-    let kinds: BTreeSet<&String> =
-        reports.values().flat_map(|report| &report.unknown_kinds).collect();
+    let kinds: BTreeSet<&String> = reports
+        .values()
+        .flat_map(|report| &report.unknown_kinds)
+        .collect();
     kinds.into_iter().cloned().collect()
 }
 
@@ -174,5 +197,8 @@ pub fn problem_status(source: SourceId, problem: &model::Problem) -> Problem {
 /// Something left out, as the status has it.
 #[must_use]
 pub fn skipped_status(skipped: &compile::Skipped) -> Skipped {
-    Skipped { object: skipped.subject(), reason: skipped.reason.to_string() }
+    Skipped {
+        object: skipped.subject(),
+        reason: skipped.reason.to_string(),
+    }
 }

@@ -150,8 +150,9 @@ impl Status {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        let status = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not a status that this version wrote", path.display()))?;
+        let status = serde_json::from_slice(&text).with_context(|| {
+            format!("{} is not a status that this version wrote", path.display())
+        })?;
         Ok(Some(status))
     }
 }

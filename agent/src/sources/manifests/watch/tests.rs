@@ -1,0 +1,293 @@
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::Cluster;
+
+/// Far more than anything here takes; only a failing test waits that long.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn node(name: &str, label: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{v: \"{label}\"}}}}\n"
+    )
+}
+
+/// A watched directory and the cluster that hears of it.
+struct World {
+    root: TempDir,
+    cluster: Cluster,
+    events: mpsc::Receiver<Event>,
+    /// Every state that the nodes were in.
+    history: Vec<String>,
+}
+
+impl World {
+    async fn new(files: &[(&str, &str)]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("manifests")).unwrap();
+        let (sender, events) = mpsc::channel(16);
+        let mut world = Self {
+            root,
+            cluster: Cluster::default(),
+            events,
+            history: Vec::new(),
+        };
+        for (name, text) in files {
+            world.write(name, text);
+        }
+        tokio::spawn(run(world.path(""), sender));
+        world
+            .until(|cluster| cluster.is_ready(SourceId::MANIFESTS))
+            .await;
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join("manifests").join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn nodes(&self) -> String {
+        let nodes: Vec<String> = ["a", "b", "c"]
+            .iter()
+            .filter_map(|name| self.cluster.node(name))
+            .map(|node| format!("{}={}", node.name, node.labels["v"]))
+            .collect();
+        nodes.join(" ")
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let reports = self.cluster.reports();
+        let report = &reports[&SourceId::MANIFESTS];
+        report.problems.iter().map(ToString::to_string).collect()
+    }
+
+    async fn until(&mut self, condition: impl Fn(&Cluster) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !condition(&self.cluster) {
+            let event = tokio::time::timeout_at(deadline, self.events.recv())
+                .await
+                .unwrap_or_else(|_| panic!("still {:?} {:?}", self.nodes(), self.problems()))
+                .expect("the source runs");
+            self.cluster.apply(event);
+            self.history.push(self.nodes());
+        }
+    }
+
+    async fn until_node(&mut self, name: &str, label: &str) {
+        self.until(|cluster| {
+            cluster
+                .node(name)
+                .is_some_and(|node| node.labels["v"] == label)
+        })
+        .await;
+    }
+
+    async fn until_no_node(&mut self, name: &str) {
+        self.until(|cluster| cluster.node(name).is_none()).await;
+    }
+
+    async fn until_problems(&mut self, count: usize) {
+        self.until(|cluster| cluster.reports()[&SourceId::MANIFESTS].problems.len() == count)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_event_is_the_complete_list() {
+    let (a, b) = (node("a", "1"), node("b", "1"));
+    let world = World::new(&[
+        ("x.yaml", &a),
+        ("y.yml", &b),
+        (".z.yaml", "["),
+        ("z.txt", "["),
+    ])
+    .await;
+    assert_eq!(world.history, ["a=1 b=1"]);
+    assert_eq!(world.problems(), [""; 0]);
+}
+
+#[tokio::test]
+async fn files_come_change_and_go() {
+    let mut world = World::new(&[]).await;
+    world.write("x.yaml", &node("a", "1"));
+    world.until_node("a", "1").await;
+    world.write("x.yaml", &node("a", "2"));
+    world.until_node("a", "2").await;
+    world.write(".new", &node("a", "3"));
+    fs::rename(world.path(".new"), world.path("x.yaml")).unwrap();
+    world.until_node("a", "3").await;
+    fs::rename(world.path("x.yaml"), world.path("y.yaml")).unwrap();
+    world.write("z.yaml", &node("b", "1"));
+    world.until_node("b", "1").await;
+    fs::remove_file(world.path("y.yaml")).unwrap();
+    world.until_no_node("a").await;
+    assert_eq!(world.history, ["", "a=1", "a=2", "a=3", "a=3 b=1", "b=1"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_emptied_and_then_written_is_seen_whole() {
+    use std::io::Write as _;
+    let mut world = World::new(&[("x.yaml", &node("a", "1"))]).await;
+    let mut file = fs::File::create(world.path("x.yaml")).unwrap();
+    file.sync_all().unwrap();
+    file.write_all(node("a", "2").as_bytes()).unwrap();
+    drop(file);
+    world.until_node("a", "2").await;
+    assert_eq!(world.history, ["a=1", "a=2"]);
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_its_last_good_state_until_it_is_mended() {
+    let text = node("a", "1") + &node("b", "1");
+    let mut world = World::new(&[("x.yaml", &text)]).await;
+    world.write("x.yaml", "spec: [1, 2\n");
+    world.until_problems(1).await;
+    assert_eq!(world.nodes(), "a=1 b=1");
+    fs::write(world.path("x.yaml"), [0xff, 0xfe]).unwrap();
+    world
+        .until(|cluster| {
+            let reports = cluster.reports();
+            reports[&SourceId::MANIFESTS].problems[0].message == "is not UTF-8 text (byte 0)"
+        })
+        .await;
+    assert_eq!(world.nodes(), "a=1 b=1");
+    world.write("x.yaml", &node("a", "2"));
+    world.until_problems(0).await;
+    assert_eq!(world.nodes(), "a=2");
+}
+
+#[tokio::test]
+async fn a_directory_that_goes_and_comes_back_is_read_again() {
+    let mut world = World::new(&[("x.yaml", &node("a", "1"))]).await;
+    fs::remove_dir_all(world.path("")).unwrap();
+    world.until_problems(1).await;
+    assert_eq!(world.nodes(), "a=1");
+    assert!(
+        world.problems()[0].contains("No such file"),
+        "{:?}",
+        world.problems()
+    );
+    fs::create_dir(world.path("")).unwrap();
+    world.write("x.yaml", &node("a", "2"));
+    world.until_node("a", "2").await;
+    assert_eq!(world.problems(), [""; 0]);
+    world.write("x.yaml", &node("a", "3"));
+    world.until_node("a", "3").await;
+}
+
+#[tokio::test]
+async fn a_directory_that_another_takes_the_place_of_is_the_other() {
+    let mut world = World::new(&[("x.yaml", &node("a", "1"))]).await;
+    let new = world.root.path().join("new");
+    fs::create_dir(&new).unwrap();
+    fs::write(new.join("x.yaml"), node("a", "2")).unwrap();
+    fs::rename(world.path(""), world.root.path().join("old")).unwrap();
+    fs::rename(&new, world.path("")).unwrap();
+    world.until_node("a", "2").await;
+    world.write("x.yaml", &node("a", "3"));
+    world.until_node("a", "3").await;
+}
+
+/// The layout of a mounted ConfigMap: the files are links through `..data`, which is a link to a
+/// directory, and an update replaces that link.
+#[tokio::test]
+async fn a_mounted_config_map_is_followed() {
+    let mut world = World::new(&[]).await;
+    let publish = |world: &World, version: &str| {
+        let directory = format!("..{version}");
+        fs::create_dir(world.path(&directory)).unwrap();
+        fs::write(world.path(&directory).join("x.yaml"), node("a", version)).unwrap();
+        symlink(&directory, world.path("..data_tmp")).unwrap();
+        fs::rename(world.path("..data_tmp"), world.path("..data")).unwrap();
+    };
+    publish(&world, "1");
+    symlink("..data/x.yaml", world.path("x.yaml")).unwrap();
+    world.until_node("a", "1").await;
+    publish(&world, "2");
+    fs::remove_dir_all(world.path("..1")).unwrap();
+    world.until_node("a", "2").await;
+    assert_eq!(world.problems(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_target_of_a_link_elsewhere_is_found_by_its_time() {
+    let mut world = World::new(&[]).await;
+    let elsewhere = world.root.path().join("elsewhere.yaml");
+    fs::write(&elsewhere, node("a", "1")).unwrap();
+    symlink(&elsewhere, world.path("x.yaml")).unwrap();
+    world.until_node("a", "1").await;
+    fs::write(&elsewhere, node("a", "22")).unwrap();
+    world.until_node("a", "22").await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_at_first_is_an_error_that_says_so() {
+    let (sender, _events) = mpsc::channel(1);
+    let error = run(PathBuf::from("/nonexistent/manifests"), sender)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "directory /nonexistent/manifests: No such file or directory (os error 2); \
+         create it or name another directory"
+    );
+}
+
+#[tokio::test]
+async fn the_source_ends_when_nobody_listens() {
+    let root = tempfile::tempdir().unwrap();
+    let (sender, events) = mpsc::channel(1);
+    let source = tokio::spawn(run(root.path().to_owned(), sender));
+    drop(events);
+    tokio::time::timeout(DEADLINE, source)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .unwrap();
+}
+
+#[test]
+fn a_burst_is_read_when_it_is_quiet_or_has_lasted() {
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let path = PathBuf::from("x.yaml");
+
+    let mut burst = Burst::default();
+    assert_eq!(burst.due(), None);
+    burst.note(Signal::Changed, at(0));
+    assert_eq!(burst.due(), Some(at(50)));
+    burst.note(Signal::Writing(path.clone()), at(30));
+    assert_eq!(burst.due(), Some(at(500)));
+    burst.note(Signal::Written(path), at(200));
+    assert_eq!(burst.due(), Some(at(250)));
+    burst.note(Signal::Changed, at(490));
+    assert_eq!(burst.due(), Some(at(500)));
+}
+
+#[test]
+fn only_what_may_change_a_manifest_is_a_signal() {
+    use notify::event::{CreateKind, DataChange, RenameMode};
+    let of = |kind, name: &str| signal(notify::Event::new(kind).add_path(name.into()));
+    let modify = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    let close = |mode| EventKind::Access(AccessKind::Close(mode));
+    let create = EventKind::Create(CreateKind::File);
+    let rename = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+
+    assert_eq!(of(modify, "x.yaml"), Some(Signal::Writing("x.yaml".into())));
+    assert_eq!(
+        of(close(AccessMode::Write), "x.yaml"),
+        Some(Signal::Written("x.yaml".into()))
+    );
+    assert_eq!(of(create, "x.yaml"), Some(Signal::Changed));
+    assert_eq!(of(rename, "..data"), Some(Signal::Changed));
+    assert_eq!(of(modify, ".x.yaml.swp"), None);
+    assert_eq!(of(close(AccessMode::Read), "x.yaml"), None);
+    let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
+    assert_eq!(of(open, "x.yaml"), None);
+}
