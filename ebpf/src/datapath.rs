@@ -258,6 +258,9 @@ fn open_flow<T: Tables>(
     flow: &mut Flow,
 ) -> Decision {
     let tuple = &headers.tuple;
+    if tuple.dst_port != choice.backend.port && !may_change_port(headers.kind) {
+        return Decision::Drop(DropReason::SctpPort);
+    }
     *flow = Flow {
         to: Tuple {
             dst: choice.backend.addr,

@@ -4,6 +4,7 @@
 //! Maps are created for each executor and pinned nowhere. Programs at socket calls cannot be run
 //! this way. The kernel's clock cannot be advanced: flows are made older instead.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,19 +90,25 @@ impl Program {
         })
     }
 
-    /// Instructions that the verifier looked at, by program.
+    /// Instructions that the verifier looks at, by program: of all programs of the object, those
+    /// at socket calls too.
     ///
     /// # Errors
-    /// The kernel does not say.
-    pub fn verified_instructions(&mut self) -> Result<Vec<(Hook, u32)>> {
-        HOOKS
-            .into_iter()
-            .map(|hook| {
-                let info = classifier(&mut self.object, hook)?.info()?;
-                let count = info
+    /// The kernel refuses a program, or does not say.
+    pub fn verified_instructions(&mut self) -> Result<BTreeMap<String, u32>> {
+        self.object
+            .programs_mut()
+            .map(|(name, program)| {
+                if let aya::programs::Program::CgroupSockAddr(program) = program {
+                    program
+                        .load()
+                        .with_context(|| format!("load the program {name}"))?;
+                }
+                let count = program
+                    .info()?
                     .verified_instruction_count()
                     .context("the kernel counts verified instructions since Linux 5.16")?;
-                Ok((hook, count))
+                Ok((name.to_owned(), count))
             })
             .collect()
     }

@@ -101,7 +101,8 @@ pub fn run(scenario: &Scenario, directory: &Path, executor: &mut impl Executor) 
         directory,
         executor,
         world,
-        bindings: BTreeMap::new(),
+        packets: BTreeMap::new(),
+        peers: BTreeMap::new(),
     };
     for (index, step) in scenario.steps.iter().enumerate() {
         if let Err(error) = course.take(step) {
@@ -120,13 +121,10 @@ struct Course<'a, E> {
     directory: &'a Path,
     executor: &'a mut E,
     world: World,
-    bindings: BTreeMap<String, Binding>,
-}
-
-/// What a name stands for.
-enum Binding {
-    Packet { input: Packet, output: Packet },
-    Peer(SocketAddr),
+    /// Earlier packets by their names: what went in and what came out.
+    packets: BTreeMap<String, (Packet, Packet)>,
+    /// Peers that earlier calls became.
+    peers: BTreeMap<String, SocketAddr>,
 }
 
 impl<E: Executor> Course<'_, E> {
@@ -188,8 +186,7 @@ impl<E: Executor> Course<'_, E> {
             let output = self.send_one(hook, &input, expect)?;
             reached.insert(output.dst);
             if let Some(name) = binding {
-                let binding = Binding::Packet { input, output };
-                self.bindings.insert(name.to_owned(), binding);
+                self.packets.insert(name.to_owned(), (input, output));
             }
         }
         ensure_reached(expect, &reached)
@@ -259,11 +256,10 @@ impl<E: Executor> Course<'_, E> {
     }
 
     fn packet(&self, name: &str) -> Result<(&Packet, &Packet)> {
-        match self.bindings.get(name) {
-            Some(Binding::Packet { input, output }) => Ok((input, output)),
-            Some(Binding::Peer(_)) => bail!("{name:?} is a call, not a packet"),
-            None => bail!("no earlier packet is called {name:?}"),
-        }
+        self.packets
+            .get(name)
+            .map(|(input, output)| (input, output))
+            .with_context(|| format!("no earlier packet is called {name:?}"))
     }
 
     fn call(
@@ -311,8 +307,7 @@ impl<E: Executor> Course<'_, E> {
             );
             reached.insert(called.peer);
             if let Some(name) = binding {
-                self.bindings
-                    .insert(name.to_owned(), Binding::Peer(called.peer));
+                self.peers.insert(name.to_owned(), called.peer);
             }
         }
         ensure_reached(expect, &reached)
@@ -321,11 +316,11 @@ impl<E: Executor> Course<'_, E> {
     fn peer(&self, text: &PeerText) -> Result<SocketAddr> {
         match text {
             PeerText::Addr(addr) => Ok(*addr),
-            PeerText::BackendOf(name) => match self.bindings.get(name) {
-                Some(Binding::Peer(peer)) => Ok(*peer),
-                Some(Binding::Packet { .. }) => bail!("{name:?} is a packet, not a call"),
-                None => bail!("no earlier call is called {name:?}"),
-            },
+            PeerText::BackendOf(name) => self
+                .peers
+                .get(name)
+                .copied()
+                .with_context(|| format!("no earlier call is called {name:?}")),
         }
     }
 }

@@ -1,0 +1,69 @@
+//! The program that starts and plays the processes of a test bed. Not for use by hand.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use weir_tests::bed::{self, Bed, Topology, Wiring};
+use weir_tests::testpod;
+
+#[derive(Debug, Parser)]
+enum Command {
+    /// Become a program in a network namespace and a cgroup
+    Enter {
+        /// File of the network namespace
+        namespace: PathBuf,
+        /// Directory of the cgroup
+        group: PathBuf,
+        /// Program and arguments
+        #[arg(last = true)]
+        program: Vec<OsString>,
+    },
+    /// Do what the lines on the input say
+    Serve {
+        /// To answer by
+        name: String,
+    },
+    /// Build a bed, say where, and hold it until killed: for the tests of the bed
+    Hold,
+    /// Remove a bed when the input ends
+    Guard {
+        /// The bed's directory
+        run_dir: PathBuf,
+        /// The bed's cgroup
+        group: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    match Command::parse() {
+        Command::Enter {
+            namespace,
+            group,
+            program,
+        } => bed::process::enter(&namespace, &group, &program),
+        Command::Serve { name } => testpod::run(&name),
+        Command::Hold => hold(),
+        Command::Guard { run_dir, group } => bed::guardian::guard(&run_dir, &group),
+    }
+}
+
+fn hold() -> Result<()> {
+    let bed = Bed::start(Topology::one_node(Wiring::Routed))?;
+    let _pod = bed.pod(0, "pod", 2)?;
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "{}\n{}",
+        bed.run_dir().display(),
+        bed.group().display()
+    )?;
+    out.flush()?;
+    loop {
+        std::thread::park();
+    }
+}

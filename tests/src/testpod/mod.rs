@@ -1,0 +1,18 @@
+//! The process that lives in every pod, node and host of a test bed.
+//!
+//! It is told what to do by JSON lines on its input and answers on its output: who it serves,
+//! which sockets it opens and keeps, what it asks whom. [`client`] is the other end. Commands run
+//! side by side; a socket lives from its opening to its closing, across commands.
+
+pub mod client;
+mod dns;
+mod http;
+mod pattern;
+mod probe;
+pub mod protocol;
+mod run;
+mod serve;
+mod sockets;
+mod transfer;
+
+pub use run::run;

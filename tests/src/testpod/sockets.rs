@@ -1,0 +1,148 @@
+//! The client's sockets: opened, asked with, named, closed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::socket::SetSockOpt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::Mutex;
+
+use super::protocol::{Answer, Failure};
+use super::serve::{DATAGRAM_MAX, Said};
+
+mod option {
+    use nix::{setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// IPv4 datagrams leave without a checksum.
+        NoCheck,
+        SetOnly,
+        libc::SOL_SOCKET,
+        libc::SO_NO_CHECK,
+        bool
+    );
+}
+
+/// An open client socket.
+#[derive(Clone, Debug)]
+pub enum Socket {
+    /// A connection; one question at a time.
+    Tcp(Arc<Mutex<BufReader<TcpStream>>>),
+    /// A UDP socket, connected or not.
+    Udp(Arc<UdpSocket>),
+}
+
+/// The number of the next UDP question: an answer to an earlier one is not mistaken for it.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Opens a connection.
+pub async fn connect(to: SocketAddr, bind: Option<SocketAddr>) -> Result<TcpStream, Failure> {
+    let socket = match to {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(bind) = bind {
+        socket.set_reuseaddr(true)?;
+        socket.bind(bind)?;
+    }
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Opens a UDP socket.
+pub async fn open_udp(
+    bind: SocketAddr,
+    connect: Option<SocketAddr>,
+    no_checksum: bool,
+) -> Result<UdpSocket, Failure> {
+    let socket = UdpSocket::bind(bind).await?;
+    if no_checksum {
+        option::NoCheck
+            .set(&socket, &true)
+            .map_err(std::io::Error::from)?;
+    }
+    if let Some(peer) = connect {
+        socket.connect(peer).await?;
+    }
+    Ok(socket)
+}
+
+impl Socket {
+    /// `getsockname` and `getpeername`, the latter `None` where there is no peer.
+    pub async fn names(&self) -> Result<(SocketAddr, Option<SocketAddr>), Failure> {
+        match self {
+            Self::Tcp(stream) => {
+                let stream = stream.lock().await;
+                let stream = stream.get_ref();
+                Ok((stream.local_addr()?, Some(stream.peer_addr()?)))
+            }
+            Self::Udp(socket) => Ok((socket.local_addr()?, socket.peer_addr().ok())),
+        }
+    }
+
+    /// Asks the peer who it is.
+    pub async fn ask(&self, to: Option<SocketAddr>, length: usize) -> Result<Answer, Failure> {
+        match self {
+            Self::Tcp(stream) => ask_tcp(&mut *stream.lock().await).await,
+            Self::Udp(socket) => ask_udp(socket, to, length).await,
+        }
+    }
+}
+
+/// Asks by a connection.
+pub async fn ask_tcp(stream: &mut BufReader<TcpStream>) -> Result<Answer, Failure> {
+    let from = stream.get_ref().peer_addr()?;
+    stream.write_all(b"ASK\n").await?;
+    let mut line = String::new();
+    if stream.read_line(&mut line).await? == 0 {
+        return Err(Failure::Closed);
+    }
+    let said: Said = serde_json::from_str(&line).map_err(|_| Failure::Garbled(line))?;
+    Ok(Answer {
+        server: said.server,
+        client: said.client,
+        from,
+    })
+}
+
+/// Asks by a datagram, and waits for the answer to it.
+pub async fn ask_udp(
+    socket: &UdpSocket,
+    to: Option<SocketAddr>,
+    length: usize,
+) -> Result<Answer, Failure> {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut question = number.to_be_bytes().to_vec();
+    while question.len() < length {
+        question.push(question.len() as u8);
+    }
+    match to {
+        Some(peer) => socket.send_to(&question, peer).await?,
+        None => socket.send(&question).await?,
+    };
+    let mut buffer = vec![0; DATAGRAM_MAX];
+    loop {
+        let (received, from) = socket.recv_from(&mut buffer).await?;
+        let text = &buffer[..received];
+        let said: Said = serde_json::from_slice(text)
+            .map_err(|_| Failure::Garbled(String::from_utf8_lossy(text).into_owned()))?;
+        if said.number != number {
+            continue;
+        }
+        if said.checksum != crc32fast::hash(&question) || received < question.len() {
+            return Err(Failure::Garbled(format!(
+                "of a question of {} bytes, {received} came back, checksum {:x}",
+                question.len(),
+                said.checksum
+            )));
+        }
+        return Ok(Answer {
+            server: said.server,
+            client: said.client,
+            from,
+        });
+    }
+}

@@ -1,0 +1,12 @@
+//! The product and the test bed with real sockets, in network namespaces.
+//!
+//! Every test has a bed of its own and needs root; run them by `cargo xtask test network`, which
+//! builds the binary and names it in `WEIR_BINARY`.
+
+#![forbid(unsafe_code)]
+
+mod bed;
+mod lifecycle;
+mod packet;
+mod socket;
+mod world;

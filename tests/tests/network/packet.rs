@@ -1,0 +1,138 @@
+//! Service addresses translated at the pod's interface: UDP of pods, and TCP of processes that
+//! the node's socket programs do not see.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use weir_tests::bed::Family;
+use weir_tests::testpod::protocol::Failure;
+
+use crate::world::{EMPTY, MIRROR, WEB, World, in_both_wirings};
+
+in_both_wirings!(
+    udp_of_a_pod_is_answered_by_the_service,
+    udp_of_a_pod_to_a_service_without_endpoints_is_refused,
+    a_pod_reaches_itself_by_udp,
+    tcp_outside_the_cgroup_is_translated_packet_by_packet,
+    a_large_transfer_arrives_whole_through_the_packet_path,
+    datagrams_without_a_checksum_arrive,
+    datagrams_as_long_as_the_link_allows_arrive,
+);
+
+const LIMIT: Duration = Duration::from_secs(5);
+/// Payload that fills an Ethernet frame behind IP and UDP headers.
+const FULL_V4: usize = 1500 - 20 - 8;
+const FULL_V6: usize = 1500 - 40 - 8;
+
+fn udp_of_a_pod_is_answered_by_the_service(world: &mut World) -> Result<()> {
+    let client = &world.client;
+    for family in Family::ALL {
+        let to = WEB.at(family);
+        World::expect_answers_from(&["near", "far"], || {
+            let answer = client.udp_ask(to)?;
+            assert_eq!(answer.from, to, "an unconnected socket");
+            assert_eq!(
+                answer.client.ip(),
+                client.addr(family),
+                "the pod's own address is kept"
+            );
+            Ok(answer)
+        })
+        .with_context(|| format!("unconnected UDP to {to}"))?;
+        World::expect_answers_from(&["near", "far"], || client.udp_ask_connected(to))
+            .with_context(|| format!("connected UDP to {to}"))?;
+    }
+    World::expect_answers_from(&["near", "far"], || client.udp_ask_connected(WEB.mapped()))
+        .context("UDP to the IPv4 address in a socket of the other family")
+}
+
+fn udp_of_a_pod_to_a_service_without_endpoints_is_refused(world: &mut World) -> Result<()> {
+    for family in Family::ALL {
+        let to = EMPTY.at(family);
+        assert_eq!(
+            world.client.udp_ask_connected(to),
+            Err(Failure::refused()),
+            "{to}"
+        );
+    }
+    Ok(())
+}
+
+fn a_pod_reaches_itself_by_udp(world: &mut World) -> Result<()> {
+    let client = &world.client;
+    for family in Family::ALL {
+        let to = MIRROR.at(family);
+        let answers = [client.udp_ask(to), client.udp_ask_connected(to)];
+        for answer in answers {
+            let answer = answer.with_context(|| format!("UDP to {to}"))?;
+            ensure!(
+                answer.server == client.name() && answer.from == to,
+                "{to}: {answer:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn tcp_outside_the_cgroup_is_translated_packet_by_packet(world: &mut World) -> Result<()> {
+    let foreign = world.client.outside_the_cgroup()?;
+    for family in Family::ALL {
+        let to = WEB.at(family);
+        World::expect_answers_from(&["near", "far"], || {
+            let answer = foreign.tcp_ask(to)?;
+            let source = world.client.addr(family);
+            assert_eq!(answer.client.ip(), source, "the pod's own address is kept");
+            Ok(answer)
+        })
+        .with_context(|| format!("TCP to {to}"))?;
+        let empty = EMPTY.at(family);
+        assert_eq!(foreign.tcp_ask(empty), Err(Failure::refused()), "{empty}");
+        let mirror = MIRROR.at(family);
+        let answer = foreign
+            .tcp_ask(mirror)
+            .with_context(|| format!("a pod to itself by {mirror}"))?;
+        ensure!(answer.server == world.client.name(), "{mirror}: {answer:?}");
+    }
+    Ok(())
+}
+
+fn a_large_transfer_arrives_whole_through_the_packet_path(world: &mut World) -> Result<()> {
+    for backend in ["near", "far"] {
+        world.set_backends(&[backend])?;
+        let foreign = world.client.outside_the_cgroup()?;
+        for family in Family::ALL {
+            let transferred = foreign
+                .bulk(WEB.at(family), 32_000_000)
+                .with_context(|| format!("{family:?} to {backend}"))?;
+            ensure!(
+                transferred.is_complete() && transferred.server == backend,
+                "{family:?} to {backend}: {transferred:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn datagrams_without_a_checksum_arrive(world: &mut World) -> Result<()> {
+    let client = &world.client;
+    World::expect_answers_from(&["near", "far"], || {
+        let socket = client.open_udp_without_checksum()?;
+        let answer = client.ask_at(socket.handle, WEB.at(Family::V4))?;
+        client.close(socket.handle)?;
+        Ok(answer)
+    })
+}
+
+fn datagrams_as_long_as_the_link_allows_arrive(world: &mut World) -> Result<()> {
+    let client = &world.client;
+    for (family, length) in [(Family::V4, FULL_V4), (Family::V6, FULL_V6)] {
+        World::expect_answers_from(&["near", "far"], || {
+            let socket = client.connect_udp(WEB.at(family))?;
+            let answer = client.ask_with(socket.handle, None, length, LIMIT)?;
+            client.close(socket.handle)?;
+            Ok(answer)
+        })
+        .with_context(|| format!("{length} bytes, {family:?}"))?;
+    }
+    Ok(())
+}
