@@ -138,7 +138,7 @@ impl Family {
 /// The number that is written in hexadecimal as `octet` is in decimal.
 fn same_digits(octet: u8) -> u16 {
     let octet = u16::from(octet);
-    (octet / 100) << 8 | (octet / 10 % 10) << 4 | octet % 10
+    ((octet / 100) << 8) | ((octet / 10 % 10) << 4) | (octet % 10)
 }
 
 #[cfg(test)]

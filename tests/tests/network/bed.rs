@@ -163,7 +163,7 @@ fn a_dropped_bed_leaves_nothing() -> Result<()> {
     );
     drop(bed);
     assert_eq!(remains(&run_dir, &group), Vec::<PathBuf>::new());
-    assert_eq!(pod.ask_nobody(), true, "the pod's process is gone");
+    assert!(pod.ask_nobody(), "the pod's process is gone");
     drop(pod);
     for pid in pids {
         assert!(!lives(pid), "process {pid} lives on");
