@@ -1,22 +1,31 @@
-//! Embeds the BPF object that `cargo xtask build-ebpf` has built.
+//! Puts the BPF object beside the agent's code, for `attach::object` to embed.
 //!
-//! Without one (`WEIR_EBPF_OBJECT` is not set) the agent builds and tests as well, and says so when
-//! it is asked to load programs.
+//! `cargo xtask build` names the object in `WEIR_EBPF_OBJECT`. Without it an empty file takes its
+//! place, so that a plain `cargo build`, `test` or `doc` needs no BPF toolchain.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, error::Error, fs, path::Path};
 
-fn main() {
-    println!("cargo::rerun-if-env-changed=WEIR_EBPF_OBJECT");
-    let directory = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts");
-    let target = PathBuf::from(directory).join("dataplane.o");
-    match env::var_os("WEIR_EBPF_OBJECT") {
-        Some(object) => {
-            let object = PathBuf::from(object);
-            println!("cargo::rerun-if-changed={}", object.display());
-            fs::copy(&object, &target).unwrap_or_else(|error| {
-                panic!("WEIR_EBPF_OBJECT: copy {}: {error}", object.display())
-            });
-        }
-        None => fs::write(&target, []).expect("OUT_DIR can be written"),
+const VARIABLE: &str = "WEIR_EBPF_OBJECT";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed={VARIABLE}");
+    let embedded = Path::new(&env::var("OUT_DIR")?).join("dataplane.o");
+    let Some(object) = env::var_os(VARIABLE) else {
+        fs::write(embedded, [])?;
+        return Ok(());
+    };
+    let object = Path::new(&object);
+    println!("cargo:rerun-if-changed={}", object.display());
+    let content = fs::read(object).map_err(|error| {
+        format!(
+            "read the BPF object {VARIABLE}={}: {error}",
+            object.display()
+        )
+    })?;
+    if content.is_empty() {
+        return Err(format!("the BPF object {VARIABLE}={} is empty", object.display()).into());
     }
+    fs::write(embedded, content)?;
+    Ok(())
 }

@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     ops::RangeInclusive,
     time::Instant,
 };
@@ -19,13 +18,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tracing::{error, info, warn};
-use weir_ebpf::{
-    addr::Protocol,
-    tables::{ServingKey, name},
-};
+use weir_ebpf::tables::name;
 
 use crate::{
-    attach::{self, AgentLock, Dataplane, destroy_udp_sockets},
+    attach::{self, AgentLock, Dataplane, destroy_stale_udp_sockets},
     compile::{Capacities, Desired, Ids, NodeContext, compile},
     config::Config,
     maps::{Contents, Plan, Write, diff::diff, kernel::KernelTables},
@@ -114,7 +110,8 @@ struct Agent {
     tables: KernelTables,
     /// What the tables hold: as last read or written.
     actual: Contents,
-    is_attached: bool,
+    /// The interfaces that programs were attached to; `None` before the first time.
+    attached: Option<BTreeSet<u32>>,
     snat_ports: RangeInclusive<u16>,
     schedule: Schedule,
     reporter: Reporter,
@@ -136,7 +133,7 @@ impl Agent {
             dataplane,
             tables,
             actual,
-            is_attached: false,
+            attached: None,
             snat_ports: node::snat_ports()?,
             reporter,
         })
@@ -186,7 +183,7 @@ impl Agent {
                 writes: plan.0.len(),
                 contents: &desired.contents,
                 skipped: &desired.skipped,
-                interfaces: self.interfaces(),
+                interfaces: self.interfaces().collect(),
             }),
             Err(error) => {
                 error!("not up to date, what was programmed stays in force: {error:#}");
@@ -196,7 +193,8 @@ impl Agent {
     }
 
     fn bring_up_to_date(&mut self) -> Result<(Desired, Plan)> {
-        if self.schedule.is_repair() {
+        let is_repair = self.schedule.is_repair();
+        if is_repair {
             self.actual = self.tables.read()?;
         }
         let capacities = self.table_capacities();
@@ -205,24 +203,22 @@ impl Agent {
         let plan = diff(&desired.contents, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
-        let before = std::mem::replace(&mut self.actual, desired.contents.clone());
-        self.attach()?;
-        self.close_stale_sockets(&plan, &before)?;
+        self.actual = desired.contents.clone();
+        self.attach(is_repair)?;
+        self.close_stale_sockets(&plan, is_repair)?;
         Ok((desired, plan))
     }
 
     /// Programs meet tables that are complete: they are attached after the first time these were
     /// written.
-    fn attach(&mut self) -> Result<()> {
-        if !self.is_attached {
-            self.dataplane.attach_cgroup(&self.config.cgroup_root)?;
-            self.is_attached = true;
+    fn attach(&mut self, is_repair: bool) -> Result<()> {
+        let wanted: BTreeSet<u32> = self.interfaces().map(|(index, _)| index).collect();
+        if !is_repair && self.attached.as_ref() == Some(&wanted) {
+            return Ok(());
         }
-        let wanted: BTreeSet<u32> = self
-            .interfaces()
-            .into_iter()
-            .map(|(index, _)| index)
-            .collect();
+        if self.attached.is_none() {
+            self.dataplane.attach_cgroup(&self.config.cgroup_root)?;
+        }
         let report = self.dataplane.sync_interfaces(&wanted)?;
         for attachment in &report.attached {
             info!("attached {attachment}");
@@ -231,29 +227,26 @@ impl Agent {
             info!("detached {attachment}");
         }
         match report.failed.into_iter().next() {
-            None => Ok(()),
+            None => {
+                self.attached = Some(wanted);
+                Ok(())
+            }
             Some((attachment, error)) => Err(error.context(format!("attach {attachment}"))),
         }
     }
 
     /// A connected UDP socket of the node meets no program again: when its backend goes, it is
     /// closed, and the application opens it anew.
-    fn close_stale_sockets(&self, plan: &Plan, before: &Contents) -> Result<()> {
-        let is_udp = |service| {
-            before
-                .service_names
-                .get(service)
-                .is_some_and(|name| name.protocol == Protocol::UDP)
-        };
-        let gone: BTreeSet<ServingKey> = plan
-            .0
-            .iter()
-            .filter_map(|write| match write {
-                Write::RemoveServing(key) if is_udp(&key.service) => Some(*key),
-                _ => None,
-            })
-            .collect();
-        let closed = destroy_udp_sockets(&gone, &self.tables)?;
+    fn close_stale_sockets(&self, plan: &Plan, is_repair: bool) -> Result<()> {
+        let is_due = is_repair
+            || plan
+                .0
+                .iter()
+                .any(|write| matches!(write, Write::RemoveServing(_)));
+        if !is_due {
+            return Ok(());
+        }
+        let closed = destroy_stale_udp_sockets(&self.actual.serving, &self.tables)?;
         if closed > 0 {
             info!(
                 closed,
@@ -264,28 +257,20 @@ impl Agent {
     }
 
     fn context(&self) -> NodeContext {
-        let addresses = || self.node.iter().flat_map(|node| &node.addresses);
         NodeContext {
             name: self.config.node_name.clone(),
-            addr_v4: addresses().find_map(|addr| match addr {
-                IpAddr::V4(v4) => Some(*v4),
-                IpAddr::V6(_) => None,
-            }),
-            addr_v6: addresses().find_map(|addr| match addr {
-                IpAddr::V4(_) => None,
-                IpAddr::V6(v6) => Some(*v6),
-            }),
+            addr_v4: self.node.as_ref().and_then(NodeState::addr_v4),
+            addr_v6: self.node.as_ref().and_then(NodeState::addr_v6),
             snat_ports: self.snat_ports.clone(),
         }
     }
 
     /// Interfaces that carry, or are to carry, programs.
-    fn interfaces(&self) -> Vec<(u32, String)> {
+    fn interfaces(&self) -> impl Iterator<Item = (u32, String)> {
         self.node
             .iter()
             .flat_map(|node| &node.pod_interfaces)
             .map(|(&index, interface)| (index, interface.name.clone()))
-            .collect()
     }
 
     /// The sizes the tables really have, which an earlier agent may have chosen.

@@ -12,13 +12,16 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 /// The target under which the programs' own records appear.
 const PACKETS: &str = "dataplane";
 
+/// What libraries say at `debug` is for their own developers; `--log aya=debug` shows it.
+const QUIET: &str = "aya=info,aya_obj=info,netlink_proto=info,rtnetlink=info,notify=info";
+
 /// Starts logging. Tells whether single packets are to be logged: the programs are loaded
 /// without that code where they are not.
 ///
 /// # Errors
 /// The filter is not one.
 pub fn start(filter: &str) -> Result<bool> {
-    let filter = EnvFilter::try_new(filter)
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .with_context(|| format!("--log {filter}: not a filter; try info, debug or warn"))?;
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::registry()

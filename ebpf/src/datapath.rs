@@ -258,6 +258,9 @@ fn open_flow<T: Tables>(
     flow: &mut Flow,
 ) -> Decision {
     let tuple = &headers.tuple;
+    if tuple.dst_port != choice.backend.port && !may_change_port(headers.kind) {
+        return Decision::Drop(DropReason::SctpPort);
+    }
     *flow = Flow {
         to: Tuple {
             dst: choice.backend.addr,
@@ -296,9 +299,16 @@ const fn may_change_port(kind: Transport) -> bool {
 }
 
 /// Takes the tuple of the replies to a flow with this tuple. `false`: another flow that lives
-/// has it.
+/// has it, or has replies that look like this flow's packets: two pods that talk to each other
+/// through services, each from the port that it serves.
 #[inline(never)]
 fn claim_reply<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
+    let looks_like_a_reply = tables.update_flow(&flow.to, |present| {
+        !present.role.is_original() && !conntrack::is_expired(present, flow.last_seen)
+    });
+    if looks_like_a_reply == Some(true) {
+        return false;
+    }
     let key = flow.to.reversed();
     let entry = opposite(tuple, flow);
     if tables.add_flow(&key, &entry) {

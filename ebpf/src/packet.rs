@@ -159,11 +159,12 @@ impl TcpFlags {
         self.0 & other.0 == other.0
     }
 
-    /// Does this packet open a connection: SYN without ACK?
+    /// Does this packet open a connection: SYN, and nothing that belongs to an open one or ends
+    /// it?
     #[inline(always)]
     #[must_use]
     pub const fn is_opening(self) -> bool {
-        self.contains(Self::SYN) && !self.contains(Self::ACK)
+        self.0 & (Self::SYN.0 | Self::ACK.0 | Self::RST.0 | Self::FIN.0) == Self::SYN.0
     }
 }
 
@@ -263,9 +264,9 @@ pub enum NotParsed {
     Malformed,
 }
 
-/// Extension headers read at most. RFC 8200 section 4.1 recommends each once, which makes six
-/// with the second destination options.
-const EXTENSION_HEADERS: usize = 6;
+/// Extension headers read at most. RFC 8200 section 4.1 recommends each once, which makes five
+/// with the second destination options and without those of IPsec.
+const EXTENSION_HEADERS: usize = 5;
 
 /// Reads the headers of a packet.
 ///
@@ -291,7 +292,7 @@ fn parse_v4<P: Packet>(packet: &P) -> Option<Headers> {
     }
     let available = packet.len().checked_sub(network)?;
     let total_length = match u32::from(u16::from_be(ip.total_length)) {
-        0 => available,
+        0 if available > MAX_LENGTH => available,
         length => length,
     };
     if total_length < header_length || total_length > available {
@@ -316,10 +317,15 @@ fn parse_v6<P: Packet>(packet: &P) -> Option<Headers> {
     if u32::from_be(ip.version_class_flow) >> 28 != 6 {
         return None;
     }
+    // It would be taken for the IPv4 packet with the same addresses. Linux drops it, too
+    // (draft-itojun-v6ops-v4mapped-harmful).
+    if ip.src.is_v4() | ip.dst.is_v4() {
+        return None;
+    }
     let available = packet.len().checked_sub(network)?;
-    // Zero announces a jumbogram (RFC 2675), as frames above 64 KiB are before segmentation.
+    // Zero announces a jumbogram (RFC 2675), whose hop-by-hop option has the length.
     let total_length = match u32::from(u16::from_be(ip.payload_length)) {
-        0 => available,
+        0 if ip.next_header == HOP_BY_HOP || available > MAX_LENGTH + 40 => available,
         length => length + 40,
     };
     if total_length > available {
@@ -329,9 +335,13 @@ fn parse_v6<P: Packet>(packet: &P) -> Option<Headers> {
     let mut next = ip.next_header;
     let mut transport = network + 40;
     let mut is_later = false;
-    for _ in 0..EXTENSION_HEADERS {
+    for position in 0..EXTENSION_HEADERS {
         if is_later || !is_extension(next) {
             break;
+        }
+        // RFC 8200 section 4.1: only directly behind the IPv6 header.
+        if next == HOP_BY_HOP && position != 0 {
+            return None;
         }
         let header: ExtensionHeader = packet.load(transport)?;
         let length = match next {
@@ -339,7 +349,6 @@ fn parse_v6<P: Packet>(packet: &P) -> Option<Headers> {
                 is_later = u16::from_be(header.fragment_offset) & 0xfff8 != 0;
                 8
             }
-            AUTHENTICATION => (u32::from(header.length) + 2) * 4,
             _ => (u32::from(header.length) + 1) * 8,
         };
         next = header.next_header;
@@ -356,18 +365,20 @@ fn parse_v6<P: Packet>(packet: &P) -> Option<Headers> {
     parse_transport(packet, place, Protocol(next), is_later)
 }
 
+/// What a length field of 16 bits can say. A frame before segmentation may be longer, and then
+/// says zero.
+const MAX_LENGTH: u32 = 0xffff;
+
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
 #[inline(always)]
+// Not the authentication header (RFC 4302), in neither family: what it protects must not be
+// translated.
 const fn is_extension(next: u8) -> bool {
-    matches!(
-        next,
-        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
-    )
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
 /// The beginning of any IPv6 extension header; offset and flags only in a fragment header.
@@ -396,33 +407,39 @@ fn parse_transport<P: Packet>(
     protocol: Protocol,
     is_later_fragment: bool,
 ) -> Option<Headers> {
-    let room = place.end.checked_sub(place.transport)?;
-    let (src_port, dst_port, kind) = match protocol {
-        _ if is_later_fragment => (Port(0), Port(0), Transport::LaterFragment),
+    let (src_port, dst_port, kind, length) = match protocol {
+        _ if is_later_fragment => (Port(0), Port(0), Transport::LaterFragment, 0),
         Protocol::TCP => {
             let tcp: TcpHeader = packet.load(place.transport)?;
             let length = u32::from(tcp.data_offset >> 4) * 4;
-            if length < 20 || room < 20 {
+            if length < 20 {
                 return None;
             }
-            (tcp.src_port, tcp.dst_port, Transport::Tcp(tcp.flags))
+            (
+                tcp.src_port,
+                tcp.dst_port,
+                Transport::Tcp(tcp.flags),
+                length,
+            )
         }
         Protocol::UDP => {
             let udp: UdpHeader = packet.load(place.transport)?;
-            if room < 8 {
-                return None;
-            }
-            (udp.src_port, udp.dst_port, Transport::Udp)
+            (udp.src_port, udp.dst_port, Transport::Udp, 8)
         }
         Protocol::SCTP => {
             let sctp: SctpHeader = packet.load(place.transport)?;
-            if room < 16 {
-                return None;
-            }
-            (sctp.src_port, sctp.dst_port, Transport::Sctp(sctp.chunk))
+            (
+                sctp.src_port,
+                sctp.dst_port,
+                Transport::Sctp(sctp.chunk),
+                16,
+            )
         }
-        _ => (Port(0), Port(0), Transport::Other),
+        _ => (Port(0), Port(0), Transport::Other, 0),
     };
+    if place.end.checked_sub(place.transport)? < length {
+        return None;
+    }
     Some(Headers {
         tuple: Tuple {
             src: place.src,

@@ -129,14 +129,19 @@ struct UnreachableV6 {
 }
 
 /// Words of the refused packet that its answer quotes at most: the longest IPv4 header, or an
-/// IPv6 header with two dozen bytes of extensions, and eight bytes.
-const QUOTED_WORDS: u32 = 18;
+/// IPv6 header with twenty bytes of extensions, and the beginning of an SCTP packet.
+const QUOTED_WORDS: u32 = 20;
 
 #[inline(always)]
 fn unreachable<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
     // RFC 792 quotes the header and 64 bits behind it: the ports. RFC 4443 asks for as much as
-    // fits; stacks need no more than the ports to find the socket.
-    let quoted = headers.transport + 8 - headers.network;
+    // fits; stacks need no more than the ports to find the socket, but of SCTP the tag of an INIT
+    // (RFC 9260 section 10). Whole words, for the sum.
+    let wanted = match headers.kind {
+        Transport::Sctp(_) => 20,
+        _ => 8,
+    };
+    let quoted = ((headers.transport + wanted).min(headers.end) - headers.network) & !3;
     if quoted > QUOTED_WORDS * 4 {
         return None;
     }
@@ -209,7 +214,7 @@ fn ipv4_header(headers: &Headers, protocol: Protocol, total_length: u32) -> Opti
 fn ipv6_header(headers: &Headers, protocol: Protocol, payload_length: u32) -> Ipv6Header {
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "a header and at most 72 quoted bytes"
+        reason = "a header and at most 80 quoted bytes"
     )]
     let payload_length = (payload_length as u16).to_be();
     Ipv6Header {

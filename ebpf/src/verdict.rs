@@ -29,6 +29,8 @@ pub enum DropReason {
     NotRewritten,
     /// An answer was due, but the packet must not be answered (a TCP reset, for example).
     Unanswerable,
+    /// An SCTP packet whose backend serves at another port than its service.
+    SctpPort,
 }
 
 impl DropReason {
@@ -40,6 +42,9 @@ impl DropReason {
             Self::NoSourcePort => "no source port was free to translate the flow's source to",
             Self::NotRewritten => "the kernel refused to change the packet",
             Self::Unanswerable => "the packet was refused, and must not be answered",
+            Self::SctpPort => {
+                "the SCTP service's endpoint has another port than the service, which is not supported"
+            }
         }
     }
 }
@@ -59,7 +64,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pass,
         Self::Translate,
         Self::Reject(RejectReason::NoBackend),
@@ -67,6 +72,7 @@ impl Verdict {
         Self::Drop(DropReason::NoSourcePort),
         Self::Drop(DropReason::NotRewritten),
         Self::Drop(DropReason::Unanswerable),
+        Self::Drop(DropReason::SctpPort),
     ];
 
     /// The verdict's number, which never changes its meaning within a layout version.
@@ -81,6 +87,7 @@ impl Verdict {
             Self::Drop(DropReason::NoSourcePort) => 4,
             Self::Drop(DropReason::NotRewritten) => 5,
             Self::Drop(DropReason::Unanswerable) => 6,
+            Self::Drop(DropReason::SctpPort) => 7,
         }
     }
 }

@@ -260,6 +260,21 @@ fn one_port_to_two_addresses_of_a_backend_is_told_apart() {
 }
 
 #[test]
+fn two_pods_that_ask_each_other_from_the_ports_they_serve_are_told_apart() {
+    for protocol in [Protocol::TCP, Protocol::UDP] {
+        let world = world();
+        world.set_backends(1, &[backend(OTHER_BACKEND, 80)]);
+        let there = tuple(protocol, (BACKEND, 80), (VIP, 80));
+        let back = tuple(protocol, (OTHER_BACKEND, 80), (OTHER_VIP, 80));
+        let there_sent = send(&world, &there, SYN);
+        let back_sent = send(&world, &back, SYN);
+        assert_ne!(back_sent, there_sent.reversed());
+        assert_eq!(answer(&world, &there_sent, SYN_ACK), there.reversed());
+        assert_eq!(answer(&world, &back_sent, SYN_ACK), back.reversed());
+    }
+}
+
+#[test]
 fn no_flow_gets_source_port_zero_from_a_node_that_is_not_described() {
     let world = world();
     world.node.set(Node::default());
@@ -341,6 +356,22 @@ fn a_service_without_backends_refuses_until_it_has_one() {
     assert_eq!(outcome.verdict, Verdict::Reject(RejectReason::NoBackend));
     world.set_backends(1, &[backend(BACKEND, 80)]);
     assert_eq!(send(&world, &asked, ACK).dst, addr(BACKEND));
+}
+
+#[test]
+fn an_sctp_service_with_another_target_port_is_dropped_for_that_reason() {
+    let world = world();
+    let asked = to_service(Protocol::SCTP);
+    let sent = send(&world, &asked, SYN);
+    assert_eq!(answer(&world, &sent, ACK), asked.reversed());
+    let other = Tuple {
+        src_port: Port::new(40_001),
+        ..asked
+    };
+    world.set_backends(1, &[backend(BACKEND, 8080)]);
+    let outcome = world.pass(FromPod, &frame::of(&other, SYN, b""));
+    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::SctpPort));
+    assert!(world.flow(&other).is_none());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What shows that Weir works: the test bed, the scenarios, and the demonstration.
 //!
+//! - [`scenario`] reads scenario files and runs them in memory and in the loaded programs;
 //! - [`bed`] builds nodes, pods and outside hosts from network namespaces and runs the real
 //!   `weir` in them;
 //! - [`testpod`] is the process that lives in each of them and sends, serves and measures;
@@ -9,4 +10,5 @@
 
 pub mod bed;
 pub mod demo;
+pub mod scenario;
 pub mod testpod;

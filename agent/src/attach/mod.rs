@@ -38,5 +38,5 @@ pub use lock::AgentLock;
 pub use log::follow_log;
 pub use netns_cookie::{netns_cookie, netns_cookie_by_program};
 pub use plan::{Action, Attachment, State, TcHook, TcMode, plan};
-pub use sockets::destroy_udp_sockets;
+pub use sockets::destroy_stale_udp_sockets;
 pub use tc::TcReport;

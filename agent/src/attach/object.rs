@@ -1,17 +1,27 @@
-//! The BPF object inside this binary.
+//! The BPF object inside this binary, put there by `build.rs`.
 
-use anyhow::{Result, bail};
+use std::{error::Error, fmt};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
+/// Aligned, because the loader reads its headers in place.
+static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
 
-/// The object, aligned as its reader needs it.
-///
-/// # Errors
-///
-/// This binary was built without one.
-pub fn object() -> Result<&'static [u8]> {
-    if OBJECT.is_empty() {
-        bail!("this binary was built without its BPF object: build it with `cargo xtask build`");
+/// The binary was built without `WEIR_EBPF_OBJECT`, as a plain `cargo build` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingObject;
+
+impl fmt::Display for MissingObject {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("this binary was built without its BPF object: run `cargo xtask build`")
     }
-    Ok(OBJECT)
+}
+
+impl Error for MissingObject {}
+
+/// The object to load.
+pub fn object() -> Result<&'static [u8], MissingObject> {
+    if EMBEDDED.is_empty() {
+        Err(MissingObject)
+    } else {
+        Ok(EMBEDDED)
+    }
 }

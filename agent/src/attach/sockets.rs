@@ -21,33 +21,26 @@ use super::netlink::Netlink;
 use crate::maps::kernel::KernelTables;
 
 /// Destroys the connected UDP sockets of the calling thread's network namespace that the
-/// programs connected to one of these backends for that backend's service port. Gives back how
-/// many.
+/// programs connected to a backend that does not serve that service port any more. Gives back
+/// how many.
 ///
 /// # Errors
 ///
 /// The kernel refuses to list or destroy sockets.
-pub fn destroy_udp_sockets(gone: &BTreeSet<ServingKey>, tables: &KernelTables) -> Result<usize> {
-    if gone.is_empty() {
-        return Ok(0);
-    }
-    let peers = gone
-        .iter()
-        .map(|key| (key.backend.addr, key.backend.port))
-        .collect();
+pub fn destroy_stale_udp_sockets(
+    serving: &BTreeSet<ServingKey>,
+    tables: &KernelTables,
+) -> Result<usize> {
     let mut netlink = Netlink::open(NETLINK_SOCK_DIAG).context("open a netlink socket")?;
     let mut destroyed = 0;
     for family in [AF_INET, AF_INET6] {
         for socket in connected(&mut netlink, family)? {
-            let Some(key) = translated_to(&socket, &peers) else {
-                continue;
-            };
+            let key = key(&socket);
             let Some(SocketFlow { service, .. }) = tables.socket(&key)? else {
                 continue;
             };
             let backend = Backend::new(key.addr, key.port);
-            // The same address and port may still serve another service port.
-            if gone.contains(&ServingKey { service, backend }) {
+            if !serving.contains(&ServingKey { service, backend }) {
                 destroyed += usize::from(destroy(&mut netlink, family, &socket)?);
             }
         }
@@ -55,18 +48,16 @@ pub fn destroy_udp_sockets(gone: &BTreeSet<ServingKey>, tables: &KernelTables) -
     Ok(destroyed)
 }
 
-/// What the programs would have noted of a socket, if its peer is one of those.
-fn translated_to(socket: &SocketId, peers: &BTreeSet<(Addr, Port)>) -> Option<SocketKey> {
-    let addr = Addr::from(socket.destination_address);
-    let port = Port::new(socket.destination_port);
-    peers.contains(&(addr, port)).then(|| SocketKey {
+/// Where the programs have noted what a socket is connected to, if they connected it.
+fn key(socket: &SocketId) -> SocketKey {
+    SocketKey {
         cookie: cookie(socket.cookie),
-        addr,
-        port,
+        addr: Addr::from(socket.destination_address),
+        port: Port::new(socket.destination_port),
         protocol: Protocol::UDP,
         role: FlowRole::REPLY,
         reserved: 0,
-    })
+    }
 }
 
 /// `SO_COOKIE` from `idiag_cookie`: two words in host byte order, the lower first.
@@ -125,7 +116,6 @@ fn request(family: u8, socket_id: SocketId) -> SockDiagMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::IpAddr;
 
     fn socket(destination: &str, port: u16) -> SocketId {
         SocketId {
@@ -136,24 +126,11 @@ mod tests {
         }
     }
 
-    fn peers() -> BTreeSet<(Addr, Port)> {
-        let addr: IpAddr = "10.200.0.2".parse().unwrap();
-        BTreeSet::from([(addr.into(), Port::new(53))])
-    }
-
     #[test]
     fn an_ipv4_mapped_peer_is_the_ipv4_peer() {
         for text in ["10.200.0.2", "::ffff:10.200.0.2"] {
-            let key = translated_to(&socket(text, 53), &peers()).unwrap();
-            assert_eq!(key.addr.to_string(), "10.200.0.2");
-            assert_eq!(key.role, FlowRole::REPLY);
+            assert_eq!(key(&socket(text, 53)).addr.to_string(), "10.200.0.2");
         }
-    }
-
-    #[test]
-    fn another_peer_or_port_is_left_alone() {
-        assert_eq!(translated_to(&socket("10.200.0.2", 54), &peers()), None);
-        assert_eq!(translated_to(&socket("10.200.0.3", 53), &peers()), None);
     }
 
     #[test]

@@ -32,10 +32,8 @@ pub fn encode(format: Format, value: &impl Serialize) -> Result<()> {
             );
         }
         Format::Yaml => {
-            print!(
-                "{}",
-                serde_saphyr::to_string(value).context("encode as YAML")?
-            );
+            let text = serde_saphyr::to_string(value).context("encode as YAML")?;
+            println!("{}", text.trim_end());
         }
     }
     Ok(())

@@ -67,18 +67,27 @@ impl KernelTables {
     /// A map is missing, has another layout, or cannot be opened.
     pub fn open(pins: &Pins) -> Result<Self> {
         pins.check_layout()?;
-        let counters = Map::from_map_data(open(pins, name::COUNTERS)?)
+        Self::from_maps(|name| open(pins, name))
+    }
+
+    /// The tables in the maps of these names, which need not be pinned.
+    ///
+    /// # Errors
+    ///
+    /// A map is missing or has another layout.
+    pub fn from_maps(mut map: impl FnMut(&'static str) -> Result<MapData>) -> Result<Self> {
+        let counters = Map::from_map_data(map(name::COUNTERS)?)
             .and_then(PerCpuArray::try_from)
             .with_context(|| format!("open the table {}", name::COUNTERS))?;
         Ok(Self {
-            frontends: Table::open(pins, name::FRONTENDS)?,
-            services: Table::open(pins, name::SERVICES)?,
-            backends: Table::open(pins, name::BACKENDS)?,
-            serving: Table::open(pins, name::SERVING)?,
-            service_names: Table::open(pins, name::SERVICE_NAMES)?,
-            node: Table::open(pins, name::NODE)?,
-            flows: Table::open(pins, name::FLOWS)?,
-            sockets: Table::open(pins, name::SOCKETS)?,
+            frontends: Table::new(name::FRONTENDS, map(name::FRONTENDS)?)?,
+            services: Table::new(name::SERVICES, map(name::SERVICES)?)?,
+            backends: Table::new(name::BACKENDS, map(name::BACKENDS)?)?,
+            serving: Table::new(name::SERVING, map(name::SERVING)?)?,
+            service_names: Table::new(name::SERVICE_NAMES, map(name::SERVICE_NAMES)?)?,
+            node: Table::new(name::NODE, map(name::NODE)?)?,
+            flows: Table::new(name::FLOWS, map(name::FLOWS)?)?,
+            sockets: Table::new(name::SOCKETS, map(name::SOCKETS)?)?,
             counters,
         })
     }
@@ -241,8 +250,7 @@ fn open(pins: &Pins, name: &str) -> Result<MapData> {
 }
 
 impl<K: Pod + Ord, V: Pod> Table<K, V> {
-    fn open(pins: &Pins, name: &'static str) -> Result<Self> {
-        let map = open(pins, name)?;
+    fn new(name: &'static str, map: MapData) -> Result<Self> {
         let info = map
             .info()
             .with_context(|| format!("ask about the table {name}"))?;

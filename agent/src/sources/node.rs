@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,8 +38,29 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct NodeState {
     /// Interfaces that lead to pods, by index.
     pub pod_interfaces: BTreeMap<u32, Interface>,
-    /// Addresses by which others reach the node.
-    pub addresses: BTreeSet<IpAddr>,
+    /// Addresses by which others reach the node, by interface, in the kernel's order: an
+    /// interface's primary address first. Pods' interfaces and the loopback are left out.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl NodeState {
+    /// The first IPv4 address: the node's own, where the API's Node object names none.
+    #[must_use]
+    pub fn addr_v4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|addr| match addr {
+            IpAddr::V4(addr) => Some(*addr),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The first IPv6 address, likewise.
+    #[must_use]
+    pub fn addr_v6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|addr| match addr {
+            IpAddr::V6(addr) => Some(*addr),
+            IpAddr::V4(_) => None,
+        })
+    }
 }
 
 /// A pod's interface on the node's side.
@@ -58,6 +79,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Is it the loopback?
+    pub is_loopback: bool,
     /// The network namespace of its peer, where that is another one (`IFLA_LINK_NETNSID`).
     pub peer_namespace: Option<i32>,
 }
@@ -65,6 +88,8 @@ pub struct Link {
 /// An address as the kernel lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
+    /// The interface's index.
+    pub interface: u32,
     /// The address.
     pub addr: IpAddr,
     /// Is it meant for others beyond this link?
@@ -148,12 +173,26 @@ pub fn pod_interfaces(
 
 /// The addresses by which others reach the node.
 #[must_use]
-pub fn node_addresses(addresses: &[Address]) -> BTreeSet<IpAddr> {
-    addresses
+pub fn node_addresses(
+    addresses: &[Address],
+    links: &[Link],
+    pod_interfaces: &BTreeMap<u32, Interface>,
+) -> Vec<IpAddr> {
+    let loopbacks: BTreeSet<u32> = links
         .iter()
-        .filter(|address| address.is_global && !address.addr.is_loopback())
-        .map(|address| address.addr)
-        .collect()
+        .filter(|link| link.is_loopback)
+        .map(|link| link.index)
+        .collect();
+    let mut found: Vec<&Address> = addresses
+        .iter()
+        .filter(|address| {
+            address.is_global
+                && !loopbacks.contains(&address.interface)
+                && !pod_interfaces.contains_key(&address.interface)
+        })
+        .collect();
+    found.sort_by_key(|address| address.interface);
+    found.into_iter().map(|address| address.addr).collect()
 }
 
 /// Below the usual range of node ports (30000-32767), above the ports that need privileges.
@@ -207,6 +246,7 @@ mod tests {
         Link {
             index,
             name: name.to_owned(),
+            is_loopback: name == "lo",
             peer_namespace,
         }
     }
@@ -235,24 +275,35 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_link_and_of_the_host_are_not_the_nodes() {
+    fn the_nodes_addresses_are_global_and_not_on_the_loopback_or_a_pods_interface() {
+        let links = [
+            link(1, "lo", None),
+            link(2, "eth0", None),
+            link(3, "veth-a", Some(1)),
+        ];
+        let pods = pod_interfaces(&links, &BTreeMap::from([(1, "cni-a".to_owned())]));
         let addresses = [
-            ("10.240.0.11", true),
-            ("127.0.0.1", false),
-            ("127.0.0.53", true),
-            ("::1", false),
-            ("fe80::1", false),
-            ("fd00:10:240::11", true),
+            (1, "127.0.0.1", false),
+            (1, "203.0.113.9", true),
+            (3, "10.240.0.1", true),
+            (2, "10.240.0.12", true),
+            (2, "10.240.0.11", true),
+            (2, "fe80::1", false),
+            (2, "fd00:10:240::11", true),
         ]
-        .map(|(addr, is_global)| Address {
+        .map(|(interface, addr, is_global)| Address {
+            interface,
             addr: addr.parse().unwrap(),
             is_global,
         });
-        let found: Vec<String> = node_addresses(&addresses)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(found, ["10.240.0.11", "fd00:10:240::11"]);
+        let state = NodeState {
+            addresses: node_addresses(&addresses, &links, &pods),
+            pod_interfaces: pods,
+        };
+        let found: Vec<String> = state.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.240.0.12", "10.240.0.11", "fd00:10:240::11"]);
+        assert_eq!(state.addr_v4().unwrap().to_string(), "10.240.0.12");
+        assert_eq!(state.addr_v6().unwrap().to_string(), "fd00:10:240::11");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Child;
 use std::time::Duration;
 
-use weir_agent::attach::{Dataplane, cleanup, destroy_udp_sockets};
+use weir_agent::attach::{Dataplane, cleanup, destroy_stale_udp_sockets};
 use weir_agent::maps::{Plan, Write};
 use weir_ebpf::addr::{Addr, Port, Protocol};
 use weir_ebpf::tables::{Backend, BackendKey, Frontend, FrontendKey, Service, ServingKey};
@@ -151,22 +151,22 @@ fn a_socket_whose_backend_has_gone_is_destroyed(frontend: &'static str, at: &'st
         direct.connect(backend).unwrap();
 
         let peer = Backend::new(Addr::from(backend.ip()), Port::new(backend.port()));
-        let peer = ServingKey {
+        let serves = ServingKey {
             service: 1,
             backend: peer,
         };
-        // The same backend still serves another service port.
-        let other = ServingKey { service: 2, ..peer };
-        assert_eq!(
-            destroy_udp_sockets(&BTreeSet::from([other]), &tables).unwrap(),
-            0
-        );
+        let present = BTreeSet::from([serves]);
+        assert_eq!(destroy_stale_udp_sockets(&present, &tables).unwrap(), 0);
         translated.say("two");
         hears(&server, "two");
 
-        let gone = BTreeSet::from([peer, other]);
-        assert_eq!(destroy_udp_sockets(&gone, &tables).unwrap(), 1);
-        assert_eq!(destroy_udp_sockets(&gone, &tables).unwrap(), 0);
+        // The same backend still serves another service port.
+        let gone = BTreeSet::from([ServingKey {
+            service: 2,
+            ..serves
+        }]);
+        assert_eq!(destroy_stale_udp_sockets(&gone, &tables).unwrap(), 1);
+        assert_eq!(destroy_stale_udp_sockets(&gone, &tables).unwrap(), 0);
         translated.say("three");
         let complaint = translated.end();
         assert!(

@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use rtnetlink::Handle;
@@ -57,9 +57,10 @@ impl Lister {
             .await
             .context("list addresses")?;
         let namespaces = self.namespaces(netns_dir).await?;
+        let pod_interfaces = pod_interfaces(&links, &namespaces);
         Ok(NodeState {
-            pod_interfaces: pod_interfaces(&links, &namespaces),
-            addresses: node_addresses(&addresses),
+            addresses: node_addresses(&addresses, &links, &pod_interfaces),
+            pod_interfaces,
         })
     }
 
@@ -137,6 +138,7 @@ fn link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
+        is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         peer_namespace: None,
     };
     for attribute in message.attributes {
@@ -160,6 +162,7 @@ fn address(message: &AddressMessage) -> Option<Address> {
         }
     }
     Some(Address {
+        interface: message.header.index,
         addr: addr?,
         is_global: message.header.scope == AddressScope::Universe,
     })

@@ -54,7 +54,12 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn service(&self, service: u32) -> Option<Service> {
-        SERVICES.get(service).copied()
+        let entry = SERVICES.get_ptr(service)?.cast::<u64>();
+        // Both fields at once, as the agent's write puts them there: an old count with the new
+        // revision would choose a backend that has gone and call it current for ever.
+        // SAFETY: the pointer is to an element of eight bytes, which an array map aligns to
+        // eight; any bytes are a `Service`.
+        Some(bytemuck::cast(unsafe { entry.read_volatile() }))
     }
 
     #[inline(always)]

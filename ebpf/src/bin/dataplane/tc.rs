@@ -84,20 +84,39 @@ fn trace(ctx: &TcContext, hook: Hook, tuple: &Tuple, decision: Decision, to: &Tu
 
 #[inline(never)]
 fn trace_tuple(ctx: &TcContext, hook: Hook, tuple: &Tuple, what: &str) {
-    debug!(
-        ctx,
-        "{}: protocol {} {:i}:{} > {:i}:{} {}",
-        hook.name(),
-        tuple.protocol.0,
-        octets(tuple.src.0),
-        tuple.src_port.number(),
-        octets(tuple.dst.0),
-        tuple.dst_port.number(),
-        what
-    );
-}
-
-#[inline(always)]
-fn octets(words: [u32; 4]) -> [u8; 16] {
-    bytemuck::cast(words)
+    let hook = hook.name();
+    // A number, since each string that is not constant multiplies what the verifier has to walk.
+    let protocol = tuple.protocol.0;
+    let (src_port, dst_port) = (tuple.src_port.number(), tuple.dst_port.number());
+    if tuple.src.is_v4() {
+        let (src, dst): ([u8; 4], [u8; 4]) = (
+            bytemuck::cast(tuple.src.0[3]),
+            bytemuck::cast(tuple.dst.0[3]),
+        );
+        debug!(
+            ctx,
+            "{}: protocol {} {:i}:{} > {:i}:{} {}",
+            hook,
+            protocol,
+            src,
+            src_port,
+            dst,
+            dst_port,
+            what
+        );
+    } else {
+        let (src, dst): ([u8; 16], [u8; 16]) =
+            (bytemuck::cast(tuple.src.0), bytemuck::cast(tuple.dst.0));
+        debug!(
+            ctx,
+            "{}: protocol {} [{:i}]:{} > [{:i}]:{} {}",
+            hook,
+            protocol,
+            src,
+            src_port,
+            dst,
+            dst_port,
+            what
+        );
+    }
 }

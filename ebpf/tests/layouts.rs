@@ -1,0 +1,109 @@
+//! The layouts of all tables, pinned: programs and agents of two builds share them.
+
+use std::mem::{align_of, offset_of, size_of};
+
+use weir_ebpf::tables::{
+    Backend, BackendKey, Flow, FlowRole, FlowState, Frontend, FrontendKey, LAYOUT_VERSION, Node,
+    Service, ServiceName, Serving, ServingKey, SocketFlow, SocketKey, Tuple, name,
+};
+
+/// The version whose layouts stand below.
+const PINNED: u32 = 1;
+
+/// Panics unless the type has this size and alignment and these fields, at these offsets and of
+/// these sizes, one directly behind the other.
+macro_rules! assert_layout {
+    ($type:ident: $size:literal, align $align:literal { $($field:ident: $offset:literal + $length:literal),+ $(,)? }) => {{
+        const CHANGED: &str = concat!(
+            stringify!($type),
+            " has another layout than pinned maps have: raise LAYOUT_VERSION, then pin the new layout in this test",
+        );
+        assert_eq!(LAYOUT_VERSION, PINNED, "pin the layouts of the new version in this test");
+        assert_eq!(size_of::<$type>(), $size, "{CHANGED}");
+        assert_eq!(align_of::<$type>(), $align, "{CHANGED}");
+        let mut end = 0;
+        $(
+            assert_eq!(offset_of!($type, $field), $offset, "{CHANGED}: {}", stringify!($field));
+            assert_eq!(end, $offset, "padding before {} of {}", stringify!($field), stringify!($type));
+            // The length of a field without an instance of it.
+            let length = length_of(|value: &$type| value.$field);
+            assert_eq!(length, $length, "{CHANGED}: {}", stringify!($field));
+            end += length;
+        )+
+        assert_eq!(end, $size, "padding at the end of {}", stringify!($type));
+    }};
+}
+
+fn length_of<T, F>(_field: impl Fn(&T) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn the_agents_tables_have_the_layouts_of_their_version() {
+    assert_layout!(FrontendKey: 20, align 4 { addr: 0 + 16, port: 16 + 2, protocol: 18 + 1, reserved: 19 + 1 });
+    assert_layout!(Frontend: 4, align 4 { service: 0 + 4 });
+    assert_layout!(Service: 8, align 4 { backend_count: 0 + 4, revision: 4 + 4 });
+    assert_layout!(BackendKey: 8, align 4 { service: 0 + 4, slot: 4 + 4 });
+    assert_layout!(Backend: 20, align 4 { addr: 0 + 16, port: 16 + 2, reserved: 18 + 2 });
+    assert_layout!(ServingKey: 24, align 4 { service: 0 + 4, backend: 4 + 20 });
+    assert_layout!(Serving: 4, align 4 { reserved: 0 + 4 });
+    assert_layout!(ServiceName: 196, align 2 {
+        namespace: 0 + 64, name: 64 + 64, port_name: 128 + 64, port: 192 + 2, protocol: 194 + 1, family: 195 + 1,
+    });
+    assert_layout!(Node: 36, align 4 { addr_v4: 0 + 16, addr_v6: 16 + 16, snat_port_min: 32 + 2, snat_port_max: 34 + 2 });
+}
+
+#[test]
+fn the_programs_tables_have_the_layouts_of_their_version() {
+    assert_layout!(Tuple: 40, align 4 {
+        src: 0 + 16, dst: 16 + 16, src_port: 32 + 2, dst_port: 34 + 2, protocol: 36 + 1, reserved: 37 + 3,
+    });
+    assert_layout!(Flow: 64, align 8 {
+        to: 0 + 40, last_seen: 40 + 8, service: 48 + 4, revision: 52 + 4, state: 56 + 1, role: 57 + 1, reserved: 58 + 6,
+    });
+    assert_layout!(SocketKey: 32, align 8 {
+        cookie: 0 + 8, addr: 8 + 16, port: 24 + 2, protocol: 26 + 1, role: 27 + 1, reserved: 28 + 4,
+    });
+    assert_layout!(SocketFlow: 40, align 8 {
+        addr: 0 + 16, port: 16 + 2, reserved: 18 + 2, service: 20 + 4, revision: 24 + 4, reserved_tail: 28 + 4,
+        last_seen: 32 + 8,
+    });
+}
+
+#[test]
+fn the_numbers_in_tables_keep_their_meaning() {
+    let states = [
+        FlowState::OPENING,
+        FlowState::ESTABLISHED,
+        FlowState::CLOSING,
+        FlowState::CLOSED,
+    ];
+    assert_eq!(states.map(|state| state.0), [0, 1, 2, 3]);
+    let roles = [
+        FlowRole::FORWARD,
+        FlowRole::REPLY,
+        FlowRole::HAIRPIN_FORWARD,
+        FlowRole::HAIRPIN_REPLY,
+    ];
+    assert_eq!(roles.map(|role| role.0), [0, 1, 2, 3]);
+}
+
+#[test]
+fn the_maps_keep_their_names() {
+    // The programs' statics carry them, and the kernel cuts names after fifteen bytes.
+    let names = [
+        (name::FRONTENDS, "FRONTENDS"),
+        (name::SERVICES, "SERVICES"),
+        (name::BACKENDS, "BACKENDS"),
+        (name::SERVING, "SERVING"),
+        (name::SERVICE_NAMES, "SERVICE_NAMES"),
+        (name::NODE, "NODE"),
+        (name::FLOWS, "FLOWS"),
+        (name::SOCKETS, "SOCKETS"),
+        (name::COUNTERS, "COUNTERS"),
+    ];
+    for (ours, pinned) in names {
+        assert_eq!(ours, pinned);
+        assert!(ours.len() <= 15);
+    }
+}

@@ -1,0 +1,234 @@
+//! What a scenario says, once it is known to be possible. The YAML itself is `text`'s business.
+//!
+//! `tests/scenarios` is full of examples.
+
+mod text;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use weir_ebpf::addr::Protocol;
+use weir_ebpf::verdict::{Hook, Verdict};
+
+use super::notation::Notation;
+
+/// One behaviour.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// The behaviour as a sentence: the test's name.
+    pub name: String,
+    /// Why the kernel's `BPF_PROG_TEST_RUN` cannot show it, where that is so.
+    #[serde(default)]
+    pub memory_only: Option<String>,
+    /// What the cluster says at the beginning.
+    #[serde(default)]
+    pub given: Vec<Given>,
+    /// The node it happens on.
+    #[serde(default)]
+    pub node: Node,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+impl Scenario {
+    /// Can `BPF_PROG_TEST_RUN` show it? It runs no program at a socket call.
+    #[must_use]
+    pub fn is_for_program(&self) -> bool {
+        let has_calls = self
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Call { .. }));
+        self.memory_only.is_none() && !has_calls
+    }
+}
+
+/// Objects: those of a manifest file, or one written here.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Given {
+    /// The path of a manifest file, relative to the scenario's.
+    File(String),
+    /// A Kubernetes object.
+    Inline(serde_json::Map<String, serde_json::Value>),
+}
+
+/// The node that the packets meet.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its addresses, where no Node object says them.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Source ports for translated sources, first and last.
+    pub snat_ports: (u16, u16),
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            name: "worker-0".to_owned(),
+            addresses: vec![
+                [10, 240, 0, 10].into(),
+                [0xfd00, 0x10, 0x240, 0, 0, 0, 0, 0x10].into(),
+            ],
+            snat_ports: (20_000, 29_999),
+        }
+    }
+}
+
+/// Something that happens.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "text::StepText")]
+pub enum Step {
+    /// A packet reaches a hook.
+    Send {
+        /// Which.
+        hook: Hook,
+        /// What.
+        packet: SentText,
+        /// How often, each time from the next source port.
+        repeat: u16,
+        /// What becomes of it.
+        expect: Expect,
+        /// The name by which later steps speak of it.
+        binding: Option<String>,
+    },
+    /// A process makes a socket call.
+    Call {
+        /// Which, by whom.
+        call: Call,
+        /// How often, each time with the next socket.
+        repeat: u16,
+        /// What becomes of it.
+        expect: Expect,
+        /// The name by which later steps speak of it.
+        binding: Option<String>,
+    },
+    /// Objects appear or change.
+    Apply(Vec<Given>),
+    /// Objects disappear: `Service default/web`, `Node worker-0`.
+    Delete(Vec<String>),
+    /// Time passes.
+    Advance(Duration),
+}
+
+/// A packet that is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SentText {
+    /// As written.
+    Packet(Notation),
+    /// No IP: `arp`, `ethertype 0x88cc`.
+    NotIp(u16),
+    /// One made from an earlier one: `reply of NAME`, `output of NAME`, `again NAME`.
+    From {
+        /// How.
+        relation: Relation,
+        /// The earlier one.
+        name: String,
+        /// What is different: kind and settings.
+        changes: String,
+    },
+}
+
+/// How a packet follows from an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// What its receiver answers: its output with source and destination exchanged.
+    Reply,
+    /// What it became: the next hook's input.
+    Output,
+    /// The same as was sent then.
+    Again,
+}
+
+/// A socket call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Which.
+    pub kind: CallKind,
+    /// Is the caller a process of the node itself?
+    pub is_node: bool,
+    /// The socket's number (`SO_COOKIE`).
+    pub socket: u64,
+    /// The socket's protocol.
+    pub protocol: Protocol,
+    /// The peer that the call names, or that the kernel knows.
+    pub peer: PeerText,
+}
+
+/// The socket calls that are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    /// `connect(2)`
+    Connect,
+    /// `sendmsg(2)` and `sendto(2)` with an address
+    Sendmsg,
+    /// `recvmsg(2)`: the sender's address
+    Recvmsg,
+    /// `getpeername(2)`
+    Getpeername,
+}
+
+/// A peer's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerText {
+    /// As written.
+    Addr(SocketAddr),
+    /// What an earlier call became: `backend of NAME`.
+    BackendOf(String),
+}
+
+/// What becomes of a packet or a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expect {
+    /// The verdict with its reason.
+    pub verdict: Verdict,
+    /// What comes out.
+    pub result: Outcome,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing is said.
+    Unsaid,
+    /// One of these packets.
+    Packets(Vec<Notation>),
+    /// What the client of an earlier packet is to see: its input with source and destination
+    /// exchanged (`answer to NAME`).
+    AnswerTo(String),
+    /// The source and destination of an earlier packet's output (`like NAME`).
+    Like(String),
+    /// One of these peers.
+    Peers(Vec<PeerText>),
+    /// Of all repetitions together: exactly these destinations.
+    Reaches(Vec<SocketAddr>),
+}
+
+/// As in the file.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |texts: Vec<String>| texts.join(" or ");
+        match self {
+            Self::Unsaid => f.write_str("nothing in particular"),
+            Self::Packets(packets) => {
+                let texts = packets.iter().map(|packet| packet.text.clone());
+                f.write_str(&list(texts.collect()))
+            }
+            Self::AnswerTo(name) => write!(f, "the answer to {name}"),
+            Self::Like(name) => write!(f, "the same as {name}"),
+            Self::Peers(peers) => {
+                let texts = peers.iter().map(|peer| match peer {
+                    PeerText::Addr(addr) => addr.to_string(),
+                    PeerText::BackendOf(name) => format!("the backend of {name}"),
+                });
+                f.write_str(&list(texts.collect()))
+            }
+            Self::Reaches(all) => write!(f, "{all:?}"),
+        }
+    }
+}

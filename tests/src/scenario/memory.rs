@@ -1,0 +1,107 @@
+//! The executor in memory: the datapath's library over ordered maps, no privileges.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bytemuck::Zeroable as _;
+use weir_agent::maps::memory::MemoryTables;
+use weir_agent::maps::{Contents, Plan};
+use weir_ebpf::addr::Port;
+use weir_ebpf::buffer::Buffer;
+use weir_ebpf::conntrack::SECOND;
+use weir_ebpf::datapath;
+use weir_ebpf::packet;
+use weir_ebpf::socket::{self, Caller, Decision, Peer};
+use weir_ebpf::tables::{Flow, Nanos, Tables as _};
+use weir_ebpf::verdict::{Hook, RejectReason, Verdict};
+
+use super::format::CallKind;
+use super::runner::{Called, Executor, Sent, SocketCall};
+
+/// Tables and a clock that stands still until it is advanced.
+#[derive(Debug)]
+pub struct Memory {
+    tables: MemoryTables,
+}
+
+impl Memory {
+    /// Empty tables; random choices follow from the seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let tables = MemoryTables::new(Contents::default(), seed);
+        // A machine that was started a while ago.
+        tables.set_now(1_000 * SECOND);
+        Self { tables }
+    }
+
+    /// The tables.
+    #[must_use]
+    pub const fn tables(&self) -> &MemoryTables {
+        &self.tables
+    }
+}
+
+impl Executor for Memory {
+    fn apply(&mut self, plan: &Plan) -> Result<()> {
+        self.tables.apply(plan);
+        Ok(())
+    }
+
+    fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
+        let mut buffer: Buffer = Buffer::new(frame).context("the frame is too long")?;
+        let verdict = match packet::parse(&buffer) {
+            Err(why) => datapath::not_parsed(why).verdict(),
+            Ok(headers) => {
+                let mut flow = Flow::zeroed();
+                let decision = match hook {
+                    Hook::FromPod => datapath::from_pod(&headers, &self.tables, &mut flow),
+                    Hook::ToPod => datapath::to_pod(&headers, &self.tables, &mut flow),
+                    Hook::Socket => anyhow::bail!("no packet is seen at a socket"),
+                };
+                datapath::carry_out(&mut buffer, &headers, decision, &flow)
+            }
+        };
+        Ok(Sent {
+            verdict,
+            frame: buffer.bytes().to_vec(),
+        })
+    }
+
+    fn call(&mut self, call: &SocketCall) -> Result<Called> {
+        let caller = Caller {
+            cookie: call.socket,
+            is_node: call.is_node,
+        };
+        let peer = Peer {
+            addr: call.peer.ip().into(),
+            port: Port::new(call.peer.port()),
+        };
+        let tables = &self.tables;
+        let decision = match call.kind {
+            CallKind::Connect => socket::connect(tables, caller, call.protocol, peer),
+            CallKind::Sendmsg => socket::sendmsg(tables, caller, peer),
+            CallKind::Recvmsg | CallKind::Getpeername => {
+                match socket::peer_name(tables, caller, call.protocol, peer) {
+                    Some(service) => Decision::Translate(service),
+                    None => Decision::Pass,
+                }
+            }
+        };
+        let (verdict, peer) = match decision {
+            Decision::Pass => (Verdict::Pass, call.peer),
+            Decision::Translate(to) => (
+                Verdict::Translate,
+                SocketAddr::new(to.addr.into(), to.port.number()),
+            ),
+            Decision::Refuse => (Verdict::Reject(RejectReason::NoBackend), call.peer),
+        };
+        Ok(Called { verdict, peer })
+    }
+
+    fn advance(&mut self, by: Duration) -> Result<()> {
+        let by = Nanos::try_from(by.as_nanos()).context("too long")?;
+        self.tables.set_now(self.tables.now() + by);
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! The executor in the kernel: one packet at a time through the loaded programs, by
+//! `BPF_PROG_TEST_RUN`. Needs root.
+//!
+//! Maps are created for each executor and pinned nowhere. Programs at socket calls cannot be run
+//! this way. The kernel's clock cannot be advanced: flows are made older instead.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use weir_agent::maps::kernel::KernelTables;
+use weir_agent::maps::{Contents, Plan};
+use weir_ebpf::tables::{Flow, Nanos, Tuple, name};
+use weir_ebpf::verdict::{self, Hook, Verdict};
+
+use super::runner::{Called, Executor, Sent, SocketCall};
+
+/// The environment variable that names the object.
+pub const OBJECT: &str = "WEIR_EBPF_OBJECT";
+
+/// Instructions the verifier may look at in one program: a budget to watch. The limit of the
+/// kernel is a million; older kernels need more for the same program than newer ones.
+pub const INSTRUCTION_BUDGET: u32 = 120_000;
+
+/// The hooks, in the order in which their programs are loaded.
+pub const HOOKS: [Hook; 2] = [Hook::FromPod, Hook::ToPod];
+
+/// Small maps are soon made.
+const CAPACITIES: [(&str, u32); 7] = [
+    (name::FRONTENDS, 1_024),
+    (name::SERVICES, 1_024),
+    (name::BACKENDS, 1_024),
+    (name::SERVING, 1_024),
+    (name::SERVICE_NAMES, 1_024),
+    (name::FLOWS, 16_384),
+    (name::SOCKETS, 64),
+];
+
+// Verdicts of TC programs (`linux/pkt_cls.h`).
+const NEXT: u32 = u32::MAX;
+const SHOT: u32 = 2;
+const REDIRECT: u32 = 7;
+
+/// A frame can grow by the headers of an ICMP error.
+const ROOM: usize = 4096;
+
+/// Loaded programs and their maps.
+pub struct Program {
+    object: Ebpf,
+    tables: KernelTables,
+    /// What the tables that the agent writes should hold.
+    contents: Contents,
+    flows: Flows,
+}
+
+impl Program {
+    /// Loads the programs with maps of their own.
+    ///
+    /// # Errors
+    /// [`OBJECT`] is not set, or the kernel refuses the programs.
+    pub fn load() -> Result<Self> {
+        let path = object_path()?;
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("HOST_NETNS_COOKIE", &1_u64, true)
+            .override_global("FEATURES", &3_u32, true)
+            .override_global("AYA_LOG_LEVEL", &0_u8, false);
+        for (map, entries) in CAPACITIES {
+            loader.map_max_entries(map, entries);
+        }
+        let mut object = loader
+            .load_file(&path)
+            .with_context(|| format!("load {}", path.display()))?;
+        for hook in HOOKS {
+            classifier(&mut object, hook)?
+                .load()
+                .with_context(|| format!("load the program {}", hook.name()))?;
+        }
+        let tables = KernelTables::from_maps(|name| map(&object, name))?;
+        let flows = Map::LruHashMap(map(&object, name::FLOWS)?).try_into()?;
+        Ok(Self {
+            object,
+            tables,
+            contents: Contents::default(),
+            flows,
+        })
+    }
+
+    /// Instructions that the verifier looks at, by program: of all programs of the object, those
+    /// at socket calls too.
+    ///
+    /// # Errors
+    /// The kernel refuses a program, or does not say.
+    pub fn verified_instructions(&mut self) -> Result<BTreeMap<String, u32>> {
+        self.object
+            .programs_mut()
+            .map(|(name, program)| {
+                if let aya::programs::Program::CgroupSockAddr(program) = program {
+                    program
+                        .load()
+                        .with_context(|| format!("load the program {name}"))?;
+                }
+                let count = program
+                    .info()?
+                    .verified_instruction_count()
+                    .context("the kernel counts verified instructions since Linux 5.16")?;
+                Ok((name.to_owned(), count))
+            })
+            .collect()
+    }
+
+    fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let mut output = vec![0; frame.len() + ROOM];
+        let result = classifier(&mut self.object, hook)?
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut output),
+                ..TestRunOptions::default()
+            })
+            .map_err(|error| match error {
+                ProgramError::SyscallError(error) => anyhow::Error::from(error),
+                other => other.into(),
+            })
+            .with_context(|| format!("run {} on {} bytes", hook.name(), frame.len()))?;
+        output.truncate(usize::try_from(result.data_size_out)?);
+        Ok((result.return_value, output))
+    }
+
+    /// The one verdict that was counted since the counters read `before`.
+    fn counted(&self, hook: Hook, before: &[u64]) -> Result<Verdict> {
+        let after = self.tables.counters()?;
+        let changed: Vec<usize> = (0..after.len())
+            .filter(|&index| after[index] != before[index])
+            .collect();
+        let [index] = changed[..] else {
+            bail!("a packet is counted once, but the counters {changed:?} changed");
+        };
+        ensure!(
+            after[index] == before[index] + 1,
+            "a packet is counted once, but counter {index} grew from {} to {}",
+            before[index],
+            after[index]
+        );
+        Verdict::ALL
+            .into_iter()
+            .find(|verdict| usize::try_from(verdict::counter(hook, *verdict)) == Ok(index))
+            .with_context(|| format!("counter {index} is not one of {}", hook.name()))
+    }
+}
+
+impl Executor for Program {
+    fn apply(&mut self, plan: &Plan) -> Result<()> {
+        self.tables.apply(plan)?;
+        for write in &plan.0 {
+            write.apply_to(&mut self.contents);
+        }
+        let contents = self.tables.read()?;
+        ensure!(
+            contents == self.contents,
+            "after {plan:?} the tables hold {contents:?}, expected {:?}",
+            self.contents
+        );
+        Ok(())
+    }
+
+    fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
+        let before = self.tables.counters()?;
+        let (action, output) = self.run(hook, frame)?;
+        let verdict = self.counted(hook, &before)?;
+        let expected = match verdict {
+            Verdict::Pass | Verdict::Translate => NEXT,
+            Verdict::Reject(_) => REDIRECT,
+            Verdict::Drop(_) => SHOT,
+        };
+        ensure!(
+            action == expected,
+            "{} counted {verdict:?} and returned {action}",
+            hook.name()
+        );
+        Ok(Sent {
+            verdict,
+            frame: output,
+        })
+    }
+
+    fn call(&mut self, _call: &SocketCall) -> Result<Called> {
+        bail!("BPF_PROG_TEST_RUN does not run programs at socket calls")
+    }
+
+    fn advance(&mut self, by: Duration) -> Result<()> {
+        age(&mut self.flows, by)
+    }
+}
+
+/// The path that [`OBJECT`] names.
+///
+/// # Errors
+/// It is not set.
+pub fn object_path() -> Result<PathBuf> {
+    std::env::var_os(OBJECT)
+        .map(PathBuf::from)
+        .with_context(|| format!("set {OBJECT} to the object that `cargo xtask build-ebpf` makes"))
+}
+
+fn classifier(object: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+    let program = object
+        .program_mut(hook.name())
+        .with_context(|| format!("the object has no program {}", hook.name()))?;
+    Ok(program.try_into()?)
+}
+
+/// The map of this name, by a descriptor of its own.
+fn map(object: &Ebpf, name: &str) -> Result<MapData> {
+    let map = object
+        .map(name)
+        .with_context(|| format!("the object has no map {name}"))?;
+    let data = match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) => {
+            data
+        }
+        other => bail!("the map {name} is of an unexpected type: {other:?}"),
+    };
+    let id = data.info()?.id();
+    MapData::from_id(id).with_context(|| format!("open the map {name}"))
+}
+
+/// `FLOWS` by the bytes of its keys and values.
+type Flows = HashMap<MapData, [u8; size_of::<Tuple>()], [u8; size_of::<Flow>()]>;
+
+/// A flow that was last seen longer ago is to the programs as if that time had passed. None is
+/// older than the machine: after a restart all clocks begin at zero.
+fn age(flows: &mut Flows, by: Duration) -> Result<()> {
+    let nanos = Nanos::try_from(by.as_nanos())?;
+    let uptime = std::fs::read_to_string("/proc/uptime").context("read /proc/uptime")?;
+    let uptime: f64 = uptime
+        .split_whitespace()
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .context("/proc/uptime begins with seconds")?;
+    let uptime = Duration::from_secs_f64(uptime);
+    ensure!(
+        uptime > by,
+        "this machine was started too short a while ago to have been silent for {by:?}"
+    );
+    let entries: Vec<_> = flows.iter().collect::<Result<_, _>>()?;
+    for (tuple, bytes) in entries {
+        let mut flow: Flow = bytemuck::cast(bytes);
+        flow.last_seen = flow.last_seen.saturating_sub(nanos);
+        let bytes: [u8; size_of::<Flow>()] = bytemuck::cast(flow);
+        flows.insert(tuple, bytes, 0)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,379 @@
+//! The course of a scenario, the same for every executor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use weir_agent::maps::{Contents, Plan};
+use weir_ebpf::addr::Protocol;
+use weir_ebpf::verdict::{Hook, Verdict};
+
+use super::format::{
+    Call, CallKind, Expect, Outcome, PeerText, Relation, Scenario, SentText, Step,
+};
+use super::notation;
+use super::packet::{Body, Packet};
+use super::world::{self, World};
+use super::{frame, judge};
+
+/// Where the datapath runs: in memory, or in the kernel.
+pub trait Executor {
+    /// Makes the agent's writes.
+    ///
+    /// # Errors
+    /// A write was refused.
+    fn apply(&mut self, plan: &Plan) -> Result<()>;
+    /// A packet reaches a hook.
+    ///
+    /// # Errors
+    /// The hook cannot be run.
+    fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent>;
+    /// A process makes a socket call.
+    ///
+    /// # Errors
+    /// The call cannot be made here.
+    fn call(&mut self, call: &SocketCall) -> Result<Called>;
+    /// Time passes.
+    ///
+    /// # Errors
+    /// It cannot be made to.
+    fn advance(&mut self, by: Duration) -> Result<()>;
+}
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The frame afterwards; of no interest when it was dropped.
+    pub frame: Vec<u8>,
+}
+
+/// A socket call with its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketCall {
+    /// Which.
+    pub kind: CallKind,
+    /// Is the caller a process of the node itself?
+    pub is_node: bool,
+    /// `SO_COOKIE`
+    pub socket: u64,
+    /// The socket's protocol.
+    pub protocol: Protocol,
+    /// The peer.
+    pub peer: SocketAddr,
+}
+
+impl fmt::Display for SocketCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let caller = if self.is_node { "node" } else { "pod" };
+        write!(
+            f,
+            "{:?} of {} {} on socket {} of the {caller}",
+            self.kind, self.protocol, self.peer, self.socket
+        )
+    }
+}
+
+/// What became of a socket call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The peer afterwards.
+    pub peer: SocketAddr,
+}
+
+/// Runs a scenario whose files are relative to a directory.
+///
+/// # Errors
+/// Something is not as expected: says which step, the packet, what was expected, what happened,
+/// and what the tables held.
+pub fn run(scenario: &Scenario, directory: &Path, executor: &mut impl Executor) -> Result<()> {
+    let objects = world::read_objects(&scenario.given, directory)?;
+    let (world, plan) = World::new(&scenario.node, objects);
+    executor.apply(&plan)?;
+    let mut course = Course {
+        scenario,
+        directory,
+        executor,
+        world,
+        packets: BTreeMap::new(),
+        peers: BTreeMap::new(),
+    };
+    for (index, step) in scenario.steps.iter().enumerate() {
+        if let Err(error) = course.take(step) {
+            bail!(
+                "step {}: {error:#}\n{}",
+                index + 1,
+                describe(course.world.contents())
+            );
+        }
+    }
+    Ok(())
+}
+
+struct Course<'a, E> {
+    scenario: &'a Scenario,
+    directory: &'a Path,
+    executor: &'a mut E,
+    world: World,
+    /// Earlier packets by their names: what went in and what came out.
+    packets: BTreeMap<String, (Packet, Packet)>,
+    /// Peers that earlier calls became.
+    peers: BTreeMap<String, SocketAddr>,
+}
+
+impl<E: Executor> Course<'_, E> {
+    fn take(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Send {
+                hook,
+                packet,
+                repeat,
+                expect,
+                binding,
+            } => self.send(*hook, packet, *repeat, expect, binding.as_deref()),
+            Step::Call {
+                call,
+                repeat,
+                expect,
+                binding,
+            } => self.call(call, *repeat, expect, binding.as_deref()),
+            Step::Apply(given) => {
+                let objects = world::read_objects(given, self.directory)?;
+                let plan = self.world.apply(objects);
+                self.executor.apply(&plan)
+            }
+            Step::Delete(references) => {
+                let references = references.iter().map(|text| world::parse_reference(text));
+                let plan = self.world.delete(references.collect::<Result<_>>()?);
+                self.executor.apply(&plan)
+            }
+            Step::Advance(by) => self.executor.advance(*by),
+        }
+    }
+
+    fn send(
+        &mut self,
+        hook: Hook,
+        text: &SentText,
+        repeat: u16,
+        expect: &Expect,
+        binding: Option<&str>,
+    ) -> Result<()> {
+        let input = match text {
+            SentText::NotIp(ether_type) => {
+                let frame = frame::build_other(*ether_type);
+                let sent = self.executor.send(hook, &frame)?;
+                ensure_verdict(&format!("EtherType {ether_type:#06x}"), hook, &sent, expect)?;
+                return frame::compare(&sent.frame, &frame);
+            }
+            SentText::Packet(notation) => notation.to_packet()?,
+            SentText::From {
+                relation,
+                name,
+                changes,
+            } => self.derive(*relation, name, changes)?,
+        };
+        let mut reached = BTreeSet::new();
+        for round in 0..repeat {
+            let mut input = input.clone();
+            input.src.set_port(input.src.port() + round);
+            let output = self.send_one(hook, &input, expect)?;
+            reached.insert(output.dst);
+            if let Some(name) = binding {
+                self.packets.insert(name.to_owned(), (input, output));
+            }
+        }
+        ensure_reached(expect, &reached)
+    }
+
+    fn send_one(&mut self, hook: Hook, input: &Packet, expect: &Expect) -> Result<Packet> {
+        let frame = frame::build(input)?;
+        let sent = self.executor.send(hook, &frame)?;
+        ensure_verdict(input, hook, &sent, expect)?;
+        let output = match sent.verdict {
+            Verdict::Translate => judge::translated(input, &sent.frame)?,
+            Verdict::Reject(_) => judge::refused(input, &frame, &sent.frame)?,
+            Verdict::Pass => {
+                frame::compare(&sent.frame, &frame)
+                    .with_context(|| format!("{input} passed, changed"))?;
+                input.clone()
+            }
+            Verdict::Drop(_) => input.clone(),
+        };
+        let expected = match &expect.result {
+            Outcome::Packets(packets) => {
+                let any_port = self.scenario.node.snat_ports;
+                packets
+                    .iter()
+                    .any(|text| judge::matches(text, &output, any_port))
+            }
+            Outcome::AnswerTo(name) => {
+                let (earlier, _) = self.packet(name)?;
+                (output.src, output.dst) == (earlier.dst, earlier.src)
+            }
+            Outcome::Like(name) => {
+                let (_, earlier) = self.packet(name)?;
+                (output.src, output.dst) == (earlier.src, earlier.dst)
+            }
+            Outcome::Unsaid | Outcome::Reaches(_) => true,
+            Outcome::Peers(_) => bail!("a packet has no `peer`"),
+        };
+        ensure!(
+            expected,
+            "{input} at {} became {output}, expected {}",
+            hook.name(),
+            expect.result
+        );
+        Ok(output)
+    }
+
+    /// A packet made from an earlier one.
+    fn derive(&self, relation: Relation, name: &str, changes: &str) -> Result<Packet> {
+        let (input, output) = self.packet(name)?;
+        let mut packet = match relation {
+            Relation::Reply => output.reply(),
+            Relation::Output => output.clone(),
+            Relation::Again => input.clone(),
+        };
+        let (kind, settings) = notation::kind_and_settings(changes)?;
+        if let Some(kind) = kind {
+            match &mut packet.body {
+                Body::Tcp(tcp) => tcp.flags = notation::parse_flags(kind)?,
+                Body::Sctp(chunk) => *chunk = notation::parse_chunk(kind)?,
+                Body::Udp { .. } | Body::Echo | Body::PortUnreachable(_) | Body::Other(_) => {
+                    bail!("{packet} has no kinds such as {kind:?}")
+                }
+            }
+        }
+        settings.apply_to(&mut packet)?;
+        Ok(packet)
+    }
+
+    fn packet(&self, name: &str) -> Result<(&Packet, &Packet)> {
+        self.packets
+            .get(name)
+            .map(|(input, output)| (input, output))
+            .with_context(|| format!("no earlier packet is called {name:?}"))
+    }
+
+    fn call(
+        &mut self,
+        call: &Call,
+        repeat: u16,
+        expect: &Expect,
+        binding: Option<&str>,
+    ) -> Result<()> {
+        let peer = self.peer(&call.peer)?;
+        let mut reached = BTreeSet::new();
+        for round in 0..repeat {
+            let call = SocketCall {
+                kind: call.kind,
+                is_node: call.is_node,
+                socket: call.socket + u64::from(round),
+                protocol: call.protocol,
+                peer,
+            };
+            let called = self.executor.call(&call)?;
+            ensure!(
+                called.verdict == expect.verdict,
+                "{call}: expected {:?}, was {called:?}",
+                expect.verdict
+            );
+            ensure!(
+                called.verdict == Verdict::Translate || called.peer == peer,
+                "{call}: changed though it was not translated: {called:?}"
+            );
+            let expected = match &expect.result {
+                Outcome::Peers(peers) => {
+                    let peers = peers.iter().map(|peer| self.peer(peer));
+                    peers.collect::<Result<Vec<_>>>()?.contains(&called.peer)
+                }
+                Outcome::Unsaid | Outcome::Reaches(_) => true,
+                Outcome::Packets(_) | Outcome::AnswerTo(_) | Outcome::Like(_) => {
+                    bail!("a call has no `packet`")
+                }
+            };
+            ensure!(
+                expected,
+                "{call}: became {}, expected {}",
+                called.peer,
+                expect.result
+            );
+            reached.insert(called.peer);
+            if let Some(name) = binding {
+                self.peers.insert(name.to_owned(), called.peer);
+            }
+        }
+        ensure_reached(expect, &reached)
+    }
+
+    fn peer(&self, text: &PeerText) -> Result<SocketAddr> {
+        match text {
+            PeerText::Addr(addr) => Ok(*addr),
+            PeerText::BackendOf(name) => self
+                .peers
+                .get(name)
+                .copied()
+                .with_context(|| format!("no earlier call is called {name:?}")),
+        }
+    }
+}
+
+fn ensure_verdict(
+    input: &impl fmt::Display,
+    hook: Hook,
+    sent: &Sent,
+    expect: &Expect,
+) -> Result<()> {
+    ensure!(
+        sent.verdict == expect.verdict,
+        "{input} at {}: expected {:?}, was {:?}\n  frame {}",
+        hook.name(),
+        expect.verdict,
+        sent.verdict,
+        frame::hex(&sent.frame)
+    );
+    Ok(())
+}
+
+fn ensure_reached(expect: &Expect, reached: &BTreeSet<SocketAddr>) -> Result<()> {
+    if let Outcome::Reaches(all) = &expect.result {
+        let all: BTreeSet<SocketAddr> = all.iter().copied().collect();
+        ensure!(
+            *reached == all,
+            "expected to reach {all:?}, reached {reached:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What the agent's tables hold, a line an entry.
+fn describe(contents: &Contents) -> String {
+    let mut lines = vec!["the tables held".to_owned()];
+    lines.extend(contents.frontends.iter().map(|(key, frontend)| {
+        format!(
+            "  frontend {} port {} {} of service {}",
+            key.addr, key.port, key.protocol, frontend.service
+        )
+    }));
+    lines.extend(contents.services.iter().map(|(number, service)| {
+        format!(
+            "  service {number}: {} backends, revision {}",
+            service.backend_count, service.revision
+        )
+    }));
+    lines.extend(contents.backends.iter().map(|(key, backend)| {
+        format!(
+            "  backend {} port {} in slot {} of service {}",
+            backend.addr, backend.port, key.slot, key.service
+        )
+    }));
+    lines.push(format!("  {:?}", contents.node));
+    lines.join("\n")
+}

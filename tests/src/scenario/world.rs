@@ -1,0 +1,158 @@
+//! The agent's part of a scenario: objects in, writes out, exactly as the agent does it.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use weir_agent::compile::{Capacities, Ids, NodeContext, Skipped, compile};
+use weir_agent::maps::diff::diff;
+use weir_agent::maps::{Contents, Plan};
+use weir_agent::model::{Change, Cluster, Event, Kind, Object, ObjectRef, SourceId};
+use weir_agent::sources::manifests;
+
+use super::format::{Given, Node};
+
+/// A cluster, a node, and what the node's tables hold.
+#[derive(Debug)]
+pub struct World {
+    cluster: Cluster,
+    node: NodeContext,
+    ids: Ids,
+    contents: Contents,
+    skipped: Vec<Skipped>,
+}
+
+impl World {
+    /// A world with these objects, and the writes that fill empty tables for it.
+    #[must_use]
+    pub fn new(node: &Node, objects: Vec<Object>) -> (Self, Plan) {
+        let context = NodeContext {
+            name: node.name.clone(),
+            addr_v4: node.addresses.iter().find_map(|addr| match addr {
+                std::net::IpAddr::V4(v4) => Some(*v4),
+                std::net::IpAddr::V6(_) => None,
+            }),
+            addr_v6: node.addresses.iter().find_map(|addr| match addr {
+                std::net::IpAddr::V4(_) => None,
+                std::net::IpAddr::V6(v6) => Some(*v6),
+            }),
+            snat_ports: node.snat_ports.0..=node.snat_ports.1,
+        };
+        let mut world = Self {
+            cluster: Cluster::from_objects(objects),
+            node: context,
+            ids: Ids::default(),
+            contents: Contents::default(),
+            skipped: Vec::new(),
+        };
+        let plan = world.sync();
+        (world, plan)
+    }
+
+    /// Objects appear or change.
+    #[must_use]
+    pub fn apply(&mut self, objects: Vec<Object>) -> Plan {
+        self.change(objects.into_iter().map(Change::Apply).collect())
+    }
+
+    /// Objects disappear.
+    #[must_use]
+    pub fn delete(&mut self, references: Vec<ObjectRef>) -> Plan {
+        self.change(references.into_iter().map(Change::Delete).collect())
+    }
+
+    /// What the tables hold.
+    #[must_use]
+    pub const fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// What of the cluster did not reach the tables.
+    #[must_use]
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    fn change(&mut self, changes: Vec<Change>) -> Plan {
+        self.cluster.apply(Event {
+            source: SourceId::MANIFESTS,
+            changes,
+        });
+        self.sync()
+    }
+
+    fn sync(&mut self) -> Plan {
+        let desired = compile(
+            &self.cluster,
+            &self.node,
+            &mut self.ids,
+            &Capacities::default(),
+        );
+        let plan = diff(&desired.contents, &self.contents);
+        self.contents = desired.contents;
+        self.skipped = desired.skipped;
+        plan
+    }
+}
+
+/// Reads objects; file paths are relative to `directory`.
+///
+/// # Errors
+/// A file cannot be read, or holds something that is no valid object.
+pub fn read_objects(given: &[Given], directory: &Path) -> Result<Vec<Object>> {
+    let mut objects = Vec::new();
+    for given in given {
+        let (name, text) = match given {
+            Given::File(path) => {
+                let path = directory.join(path);
+                let text = std::fs::read_to_string(&path)
+                    .with_context(|| format!("read the manifest {}", path.display()))?;
+                (path.display().to_string(), text)
+            }
+            Given::Inline(object) => ("inline.json".to_owned(), serde_json::to_string(object)?),
+        };
+        objects.extend(parse(&name, &text)?);
+    }
+    Ok(objects)
+}
+
+/// Reads `Service default/web`, `Node worker-0`.
+///
+/// # Errors
+/// It is none of these.
+pub fn parse_reference(text: &str) -> Result<ObjectRef> {
+    let expected = || format!("{text:?} is not `KIND NAMESPACE/NAME`");
+    let (kind, name) = text.split_once(' ').with_context(expected)?;
+    let kind = [
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Endpoints,
+        Kind::Node,
+    ]
+    .into_iter()
+    .find(|known| known.name() == kind)
+    .with_context(expected)?;
+    let (namespace, name) = match name.split_once('/') {
+        Some(both) if kind.is_namespaced() => both,
+        None if !kind.is_namespaced() => ("", name),
+        Some(_) | None => bail!(expected()),
+    };
+    Ok(ObjectRef::new(kind, namespace, name))
+}
+
+/// Every object of a text of manifests, by the agent's own parser.
+fn parse(name: &str, text: &str) -> Result<Vec<Object>> {
+    let parsed = manifests::parse::parse(name, text);
+    let problems = parsed.problems.iter().map(ToString::to_string);
+    let unknown = parsed
+        .unknown_kinds
+        .iter()
+        .map(|kind| format!("{name}: {kind} is not a kind that Weir reads"));
+    let problems: Vec<String> = problems.chain(unknown).collect();
+    ensure!(problems.is_empty(), "{}", problems.join("; "));
+    ensure!(!parsed.objects.is_empty(), "{name} holds no object");
+    Ok(parsed
+        .objects
+        .into_iter()
+        .map(|(object, _)| object)
+        .collect())
+}

@@ -1,0 +1,107 @@
+//! Every scenario through the pure pipeline, and properties of random ones: no privileges, no
+//! kernel.
+
+mod random;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use proptest::prelude::*;
+use weir_ebpf::verdict::{Hook, Verdict};
+use weir_tests::scenario::{
+    self, Executor as _, ScenarioFile, frame, judge, memory::Memory, packet::Packet,
+};
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::from_args();
+    let mut trials = vec![property(
+        "every_reply_comes_from_the_address_the_client_used",
+        every_reply_comes_from_the_address_the_client_used,
+    )];
+    trials.extend(
+        scenario::all()?
+            .into_iter()
+            .map(|file| Trial::test(file.name.clone(), move || run(file))),
+    );
+    Ok(libtest_mimic::run(&arguments, trials).exit_code())
+}
+
+fn property(name: &str, test: fn() -> Result<()>) -> Trial {
+    Trial::test(name, move || {
+        test().map_err(|error| format!("{error:#}").into())
+    })
+}
+
+fn run(file: ScenarioFile) -> Result<(), Failed> {
+    let scenario = file.scenario?;
+    scenario::run(&scenario, &file.directory, &mut Memory::new(1))
+        .map_err(|error| format!("{}: {error:#}", scenario.name).into())
+}
+
+/// In any world, after any packets: what is answered to a translated packet reaches the client
+/// from the address it used, and no byte but addresses, ports and checksums has changed.
+fn every_reply_comes_from_the_address_the_client_used() -> Result<()> {
+    let cases = (
+        random::services(0..=3),
+        prop::collection::vec(random::event(&[1, 3, 29, 31, 119, 121]), 1..40),
+        any::<u64>(),
+    );
+    random::check(400, &cases, |(services, events, seed)| {
+        let (_, plan) = random::world(&services, (20_000, 29_999))?;
+        let mut memory = Memory::new(seed);
+        memory.apply(&plan)?;
+        for event in events {
+            memory.advance(Duration::from_secs(event.after))?;
+            let output = send(&mut memory, event.hook, &event.packet)?;
+            let (Verdict::Translate, Hook::FromPod) = (output.0, event.hook) else {
+                continue;
+            };
+            round_trip(&mut memory, &event.packet, &output.1)?;
+        }
+        Ok(())
+    })
+}
+
+/// The rest of the way of a packet that was translated on its way out of a pod: to the backend,
+/// which may be the pod itself, and back.
+fn round_trip(memory: &mut Memory, packet: &Packet, output: &Packet) -> Result<()> {
+    let to_client = if output.src.ip() == output.dst.ip() {
+        let (verdict, inward) = send(memory, Hook::ToPod, output)?;
+        ensure!(
+            verdict == Verdict::Translate && inward.src.ip() != inward.dst.ip(),
+            "the pod would meet itself: {inward}"
+        );
+        let (verdict, outward) = send(memory, Hook::FromPod, &inward.reply())?;
+        ensure!(
+            verdict == Verdict::Translate,
+            "a hairpin's reply is lost: {outward}"
+        );
+        outward
+    } else {
+        output.reply()
+    };
+    let (verdict, seen) = send(memory, Hook::ToPod, &to_client)?;
+    ensure!(
+        verdict == Verdict::Translate && (seen.src, seen.dst) == (packet.dst, packet.src),
+        "{packet} became {output}, whose reply {to_client} became {seen} ({verdict:?})"
+    );
+    Ok(())
+}
+
+/// Sends a packet and judges what comes out, whatever it is.
+fn send(memory: &mut Memory, hook: Hook, packet: &Packet) -> Result<(Verdict, Packet)> {
+    let input = frame::build(packet)?;
+    let sent = memory.send(hook, &input)?;
+    let output = match sent.verdict {
+        Verdict::Translate => judge::translated(packet, &sent.frame)?,
+        Verdict::Reject(_) => judge::refused(packet, &input, &sent.frame)?,
+        Verdict::Pass => {
+            frame::compare(&sent.frame, &input)?;
+            packet.clone()
+        }
+        Verdict::Drop(_) => packet.clone(),
+    };
+    Ok((sent.verdict, output))
+}
