@@ -25,44 +25,70 @@ pub fn run(workspace: &Workspace, release: bool) -> Result<()> {
 pub fn build(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     build_ebpf::build(workspace)?;
     let profile = if release { "release" } else { "dev" };
-    static_binary(workspace, "weir-agent", "weir", profile)
-}
-
-/// Builds a binary that needs nothing but the kernel, with the BPF object in reach of build
-/// scripts.
-pub fn static_binary(
-    workspace: &Workspace,
-    package: &str,
-    name: &str,
-    profile: &str,
-) -> Result<PathBuf> {
-    let target = Rust::ask(workspace.root())?.host;
     process::step(
-        &format!("build the static binary {name}"),
-        static_cargo(workspace, "build", &target)
-            .args(["--package", package, "--bin", name])
+        "build weir",
+        static_cargo(workspace, "build")?
+            .args(["--package", "weir-agent", "--bin", "weir"])
             .args(["--profile", profile]),
         None,
     )?;
-    // Cargo names the directory of its `dev` profile otherwise.
-    let directory = if profile == "dev" { "debug" } else { profile };
-    let binary = workspace.target().join(target).join(directory).join(name);
-    require_static(&binary)?;
-    Ok(binary)
+    binary(workspace, "weir", profile)
 }
 
-/// The explicit target is what keeps procedural macros and build scripts dynamic, as the compiler
-/// needs them.
-fn static_cargo(workspace: &Workspace, act: &str, target: &str) -> Command {
+/// The binary and what demonstrates it.
+pub struct Binaries {
+    /// `weir` itself.
+    pub weir: PathBuf,
+    /// The demonstration, which finds its helpers beside it.
+    pub demo: PathBuf,
+}
+
+/// Builds the binary, the demonstration and the test bed's helpers in one go, so that they share
+/// what they depend on. The BPF object must be there.
+pub fn binaries(workspace: &Workspace) -> Result<Binaries> {
+    process::step(
+        "build weir and the test bed",
+        static_cargo(workspace, "build")?.args([
+            "--package",
+            "weir-agent",
+            "--package",
+            "weir-tests",
+            "--bins",
+        ]),
+        None,
+    )?;
+    Ok(Binaries {
+        weir: binary(workspace, "weir", "dev")?,
+        demo: binary(workspace, "weir-demo", "dev")?,
+    })
+}
+
+/// Cargo, for programs that need nothing but the kernel, with the BPF object in reach of build
+/// scripts. The explicit target is what keeps procedural macros and build scripts dynamic, as the
+/// compiler needs them.
+pub fn static_cargo(workspace: &Workspace, act: &str) -> Result<Command> {
     let mut command = process::cargo(workspace.root());
     command
-        .args([act, "--target", target])
+        .args([act, "--target", &Rust::ask(workspace.root())?.host])
         .arg("--target-dir")
         .arg(workspace.target())
         .env("WEIR_EBPF_OBJECT", workspace.ebpf_object())
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    command
+    Ok(command)
+}
+
+/// The path of a static binary that was built.
+pub fn binary(workspace: &Workspace, name: &str, profile: &str) -> Result<PathBuf> {
+    // Cargo names the directory of its `dev` profile otherwise.
+    let directory = if profile == "dev" { "debug" } else { profile };
+    let binary = workspace
+        .target()
+        .join(Rust::ask(workspace.root())?.host)
+        .join(directory)
+        .join(name);
+    require_static(&binary)?;
+    Ok(binary)
 }
 
 fn require_static(binary: &Path) -> Result<()> {

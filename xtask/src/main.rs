@@ -12,22 +12,31 @@
 mod apt;
 mod build;
 mod build_ebpf;
+mod ci;
 mod core_source;
+mod demo;
+mod fuzz;
 mod inspect;
 mod linker;
+mod privilege;
 mod process;
 mod progress;
 mod rust;
+mod test;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use workspace::Workspace;
+use crate::{test::Level, workspace::Workspace};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Weir's own commands")]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    about = "Weir's own commands"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -43,11 +52,37 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Show a cluster with two nodes on this machine, as root or through sudo
+    Demo {
+        /// End after the last step instead of staying up
+        #[arg(long)]
+        once: bool,
+        /// Further arguments of the demonstration: `cargo xtask demo -- --help` lists them
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run the tests: every level, or those that are named
+    Test {
+        /// The levels to run
+        levels: Vec<Level>,
+    },
+    /// Check formatting, lints and documentation
+    Lint,
+    /// Run everything that a change has to pass: the lints, then the tests
+    Ci,
+    /// Send random bytes through the packet logic, guided by coverage
+    Fuzz {
+        /// One fuzz target; all of them where none is named
+        target: Option<String>,
+        /// How long for each
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -55,11 +90,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
     match command {
         Command::BuildEbpf => build_ebpf::run(&workspace)?,
         Command::Build { release } => build::run(&workspace, release)?,
+        Command::Demo { once, arguments } => demo::run(&workspace, once, arguments)?,
+        Command::Test { levels } => test::run(&workspace, &levels)?,
+        Command::Lint => ci::lint(&workspace)?,
+        Command::Ci => ci::run(&workspace)?,
+        Command::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

@@ -173,7 +173,10 @@ fn capture(
         });
         match lines.recv_timeout(left) {
             Ok(Line::Stdout(line)) => {
-                each(&line);
+                // Results for a program to read are not news for the user.
+                if !line.starts_with('{') {
+                    each(&line);
+                }
                 output.stdout += &line;
                 output.stdout.push('\n');
             }

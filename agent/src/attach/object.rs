@@ -18,6 +18,10 @@ impl fmt::Display for MissingObject {
 impl Error for MissingObject {}
 
 /// The object to load.
+///
+/// # Errors
+///
+/// This binary was built without one.
 pub fn object() -> Result<&'static [u8], MissingObject> {
     if EMBEDDED.is_empty() {
         Err(MissingObject)

@@ -116,10 +116,16 @@ impl fmt::Display for Reason {
                 "the endpoint {addr} is left out, because it answers at port {port} and SCTP \
                  ports are not translated; give the service port the number of its target port"
             ),
-            Self::NoRoom { table, capacity } => write!(
-                f,
-                "left out, because the table {table} is full ({capacity} entries)"
-            ),
+            Self::NoRoom { table, capacity } => {
+                write!(
+                    f,
+                    "left out, because the table {table} is full ({capacity} entries)"
+                )?;
+                match table {
+                    Table::Frontends => f.write_str("; a larger --max-frontends makes room"),
+                    Table::Services => Ok(()),
+                }
+            }
             Self::NoRoomForBackends {
                 left_out,
                 of,
@@ -127,7 +133,7 @@ impl fmt::Display for Reason {
             } => write!(
                 f,
                 "{left_out} of {of} endpoints are left out, because the table BACKENDS is full \
-                 ({capacity} entries)"
+                 ({capacity} entries); a larger --max-backends makes room"
             ),
         }
     }

@@ -286,7 +286,7 @@ fn what_does_not_fit_is_left_out_by_name() {
     assert_eq!(
         reasons(&desired),
         [
-            "Service default/web port 80/TCP IPv4: left out, because the table FRONTENDS is full (1 entries)"
+            "Service default/web port 80/TCP IPv4: left out, because the table FRONTENDS is full (1 entries); a larger --max-frontends makes room"
         ]
     );
     assert_eq!(reachable(&desired, VIP, 80), None);
@@ -310,7 +310,7 @@ fn what_does_not_fit_is_left_out_by_name() {
     assert_eq!(
         reasons(&desired),
         [
-            "Service default/web port 80/TCP IPv4: 1 of 3 endpoints are left out, because the table BACKENDS is full (2 entries)"
+            "Service default/web port 80/TCP IPv4: 1 of 3 endpoints are left out, because the table BACKENDS is full (2 entries); a larger --max-backends makes room"
         ]
     );
     assert_eq!(

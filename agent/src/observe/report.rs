@@ -51,12 +51,16 @@ impl Reporter {
         capacities: BTreeMap<&'static str, u32>,
         programs: &[ProgramReport],
     ) -> Result<Self> {
+        let nothing = Contents::default();
         let tables = capacities
             .into_iter()
-            .map(|(name, capacity)| Table {
-                name: name.to_owned(),
-                entries: 0,
-                capacity,
+            .filter_map(|(name, capacity)| {
+                let entries = nothing.entries(name)?;
+                Some(Table {
+                    name: name.to_owned(),
+                    entries,
+                    capacity,
+                })
             })
             .collect();
         let programs = programs
@@ -116,10 +120,7 @@ impl Reporter {
             .iter()
             .filter(|skipped| !self.status.skipped.contains(skipped))
         {
-            warn!(
-                object = skipped.object,
-                "left out of the tables: {}", skipped.reason
-            );
+            warn!(object = skipped.object, "not served: {}", skipped.reason);
         }
         let status = &mut self.status;
         let is_news = !status.ready || status.error.is_some() || done.writes > 0;

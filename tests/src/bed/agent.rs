@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -143,7 +143,7 @@ impl Agent {
                 }
             },
         );
-        outcome.with_context(|| format!("last status: {last}\n{}", self.log_tail(20)))
+        outcome.map_err(|error| anyhow!("{error:#}\nlast status: {last}\n{}", self.log_tail(20)))
     }
 
     /// Kills it as a crash would, and waits for its end.

@@ -55,6 +55,12 @@ impl Guardian {
         Ok(guardian)
     }
 
+    /// The guardian's process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Has everything removed and waits for it. Asking twice is fine.
     pub fn finish(&mut self) -> Result<()> {
         drop(self.process.stdin.take());

@@ -206,6 +206,13 @@ impl Bed {
         self.identity.cgroup()
     }
 
+    /// The process that removes the bed when this one cannot.
+    #[must_use]
+    pub fn guardian_pid(&self) -> u32 {
+        let guardian = self.cleaner.guardian.lock();
+        guardian.unwrap_or_else(PoisonError::into_inner).id()
+    }
+
     /// For a thread that has to end the bed before its owner does.
     #[must_use]
     pub fn cleaner(&self) -> Cleaner {

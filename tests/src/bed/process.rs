@@ -55,7 +55,7 @@ pub enum Streams {
     Log(File),
     /// Input and output to the owner, errors to the owner's own.
     Dialogue,
-    /// Kept for [`Process::output`].
+    /// Kept for [`Place::output`].
     Capture,
 }
 

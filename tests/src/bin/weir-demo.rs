@@ -54,11 +54,20 @@ enum WiringName {
     Bridged,
 }
 
-fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    perform(Cli::parse()).unwrap_or_else(|error| {
+        #[allow(clippy::print_stderr, reason = "the one place where a failure is told")]
+        {
+            eprintln!("error: {error:#}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn perform(cli: Cli) -> Result<ExitCode> {
     if let Some(Command::Enter { name, program }) = cli.command {
+        // Becomes the program, or fails.
         demo::enter(&name, &program)?;
-        return Ok(ExitCode::FAILURE);
     }
     demo::run(&demo::Options {
         weir: match cli.show.weir {

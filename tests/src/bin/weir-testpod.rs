@@ -56,12 +56,9 @@ fn hold() -> Result<()> {
     let bed = Bed::start(Topology::one_node(Wiring::Routed))?;
     let _pod = bed.pod(0, "pod", 2)?;
     let mut out = std::io::stdout();
-    writeln!(
-        out,
-        "{}\n{}",
-        bed.run_dir().display(),
-        bed.group().display()
-    )?;
+    writeln!(out, "{}", bed.run_dir().display())?;
+    writeln!(out, "{}", bed.group().display())?;
+    writeln!(out, "{}", bed.guardian_pid())?;
     out.flush()?;
     loop {
         std::thread::park();

@@ -38,7 +38,7 @@ pub struct Options {
 
 /// Shows every step. Success only if all hold.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let screen = Screen::new();
+    let screen = Screen::default();
     screen.heading(&format!(
         "Weir, two nodes, {} pods: setting up",
         match options.wiring {
@@ -48,27 +48,35 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     ));
     let mut cluster = Cluster::start(&options.weir, options.wiring)?;
     let state = Arc::new(State::default());
-    clean_up_on_signal(cluster.bed.cleaner(), Arc::clone(&state))?;
+    clean_up_on_signal(cluster.bed.cleaner(), Arc::clone(&state), screen.clone())?;
 
     let failed = steps::all()
         .into_iter()
         .filter(|step| !screen.step(&mut cluster, step))
         .count();
+    if screen.is_muted() {
+        wait_for_the_end();
+    }
     screen.summary(failed);
     if !options.once {
         cluster.start_agents().context("start the agents again")?;
         explain(&screen, &cluster);
         state.holds.store(failed == 0, Ordering::Relaxed);
         state.explores.store(true, Ordering::Relaxed);
-        loop {
-            thread::park();
-        }
+        wait_for_the_end();
     }
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The thread that listens to signals ends the process.
+fn wait_for_the_end() -> ! {
+    loop {
+        thread::park();
+    }
 }
 
 /// What the end by a signal depends on.
@@ -81,7 +89,7 @@ struct State {
 }
 
 /// On Ctrl-C, and whatever else asks the demonstration to end, it leaves nothing behind.
-fn clean_up_on_signal(cleaner: Cleaner, state: Arc<State>) -> Result<()> {
+fn clean_up_on_signal(cleaner: Cleaner, state: Arc<State>, screen: Screen) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -106,7 +114,7 @@ fn clean_up_on_signal(cleaner: Cleaner, state: Arc<State>) -> Result<()> {
                     _ = hangup.recv() => {}
                 }
             });
-            let screen = Screen::new();
+            screen.mute_steps();
             screen.line("\ncleaning up");
             let code = match cleaner.clean_up() {
                 Ok(()) if state.explores.load(Ordering::Relaxed) => {

@@ -5,6 +5,8 @@
 )]
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use owo_colors::{OwoColorize, Stream};
@@ -16,13 +18,21 @@ const TITLE_WIDTH: usize = 56;
 /// Lines of each agent's log under a failed step.
 const LOG_LINES: usize = 15;
 
-/// The standard output.
-pub struct Screen;
+/// The standard output. Clones share whether they are muted.
+#[derive(Clone, Debug, Default)]
+pub struct Screen {
+    muted: Arc<AtomicBool>,
+}
 
 impl Screen {
-    /// The standard output.
-    pub fn new() -> Self {
-        Self
+    /// Shows no further step: what fails because the cluster is being taken down says nothing.
+    pub fn mute_steps(&self) {
+        self.muted.store(true, Ordering::SeqCst);
+    }
+
+    /// Is the cluster being taken down?
+    pub fn is_muted(&self) -> bool {
+        self.muted.load(Ordering::SeqCst)
     }
 
     /// A line as it is.
@@ -42,6 +52,9 @@ impl Screen {
     pub fn step(&self, cluster: &mut Cluster, step: &Step) -> bool {
         let start = Instant::now();
         let result = (step.show)(cluster);
+        if self.is_muted() {
+            return result.is_ok();
+        }
         let time = format!("{:>7.0} ms", start.elapsed().as_secs_f64() * 1000.0);
         let time = time.if_supports_color(Stream::Stdout, |text| text.dimmed());
         let title = format!("{:<TITLE_WIDTH$}", step.title);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -183,29 +183,76 @@ fn a_dropped_bed_leaves_nothing() -> Result<()> {
 #[ignore = "needs root: cargo xtask test network"]
 fn a_bed_whose_owner_is_killed_leaves_nothing() -> Result<()> {
     for signal in [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM] {
+        let held = Held::start()?;
+        let (run_dir, group) = (held.run_dir.clone(), held.group.clone());
+        ensure!(run_dir.exists() && group.exists());
+        held.end(signal)?;
+        wait_for(
+            || format!("{run_dir:?} and {group:?} to go after {signal}"),
+            Duration::from_secs(15),
+            || Ok(remains(&run_dir, &group).is_empty()),
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn a_bed_whose_guardian_is_killed_too_is_removed_by_the_next() -> Result<()> {
+    let held = Held::start()?;
+    let (run_dir, group) = (held.run_dir.clone(), held.group.clone());
+    let guardian = held.guardian;
+    send(guardian, Signal::SIGKILL)?;
+    held.end(Signal::SIGKILL)?;
+    wait_for(
+        || format!("the guardian {guardian} to end"),
+        Duration::from_secs(10),
+        || Ok(!runs(guardian)),
+    )?;
+    ensure!(
+        !remains(&run_dir, &group).is_empty(),
+        "nobody was left to remove it"
+    );
+    let _next = Bed::start(Topology::one_node(Wiring::Routed))?;
+    assert_eq!(remains(&run_dir, &group), Vec::<PathBuf>::new());
+    Ok(())
+}
+
+/// A bed in a process of its own.
+struct Held {
+    owner: Child,
+    run_dir: PathBuf,
+    group: PathBuf,
+    guardian: u32,
+}
+
+impl Held {
+    fn start() -> Result<Self> {
         let mut owner = Command::new(env!("CARGO_BIN_EXE_weir-testpod"))
             .arg("hold")
             .stdout(Stdio::piped())
             .spawn()?;
         let output = owner.stdout.take().context("the owner has an output")?;
-        let places: Vec<PathBuf> = BufReader::new(output)
-            .lines()
-            .take(2)
-            .map(|line| Ok(PathBuf::from(line?)))
-            .collect::<Result<_>>()?;
-        let [run_dir, group] = places.as_slice() else {
-            panic!("the owner said {places:?}");
-        };
-        ensure!(run_dir.exists() && group.exists());
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(owner.id() as i32), signal)?;
-        owner.wait()?;
-        wait_for(
-            || format!("{run_dir:?} and {group:?} to go after {signal}"),
-            Duration::from_secs(15),
-            || Ok(remains(run_dir, group).is_empty()),
-        )?;
+        let mut lines = BufReader::new(output).lines();
+        let mut line = || -> Result<String> { Ok(lines.next().context("the owner says more")??) };
+        Ok(Self {
+            run_dir: line()?.into(),
+            group: line()?.into(),
+            guardian: line()?.parse()?,
+            owner,
+        })
     }
-    Ok(())
+
+    fn end(mut self, signal: Signal) -> Result<()> {
+        send(self.owner.id(), signal)?;
+        self.owner.wait()?;
+        Ok(())
+    }
+}
+
+fn send(pid: u32, signal: Signal) -> Result<()> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
+    nix::sys::signal::kill(pid, signal).with_context(|| format!("send {signal} to {pid}"))
 }
 
 trait Gone {
@@ -228,6 +275,17 @@ fn remains(run_dir: &Path, group: &Path) -> Vec<PathBuf> {
         .filter(|path| path.exists())
         .map(Path::to_owned)
         .collect()
+}
+
+/// As [`lives`], but not as a process that has ended and whose parent has not noticed.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name, which is in brackets, comes the state.
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| state != 'Z')
 }
 
 fn lives(pid: u32) -> bool {

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use weir_tests::bed::wait::wait_for;
-use weir_tests::bed::{Agent, AgentOptions, Family, Wiring};
+use weir_tests::bed::{Agent, AgentOptions, Family, Node, Wiring};
 use weir_tests::testpod::protocol::{Failure, Handle, Transport};
 
-use crate::world::{EMPTY, WEB, World};
+use crate::world::{EMPTY, MIRROR, WEB, World};
 
 /// A datagram that is lost shows after this.
 const SHORT: Duration = Duration::from_millis(500);
@@ -43,6 +44,7 @@ in_a_world!(
     a_broken_manifest_keeps_the_last_good_state => broken_manifest,
     an_interface_removed_under_load_harms_nobody_else => interface_removed,
     a_pod_that_comes_later_is_served => pod_comes_later,
+    a_deleted_service_is_not_translated_any_more => deleted,
 );
 
 fn udp_of_a_pod(world: &mut World) -> Result<()> {
@@ -200,13 +202,32 @@ fn adoption(world: &mut World) -> Result<()> {
     let before = node.map_ids()?;
     ensure!(before.len() >= 5, "{before:?} are all the maps");
     let pins = node.pins()?;
+    let programs = count_programs(&node)?;
+    ensure!(
+        programs.len() == 2,
+        "both pods' links carry programs: {programs:?}"
+    );
     world.agents[0].stop()?;
     world.agents[0].restart()?;
+    assert_eq!(
+        count_programs(&node)?,
+        programs,
+        "nothing is attached twice"
+    );
     assert_eq!(node.map_ids()?, before);
     assert_eq!(node.pins()?, pins);
     World::expect_answers_from(&["near", "far"], || {
         world.client.tcp_ask(WEB.at(Family::V4))
     })
+}
+
+/// How many TCX programs each pod's link carries.
+fn count_programs(node: &Node) -> Result<BTreeMap<String, usize>> {
+    let programs = node.tc_programs()?;
+    Ok(programs
+        .into_iter()
+        .map(|(link, ids)| (link, ids.len()))
+        .collect())
 }
 
 fn stopped(world: &mut World) -> Result<()> {
@@ -233,20 +254,85 @@ fn cleanup(world: &mut World) -> Result<()> {
     node.cleanup(&world.weir)?;
     assert_eq!(node.pins()?, Vec::<PathBuf>::new());
     assert_eq!(node.tc_programs()?, BTreeMap::new());
-    // Untranslated, the refusal of a service without endpoints is gone, too.
-    let socket = world.client.connect_udp(EMPTY.at(Family::V4))?.handle;
-    let answer = world.client.ask_with(socket, None, 0, SHORT);
-    ensure!(
-        answer != Err(Failure::refused()),
-        "something still answers for {}",
-        EMPTY.at(Family::V4)
-    );
+    expect_no_refusal(world)?;
     node.cleanup(&world.weir).context("cleaning up twice")?;
     // The node can be used again.
     world.agents[0].restart()?;
     World::expect_answers_from(&["near", "far"], || {
         world.client.tcp_ask(WEB.at(Family::V4))
     })
+}
+
+/// Where nothing translates, nobody refuses in the name of a service without endpoints.
+fn expect_no_refusal(world: &World) -> Result<()> {
+    let to = EMPTY.at(Family::V4);
+    let socket = world.client.connect_udp(to)?.handle;
+    let by_packet = world.client.ask_with(socket, None, 0, SHORT);
+    let at_socket = world.client.tcp_ask(to);
+    for (way, answer) in [("UDP", by_packet), ("TCP", at_socket)] {
+        ensure!(
+            answer.is_err() && answer != Err(Failure::refused()),
+            "something still answers {way} for {to}: {answer:?}"
+        );
+    }
+    Ok(())
+}
+
+fn deleted(world: &mut World) -> Result<()> {
+    world.manifests.remove("empty.yaml")?;
+    for agent in &mut world.agents {
+        agent.wait_status("the service to be gone", |status| {
+            table(status, "FRONTENDS") == 8
+        })?;
+    }
+    expect_no_refusal(world)?;
+    World::expect_answers_from(&["near", "far"], || {
+        world.client.tcp_ask(WEB.at(Family::V4))
+    })
+}
+
+/// A full table leaves out whole entries, says which, and serves the rest.
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn a_full_table_serves_what_fits_and_names_what_does_not() -> Result<()> {
+    let mut world = World::start_with(Wiring::Routed, &["--max-backends=8"])?;
+    let status = world.agents[0].wait_status("something to be left out", |status| {
+        status["skipped"]
+            .as_array()
+            .is_some_and(|skipped| !skipped.is_empty())
+    })?;
+    ensure!(table(&status, "BACKENDS") <= 8, "{status}");
+    let skipped = status["skipped"].to_string();
+    ensure!(
+        skipped.contains("default/") && skipped.contains("BACKENDS"),
+        "{skipped}"
+    );
+    // What is in the table is whole: nobody is sent to a backend that is not there.
+    let answers: Vec<_> = Family::ALL
+        .into_iter()
+        .flat_map(|family| [MIRROR.at(family), WEB.at(family)])
+        .map(|to| (to, world.client.tcp_ask(to)))
+        .collect();
+    ensure!(
+        answers.iter().any(|(_, answer)| answer.is_ok()),
+        "{answers:?}"
+    );
+    ensure!(
+        answers
+            .iter()
+            .all(|(_, answer)| answer != &Err(Failure::TimedOut)),
+        "{answers:?}"
+    );
+    Ok(())
+}
+
+/// How many entries a table holds.
+fn table(status: &Value, name: &str) -> u64 {
+    let tables = status["tables"].as_array();
+    let table = tables.and_then(|all| all.iter().find(|table| table["name"] == name));
+    table
+        .and_then(|table| table["entries"].as_u64())
+        .unwrap_or(0)
 }
 
 fn broken_manifest(world: &mut World) -> Result<()> {

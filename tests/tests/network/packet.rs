@@ -1,10 +1,12 @@
 //! Service addresses translated at the pod's interface: UDP of pods, and TCP of processes that
 //! the node's socket programs do not see.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use weir_tests::bed::Family;
+use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::Failure;
 
 use crate::world::{EMPTY, MIRROR, WEB, World, in_both_wirings};
@@ -13,7 +15,8 @@ in_both_wirings!(
     udp_of_a_pod_is_answered_by_the_service,
     udp_of_a_pod_to_a_service_without_endpoints_is_refused,
     a_pod_reaches_itself_by_udp,
-    tcp_outside_the_cgroup_is_translated_packet_by_packet,
+    only_tcp_outside_the_cgroup_is_translated_packet_by_packet,
+    tcp_outside_the_cgroup_reaches_both_backends_nobody_and_itself,
     a_large_transfer_arrives_whole_through_the_packet_path,
     datagrams_without_a_checksum_arrive,
     datagrams_as_long_as_the_link_allows_arrive,
@@ -74,7 +77,41 @@ fn a_pod_reaches_itself_by_udp(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn tcp_outside_the_cgroup_is_translated_packet_by_packet(world: &mut World) -> Result<()> {
+fn only_tcp_outside_the_cgroup_is_translated_packet_by_packet(world: &mut World) -> Result<()> {
+    let foreign = world.client.outside_the_cgroup()?;
+    let to = WEB.at(Family::V4);
+    // To the kernel a connection translated at the socket is one to the backend.
+    let inside = world.client.connect(to)?;
+    ensure!(
+        !connects_to(&world.client, to)?,
+        "the socket programs do not see the pod"
+    );
+    world.client.close(inside.handle)?;
+    let outside = foreign.connect(to)?;
+    ensure!(
+        connects_to(&foreign, to)?,
+        "the socket programs see the foreign process"
+    );
+    foreign.close(outside.handle)?;
+    Ok(())
+}
+
+/// Does the kernel hold a connection to this IPv4 address in the network of a process?
+fn connects_to(process: &TestPod, to: SocketAddr) -> Result<bool> {
+    let IpAddr::V4(addr) = to.ip() else {
+        bail!("{to} is not of IPv4");
+    };
+    // The address as a number of the machine's, then the port.
+    let remote = format!(
+        "{:08X}:{:04X}",
+        u32::from_ne_bytes(addr.octets()),
+        to.port()
+    );
+    let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", process.pid()))?;
+    Ok(table.contains(&remote))
+}
+
+fn tcp_outside_the_cgroup_reaches_both_backends_nobody_and_itself(world: &mut World) -> Result<()> {
     let foreign = world.client.outside_the_cgroup()?;
     for family in Family::ALL {
         let to = WEB.at(family);

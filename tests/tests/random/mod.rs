@@ -251,6 +251,8 @@ pub fn check<S: Strategy>(
 ) -> Result<()> {
     let mut runner = TestRunner::new(Config {
         cases,
+        // Milliseconds: loading programs takes its time.
+        max_shrink_time: 30_000,
         max_shrink_iters: 2_000,
         failure_persistence: None,
         ..Config::default()

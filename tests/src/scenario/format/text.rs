@@ -92,7 +92,7 @@ enum ProtocolText {
 #[serde(deny_unknown_fields)]
 struct ExpectText {
     verdict: VerdictText,
-    reason: Option<ReasonText>,
+    reason: Option<String>,
     packet: Option<String>,
     peer: Option<String>,
     #[serde(default)]
@@ -108,16 +108,6 @@ enum VerdictText {
     Translate,
     Reject,
     Drop,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum ReasonText {
-    NoBackend,
-    Malformed,
-    NoSourcePort,
-    NotRewritten,
-    Unanswerable,
 }
 
 const fn once() -> u16 {
@@ -261,32 +251,7 @@ impl PeerText {
 
 impl ExpectText {
     fn read(self) -> Result<Expect> {
-        let verdict = match (self.verdict, self.reason) {
-            (VerdictText::Pass, None) => Verdict::Pass,
-            (VerdictText::Translate, None) => Verdict::Translate,
-            (VerdictText::Reject, Some(ReasonText::NoBackend)) => {
-                Verdict::Reject(RejectReason::NoBackend)
-            }
-            (VerdictText::Drop, Some(ReasonText::Malformed)) => {
-                Verdict::Drop(DropReason::Malformed)
-            }
-            (VerdictText::Drop, Some(ReasonText::NoSourcePort)) => {
-                Verdict::Drop(DropReason::NoSourcePort)
-            }
-            (VerdictText::Drop, Some(ReasonText::NotRewritten)) => {
-                Verdict::Drop(DropReason::NotRewritten)
-            }
-            (VerdictText::Drop, Some(ReasonText::Unanswerable)) => {
-                Verdict::Drop(DropReason::Unanswerable)
-            }
-            (VerdictText::Reject, _) => bail!("`reject` has the reason no-backend"),
-            (VerdictText::Drop, _) => {
-                bail!("`drop` has a reason: malformed, no-source-port, not-rewritten, unanswerable")
-            }
-            (VerdictText::Pass | VerdictText::Translate, Some(_)) => {
-                bail!("only `reject` and `drop` have a reason")
-            }
-        };
+        let verdict = self.read_verdict()?;
         let mut results = Vec::new();
         if let Some(packet) = self.packet {
             results.push(parse_expected_packet(&packet)?);
@@ -323,6 +288,49 @@ impl ExpectText {
             Verdict::Reject(_) => {}
         }
         Ok(Expect { verdict, result })
+    }
+}
+
+impl ExpectText {
+    fn read_verdict(&self) -> Result<Verdict> {
+        let is_wanted = |verdict: &Verdict| match (self.verdict, verdict) {
+            (VerdictText::Pass, Verdict::Pass)
+            | (VerdictText::Translate, Verdict::Translate)
+            | (VerdictText::Reject, Verdict::Reject(_))
+            | (VerdictText::Drop, Verdict::Drop(_)) => true,
+            (
+                VerdictText::Pass
+                | VerdictText::Translate
+                | VerdictText::Reject
+                | VerdictText::Drop,
+                _,
+            ) => false,
+        };
+        let wanted: Vec<Verdict> = Verdict::ALL.into_iter().filter(is_wanted).collect();
+        wanted
+            .iter()
+            .find(|verdict| reason_name(**verdict) == self.reason.as_deref())
+            .copied()
+            .with_context(|| {
+                let names: Vec<_> = wanted.iter().filter_map(|v| reason_name(*v)).collect();
+                match names.as_slice() {
+                    [] => "only `reject` and `drop` have a reason".to_owned(),
+                    names => format!("`reason` is one of {}", names.join(", ")),
+                }
+            })
+    }
+}
+
+/// What a verdict's reason is called in a scenario.
+const fn reason_name(verdict: Verdict) -> Option<&'static str> {
+    match verdict {
+        Verdict::Pass | Verdict::Translate => None,
+        Verdict::Reject(RejectReason::NoBackend) => Some("no-backend"),
+        Verdict::Drop(DropReason::Malformed) => Some("malformed"),
+        Verdict::Drop(DropReason::NoSourcePort) => Some("no-source-port"),
+        Verdict::Drop(DropReason::NotRewritten) => Some("not-rewritten"),
+        Verdict::Drop(DropReason::Unanswerable) => Some("unanswerable"),
+        Verdict::Drop(DropReason::SctpPort) => Some("sctp-port"),
     }
 }
 
@@ -384,7 +392,7 @@ mod tests {
             ),
             (
                 format!("{{send: {{hook: to_pod, packet: {packet}}}, expect: {{verdict: drop}}}}"),
-                "`drop` has a reason",
+                "`reason` is one of malformed",
             ),
             (
                 format!(

@@ -1,0 +1,37 @@
+//! `cargo xtask lint` and `cargo xtask ci`: what a change has to pass.
+
+use anyhow::Result;
+
+use crate::{build_ebpf, process, test, workspace::Workspace};
+
+/// The lints and then every test.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    lint(workspace)?;
+    test::run(workspace, &[])
+}
+
+/// Formatting, lints of both targets, documentation. Warnings are errors.
+pub fn lint(workspace: &Workspace) -> Result<()> {
+    let cargo = || process::cargo(workspace.root());
+    process::step(
+        "formatting",
+        cargo().args(["fmt", "--all", "--", "--check"]),
+        None,
+    )?;
+    process::step(
+        "clippy",
+        cargo()
+            .args(["clippy", "--workspace", "--all-targets", "--all-features"])
+            .args(["--", "-D", "warnings"]),
+        None,
+    )?;
+    build_ebpf::clippy(workspace)?;
+    process::step(
+        "documentation",
+        cargo()
+            .args(["doc", "--workspace", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-Dwarnings"),
+        None,
+    )?;
+    Ok(())
+}

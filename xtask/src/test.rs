@@ -1,0 +1,166 @@
+//! `cargo xtask test`: the levels of tests, by name.
+//!
+//! | level | what runs | needs |
+//! |---|---|---|
+//! | `host` | everything pure, and every scenario in memory | nothing |
+//! | `program` | the loaded programs and the kernel's tables | root |
+//! | `network` | the binary with real sockets in network namespaces | root |
+//!
+//! A level that cannot run fails.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+
+use crate::{
+    build, build_ebpf,
+    privilege::{self, Root},
+    process,
+    workspace::Workspace,
+};
+
+/// A level of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Without privileges: `cargo test --workspace`
+    Host,
+    /// The loaded programs and the kernel's tables, as root
+    Program,
+    /// Real sockets between network namespaces, as root
+    Network,
+}
+
+/// A test program that needs root: its package and its name.
+type Suite = (&'static str, &'static str);
+
+/// What runs when no level is named, in this order.
+const ALL: [Level; 3] = [Level::Host, Level::Program, Level::Network];
+
+impl Level {
+    fn suites(self) -> &'static [Suite] {
+        match self {
+            Self::Host => &[],
+            Self::Program => &[("weir-agent", "kernel"), ("weir-tests", "program")],
+            Self::Network => &[("weir-tests", "network")],
+        }
+    }
+}
+
+/// Runs these levels, or all of them where none is named.
+pub fn run(workspace: &Workspace, levels: &[Level]) -> Result<()> {
+    let levels = if levels.is_empty() { &ALL } else { levels };
+    for level in levels {
+        println!("\ntest {}", name(*level));
+        match level {
+            Level::Host => host(workspace)?,
+            Level::Program | Level::Network => privileged(workspace, level.suites())
+                .with_context(|| format!("test {}", name(*level)))?,
+        }
+    }
+    Ok(())
+}
+
+fn name(level: Level) -> String {
+    level
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}
+
+fn host(workspace: &Workspace) -> Result<()> {
+    process::shown(process::cargo(workspace.root()).args(["test", "--workspace"]))
+}
+
+fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
+    privilege::require_kernel()?;
+    let root = Root::find()?;
+    // Interrupted, the tests still have namespaces and mounts to remove: they get the signal from
+    // the terminal as we do, and we wait for them.
+    ctrlc::set_handler(|| ()).or_else(|error| match error {
+        ctrlc::Error::MultipleHandlers => Ok(()),
+        other => Err(other),
+    })?;
+    build_ebpf::build(workspace)?;
+    let weir = build::binaries(workspace)?.weir;
+    let object = workspace.ebpf_object();
+    let variables = [
+        ("WEIR_EBPF_OBJECT", object.as_os_str()),
+        ("WEIR_BINARY", weir.as_os_str()),
+        ("RUST_BACKTRACE", OsStr::new("1")),
+    ];
+    for (package, suite) in suites {
+        let program = build_suite(workspace, package, suite)?;
+        // As cargo does: a test finds its files beside its manifest.
+        let directory = workspace.root().join(directory_of(package)?);
+        process::shown(
+            root.command(&program, &variables)
+                .arg("--ignored")
+                .current_dir(directory),
+        )?;
+    }
+    Ok(())
+}
+
+fn build_suite(workspace: &Workspace, package: &str, suite: &str) -> Result<PathBuf> {
+    let messages = process::step(
+        &format!("build the {suite} tests"),
+        build::static_cargo(workspace, "test")?
+            .args(["--package", package, "--test", suite, "--no-run"])
+            .arg("--message-format=json-render-diagnostics"),
+        None,
+    )?;
+    executable(&messages, suite)
+        .with_context(|| format!("cargo built no test program {suite} of {package}"))
+}
+
+/// The path of a test program in cargo's messages.
+fn executable(messages: &str, suite: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == suite)
+        .filter(|message| message["profile"]["test"] == true)
+        .find_map(|message| Some(Path::new(message["executable"].as_str()?).to_owned()))
+}
+
+fn directory_of(package: &str) -> Result<&'static str> {
+    match package {
+        "weir-agent" => Ok("agent"),
+        "weir-tests" => Ok("tests"),
+        other => bail!("there is no package {other} with tests that need root"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_test_program_is_found_among_cargos_messages() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"weir"},"profile":{"test":false},"executable":"/t/weir"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"program"},"profile":{"test":true},"executable":"/t/program-1"}"#,
+            "\n",
+            r#"{"reason":"build-finished","success":true}"#,
+        );
+        assert_eq!(
+            executable(messages, "program"),
+            Some(PathBuf::from("/t/program-1"))
+        );
+        assert_eq!(executable(messages, "weir"), None);
+    }
+
+    #[test]
+    fn every_suite_has_a_directory() {
+        for level in ALL {
+            for (package, _) in level.suites() {
+                directory_of(package).unwrap();
+            }
+        }
+    }
+}
