@@ -13,6 +13,7 @@ use weir_ebpf::addr::Protocol;
 use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::notation::Notation;
+use crate::bed::plan::NodePlan;
 
 /// One behaviour.
 #[derive(Debug, Deserialize)]
@@ -55,8 +56,8 @@ pub enum Given {
     Inline(serde_json::Map<String, serde_json::Value>),
 }
 
-/// The node that the packets meet.
-#[derive(Clone, Debug, Deserialize)]
+/// The node that the packets meet: the bed's first, unless the scenario says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Node {
     /// Its name.
@@ -69,12 +70,10 @@ pub struct Node {
 
 impl Default for Node {
     fn default() -> Self {
+        let plan = NodePlan::new(0);
         Self {
-            name: "worker-0".to_owned(),
-            addresses: vec![
-                [10, 240, 0, 10].into(),
-                [0xfd00, 0x10, 0x240, 0, 0, 0, 0, 0x10].into(),
-            ],
+            name: plan.name,
+            addresses: vec![plan.v4.into(), plan.v6.into()],
             snat_ports: (20_000, 29_999),
         }
     }

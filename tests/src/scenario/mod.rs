@@ -7,9 +7,8 @@
 //! Whatever a scenario expects, [`judge`] has every checksum of a changed frame taken anew and
 //! allows no byte to change that should not.
 //!
-//! Addresses mean the same everywhere: pods `10.200.0.0/16` (this node's `10.200.0.0/24`),
-//! services `10.32.0.0/24`, nodes `10.240.0.0/24`, the outside world `203.0.113.0/24`, and their
-//! twins `fd00:10:200::/48`, `fd00:10:32::/112`, `fd00:10:240::/64`, `2001:db8::/64`.
+//! Addresses mean the same everywhere: as in [`crate::bed::plan`], the packets' node is its
+//! `worker-0`, and services are in `10.32.0.0/24` and `fd00:10:32::/112`.
 #![forbid(unsafe_code)]
 
 pub mod format;
