@@ -2,6 +2,8 @@
 //!
 //! `tests/scenarios` is full of examples.
 
+mod expect;
+pub mod talk;
 mod text;
 
 use std::fmt;
@@ -12,6 +14,7 @@ use serde::Deserialize;
 use weir_ebpf::addr::Protocol;
 use weir_ebpf::verdict::{Hook, Verdict};
 
+use self::talk::{Expected, Talk, Way};
 use super::notation::Notation;
 use crate::bed::plan::NodePlan;
 
@@ -38,11 +41,23 @@ impl Scenario {
     /// Can `BPF_PROG_TEST_RUN` show it? It runs no program at a socket call.
     #[must_use]
     pub fn is_for_program(&self) -> bool {
-        let has_calls = self
-            .steps
-            .iter()
-            .any(|step| matches!(step, Step::Call { .. }));
+        let has_calls = self.steps.iter().any(|step| match step {
+            Step::Call { .. } => true,
+            Step::Talk { talk, .. } => talk.way == Way::Socket,
+            Step::Send { .. } | Step::Apply(_) | Step::Delete(_) | Step::Advance(_) => false,
+        });
         self.memory_only.is_none() && !has_calls
+    }
+
+    /// Can a network of real nodes show it? There packets are made by sockets, time passes by
+    /// itself, and the node is as the bed has it.
+    #[must_use]
+    pub fn is_for_network(&self) -> bool {
+        let is_possible = self.steps.iter().all(|step| match step {
+            Step::Talk { .. } | Step::Apply(_) | Step::Delete(_) => true,
+            Step::Send { .. } | Step::Call { .. } | Step::Advance(_) => false,
+        });
+        self.memory_only.is_none() && is_possible && self.node == Node::default()
     }
 }
 
@@ -106,6 +121,13 @@ pub enum Step {
         expect: Expect,
         /// The name by which later steps speak of it.
         binding: Option<String>,
+    },
+    /// A client talks to a server.
+    Talk {
+        /// Who to whom.
+        talk: Talk,
+        /// What comes of it.
+        expected: Expected,
     },
     /// Objects appear or change.
     Apply(Vec<Given>),

@@ -17,8 +17,10 @@ pub mod judge;
 pub mod memory;
 pub mod notation;
 pub mod packet;
+pub mod places;
 pub mod program;
 pub mod runner;
+pub mod talk;
 pub mod world;
 
 use std::path::{Path, PathBuf};
