@@ -40,7 +40,7 @@ impl Level {
         match self {
             Self::Host => &[],
             Self::Program => &[("weir-agent", "kernel"), ("weir-tests", "program")],
-            Self::Network => &[("weir-tests", "network")],
+            Self::Network => &[("weir-tests", "network"), ("weir-tests", "scenarios")],
         }
     }
 }

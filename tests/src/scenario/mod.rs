@@ -15,6 +15,7 @@ pub mod format;
 pub mod frame;
 pub mod judge;
 pub mod memory;
+pub mod network;
 pub mod notation;
 pub mod packet;
 pub mod places;
