@@ -57,7 +57,11 @@ impl Scenario {
             Step::Talk { .. } | Step::Apply(_) | Step::Delete(_) => true,
             Step::Send { .. } | Step::Call { .. } | Step::Advance(_) => false,
         });
-        self.memory_only.is_none() && is_possible && self.node == Node::default()
+        let has_talks = self
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Talk { .. }));
+        self.memory_only.is_none() && is_possible && has_talks && self.node == Node::default()
     }
 }
 

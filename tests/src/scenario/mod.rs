@@ -1,9 +1,11 @@
 //! Scenarios: what the product does, one behaviour a file, and the executors that show it.
 //!
-//! A scenario file under `tests/scenarios` gives objects, a node, packets and socket calls, and
-//! what is expected of each. [`runner`] takes its steps: objects go through the agent's own
+//! A scenario file under `tests/scenarios` gives objects, a node, packets, socket calls and
+//! conversations, and what is expected of each. [`runner`] takes its steps: objects go through the agent's own
 //! parser, model, compiler and diff ([`world`]), packets through an [`Executor`]: [`memory`]
 //! (the library over ordered maps) or [`program`] (the loaded programs, by `BPF_PROG_TEST_RUN`).
+//! Conversations are played there as the packets and calls they consist of ([`talk`]); a scenario
+//! that consists of them runs in a [`network`] of real sockets and agents, too.
 //! Whatever a scenario expects, [`judge`] has every checksum of a changed frame taken anew and
 //! allows no byte to change that should not.
 //!

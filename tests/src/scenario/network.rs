@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use weir_ebpf::addr::Protocol;
 
 use super::ScenarioFile;
@@ -41,10 +41,10 @@ pub fn run(file: ScenarioFile, wiring: Wiring) -> Result<()> {
     let mut network = Network::start(&scenario, &file.directory, wiring)
         .with_context(|| format!("{}: set it up", scenario.name))?;
     for (index, step) in scenario.steps.iter().enumerate() {
-        network
-            .take(step)
-            .with_context(|| format!("{}: step {}", scenario.name, index + 1))
-            .with_context(|| network.last_words())?;
+        if let Err(error) = network.take(step) {
+            let (name, step, words) = (&scenario.name, index + 1, network.last_words());
+            bail!("{name}: step {step}: {error:#}\n{words}");
+        }
     }
     Ok(())
 }
@@ -58,6 +58,7 @@ struct Network<'a> {
     clients: Clients,
     /// By which addresses a server may see the node.
     node: BTreeSet<IpAddr>,
+    #[expect(dead_code, reason = "held for its drop")]
     bed: Bed,
 }
 
@@ -66,7 +67,7 @@ impl<'a> Network<'a> {
         let weir = binary()?;
         let places = Places::of(scenario, directory)?;
         let addresses = pod_addresses(&places)?;
-        // Agents wait for each other's nodes in no way: one is enough where all pods are on it.
+        // As many nodes as the pods are on.
         let nodes = 1 + addresses.values().max().copied().unwrap_or(0);
         let bed = Bed::start(Topology {
             nodes,
@@ -124,7 +125,7 @@ impl<'a> Network<'a> {
                 self.change()
             }
             Step::Send { .. } | Step::Call { .. } | Step::Advance(_) => {
-                anyhow::bail!("in a network packets are made by sockets, and time passes by itself")
+                bail!("in a network packets are made by sockets, and time passes by itself")
             }
         }
     }
@@ -155,8 +156,7 @@ impl<'a> Network<'a> {
 
     fn last_words(&self) -> String {
         let tails = self.agents.iter().map(|agent| agent.log_tail(LOG_LINES));
-        let bed = self.bed.run_dir().display();
-        format!("in {bed}\n{}", tails.collect::<Vec<_>>().join("\n"))
+        tails.collect::<Vec<_>>().join("\n")
     }
 }
 

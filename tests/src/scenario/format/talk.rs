@@ -161,7 +161,7 @@ impl Talk {
             };
             ensure!(
                 is_expected,
-                "question {} of {self}: {reply:?}, expected {expected:?}",
+                "question {} of {self}: {reply}, expected {expected}",
                 index + 1
             );
         }
@@ -193,6 +193,34 @@ impl fmt::Display for Talk {
 impl fmt::Debug for Talk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}, {} times", self.times)
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer { by, seen_as } => write!(f, "answered by {by}, which saw {seen_as}"),
+            Self::Refused => f.write_str("refused"),
+            Self::Silence => f.write_str("silence"),
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answers { by, seen_as, .. } => {
+                let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+                write!(f, "an answer by {}, which saw ", by.join(" or "))?;
+                match seen_as {
+                    SeenAs::Client => f.write_str("the client itself"),
+                    SeenAs::Node => f.write_str("the node"),
+                    SeenAs::Addr(addr) => write!(f, "{addr}"),
+                }
+            }
+            Self::Refused => f.write_str("refused"),
+            Self::Silence => f.write_str("silence"),
+        }
     }
 }
 
