@@ -1,6 +1,7 @@
 //! What shows that Weir works: the test bed, the scenarios, and the demonstration.
 //!
-//! - [`scenario`] reads scenario files and runs them in memory and in the loaded programs;
+//! - [`scenario`] reads scenario files and runs them in memory, in the loaded programs and in a
+//!   bed;
 //! - [`bed`] builds nodes, pods and outside hosts from network namespaces and runs the real
 //!   `weir` in them;
 //! - [`testpod`] is the process that lives in each of them and sends, serves and measures;

@@ -11,7 +11,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
 use weir_ebpf::verdict::{Hook, Verdict};
 use weir_tests::scenario::{
-    self, Executor as _, ScenarioFile, frame, judge, memory::Memory, packet::Packet,
+    self, Executor as _, ScenarioFile, memory::Memory, packet::Packet, runner,
 };
 
 fn main() -> Result<ExitCode> {
@@ -54,7 +54,7 @@ fn every_reply_comes_from_the_address_the_client_used() -> Result<()> {
         memory.apply(&plan)?;
         for event in events {
             memory.advance(Duration::from_secs(event.after))?;
-            let output = send(&mut memory, event.hook, &event.packet)?;
+            let output = runner::send(&mut memory, event.hook, &event.packet)?;
             let (Verdict::Translate, Hook::FromPod) = (output.0, event.hook) else {
                 continue;
             };
@@ -68,12 +68,12 @@ fn every_reply_comes_from_the_address_the_client_used() -> Result<()> {
 /// which may be the pod itself, and back.
 fn round_trip(memory: &mut Memory, packet: &Packet, output: &Packet) -> Result<()> {
     let to_client = if output.src.ip() == output.dst.ip() {
-        let (verdict, inward) = send(memory, Hook::ToPod, output)?;
+        let (verdict, inward) = runner::send(memory, Hook::ToPod, output)?;
         ensure!(
             verdict == Verdict::Translate && inward.src.ip() != inward.dst.ip(),
             "the pod would meet itself: {inward}"
         );
-        let (verdict, outward) = send(memory, Hook::FromPod, &inward.reply())?;
+        let (verdict, outward) = runner::send(memory, Hook::FromPod, &inward.reply())?;
         ensure!(
             verdict == Verdict::Translate,
             "a hairpin's reply is lost: {outward}"
@@ -82,26 +82,10 @@ fn round_trip(memory: &mut Memory, packet: &Packet, output: &Packet) -> Result<(
     } else {
         output.reply()
     };
-    let (verdict, seen) = send(memory, Hook::ToPod, &to_client)?;
+    let (verdict, seen) = runner::send(memory, Hook::ToPod, &to_client)?;
     ensure!(
         verdict == Verdict::Translate && (seen.src, seen.dst) == (packet.dst, packet.src),
         "{packet} became {output}, whose reply {to_client} became {seen} ({verdict:?})"
     );
     Ok(())
-}
-
-/// Sends a packet and judges what comes out, whatever it is.
-fn send(memory: &mut Memory, hook: Hook, packet: &Packet) -> Result<(Verdict, Packet)> {
-    let input = frame::build(packet)?;
-    let sent = memory.send(hook, &input)?;
-    let output = match sent.verdict {
-        Verdict::Translate => judge::translated(packet, &sent.frame)?,
-        Verdict::Reject(_) => judge::refused(packet, &input, &sent.frame)?,
-        Verdict::Pass => {
-            frame::compare(&sent.frame, &input)?;
-            packet.clone()
-        }
-        Verdict::Drop(_) => packet.clone(),
-    };
-    Ok((sent.verdict, output))
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `host` | everything pure, and every scenario in memory | nothing |
 //! | `program` | the loaded programs and the kernel's tables | root |
-//! | `network` | the binary with real sockets in network namespaces | root |
+//! | `network` | the binary with real sockets in network namespaces, scenarios of conversations too | root |
 //!
 //! A level that cannot run fails.
 
@@ -45,7 +45,7 @@ impl Level {
         match self {
             Self::Host => &[],
             Self::Program => &[("weir-agent", "kernel"), ("weir-tests", "program")],
-            Self::Network => &[("weir-tests", "network")],
+            Self::Network => &[("weir-tests", "network"), ("weir-tests", "scenarios")],
         }
     }
 }

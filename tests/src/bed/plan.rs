@@ -95,6 +95,16 @@ pub fn twin(addr: Ipv4Addr) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, a, b, c, 0, 0, 0, d)
 }
 
+/// The IPv4 address of which this is the [`twin`].
+#[must_use]
+pub fn untwin(addr: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [_, a, b, c, _, _, _, d] = addr.segments();
+    // As decimal digits; what is no twin shows when it is made again.
+    let octet = |group: u16| format!("{group:x}").parse().ok();
+    let v4 = Ipv4Addr::new(octet(a)?, octet(b)?, octet(c)?, octet(d)?);
+    (twin(v4) == addr).then_some(v4)
+}
+
 /// Either family's addresses of a pod, node or host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -155,6 +165,17 @@ mod tests {
             twin(Ipv4Addr::new(10, 240, 0, 11)).to_string(),
             "fd00:10:240::11"
         );
+    }
+
+    #[test]
+    fn a_twin_leads_back_and_nothing_else_does() {
+        for v4 in [[10, 200, 128, 1], [10, 240, 0, 255], [10, 0, 9, 99]] {
+            let v4 = Ipv4Addr::from(v4);
+            assert_eq!(untwin(twin(v4)), Some(v4));
+        }
+        for other in ["fd00:10:200:a::1", "fd00:10:256::1", "2001:10:200::1"] {
+            assert_eq!(untwin(other.parse().unwrap()), None, "{other}");
+        }
     }
 
     #[test]

@@ -78,6 +78,12 @@ impl Pod {
         self.addresses.of(family)
     }
 
+    /// Is this one of its addresses?
+    #[must_use]
+    pub fn has(&self, addr: IpAddr) -> bool {
+        Family::ALL.iter().any(|family| self.addr(*family) == addr)
+    }
+
     /// Serves TCP and UDP at a port of its addresses of both families.
     pub fn serve_at(&self, port: u16) -> Result<()> {
         for family in Family::ALL {

@@ -2,6 +2,8 @@
 //!
 //! `tests/scenarios` is full of examples.
 
+mod expect;
+pub mod talk;
 mod text;
 
 use std::fmt;
@@ -12,7 +14,9 @@ use serde::Deserialize;
 use weir_ebpf::addr::Protocol;
 use weir_ebpf::verdict::{Hook, Verdict};
 
+use self::talk::{Expected, Talk, Way};
 use super::notation::Notation;
+use crate::bed::plan::NodePlan;
 
 /// One behaviour.
 #[derive(Debug, Deserialize)]
@@ -37,11 +41,27 @@ impl Scenario {
     /// Can `BPF_PROG_TEST_RUN` show it? It runs no program at a socket call.
     #[must_use]
     pub fn is_for_program(&self) -> bool {
-        let has_calls = self
+        let has_calls = self.steps.iter().any(|step| match step {
+            Step::Call { .. } => true,
+            Step::Talk { talk, .. } => talk.way == Way::Socket,
+            Step::Send { .. } | Step::Apply(_) | Step::Delete(_) | Step::Advance(_) => false,
+        });
+        self.memory_only.is_none() && !has_calls
+    }
+
+    /// Can a network of real nodes show it? There packets are made by sockets, time passes by
+    /// itself, and the node is as the bed has it.
+    #[must_use]
+    pub fn is_for_network(&self) -> bool {
+        let is_possible = self.steps.iter().all(|step| match step {
+            Step::Talk { .. } | Step::Apply(_) | Step::Delete(_) => true,
+            Step::Send { .. } | Step::Call { .. } | Step::Advance(_) => false,
+        });
+        let has_talks = self
             .steps
             .iter()
-            .any(|step| matches!(step, Step::Call { .. }));
-        self.memory_only.is_none() && !has_calls
+            .any(|step| matches!(step, Step::Talk { .. }));
+        self.memory_only.is_none() && is_possible && has_talks && self.node == Node::default()
     }
 }
 
@@ -55,8 +75,8 @@ pub enum Given {
     Inline(serde_json::Map<String, serde_json::Value>),
 }
 
-/// The node that the packets meet.
-#[derive(Clone, Debug, Deserialize)]
+/// The node that the packets meet: the bed's first, unless the scenario says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Node {
     /// Its name.
@@ -69,12 +89,10 @@ pub struct Node {
 
 impl Default for Node {
     fn default() -> Self {
+        let plan = NodePlan::new(0);
         Self {
-            name: "worker-0".to_owned(),
-            addresses: vec![
-                [10, 240, 0, 10].into(),
-                [0xfd00, 0x10, 0x240, 0, 0, 0, 0, 0x10].into(),
-            ],
+            name: plan.name,
+            addresses: vec![plan.v4.into(), plan.v6.into()],
             snat_ports: (20_000, 29_999),
         }
     }
@@ -107,6 +125,13 @@ pub enum Step {
         expect: Expect,
         /// The name by which later steps speak of it.
         binding: Option<String>,
+    },
+    /// A client talks to a server.
+    Talk {
+        /// Who to whom.
+        talk: Talk,
+        /// What comes of it.
+        expected: Expected,
     },
     /// Objects appear or change.
     Apply(Vec<Given>),

@@ -8,10 +8,30 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use weir_ebpf::packet::TcpFlags;
+use weir_ebpf::verdict::Verdict;
 
 use super::frame::{self, ETHERNET};
 use super::notation::{BodyText, Notation, Place, PortText};
 use super::packet::{Body, Damage, Network, Packet, Tcp};
+use super::runner::Sent;
+
+/// The packet in the frame that came out for a packet that was sent as `input`; one that was
+/// dropped is nowhere, and given as it was.
+///
+/// # Errors
+/// The frame is not right for the verdict.
+pub fn became(packet: &Packet, input: &[u8], sent: &Sent) -> Result<Packet> {
+    match sent.verdict {
+        Verdict::Translate => translated(packet, &sent.frame),
+        Verdict::Reject(_) => refused(packet, input, &sent.frame),
+        Verdict::Pass => {
+            frame::compare(&sent.frame, input)
+                .with_context(|| format!("{packet} passed, changed"))?;
+            Ok(packet.clone())
+        }
+        Verdict::Drop(_) => Ok(packet.clone()),
+    }
+}
 
 /// The packet in the frame that a packet was translated to: the same but for source and
 /// destination.

@@ -1,25 +1,29 @@
 //! Scenarios: what the product does, one behaviour a file, and the executors that show it.
 //!
-//! A scenario file under `tests/scenarios` gives objects, a node, packets and socket calls, and
-//! what is expected of each. [`runner`] takes its steps: objects go through the agent's own
+//! A scenario file under `tests/scenarios` gives objects, a node, packets, socket calls and
+//! conversations, and what is expected of each. [`runner`] takes its steps: objects go through the agent's own
 //! parser, model, compiler and diff ([`world`]), packets through an [`Executor`]: [`memory`]
 //! (the library over ordered maps) or [`program`] (the loaded programs, by `BPF_PROG_TEST_RUN`).
+//! Conversations are played there as the packets and calls they consist of ([`talk`]); a scenario
+//! that consists of them runs in a [`network`] of real sockets and agents, too.
 //! Whatever a scenario expects, [`judge`] has every checksum of a changed frame taken anew and
 //! allows no byte to change that should not.
 //!
-//! Addresses mean the same everywhere: pods `10.200.0.0/16` (this node's `10.200.0.0/24`),
-//! services `10.32.0.0/24`, nodes `10.240.0.0/24`, the outside world `203.0.113.0/24`, and their
-//! twins `fd00:10:200::/48`, `fd00:10:32::/112`, `fd00:10:240::/64`, `2001:db8::/64`.
+//! Addresses mean the same everywhere: as in [`crate::bed::plan`], the packets' node is its
+//! `worker-0`, and services are in `10.32.0.0/24` and `fd00:10:32::/112`.
 #![forbid(unsafe_code)]
 
 pub mod format;
 pub mod frame;
 pub mod judge;
 pub mod memory;
+pub mod network;
 pub mod notation;
 pub mod packet;
+pub mod places;
 pub mod program;
 pub mod runner;
+pub mod talk;
 pub mod world;
 
 use std::path::{Path, PathBuf};

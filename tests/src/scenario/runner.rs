@@ -16,6 +16,8 @@ use super::format::{
 };
 use super::notation;
 use super::packet::{Body, Packet};
+use super::places::Places;
+use super::talk::Talks;
 use super::world::{self, World};
 use super::{frame, judge};
 
@@ -101,6 +103,8 @@ pub fn run(scenario: &Scenario, directory: &Path, executor: &mut impl Executor) 
         directory,
         executor,
         world,
+        places: Places::of(scenario, directory)?,
+        talks: Talks::default(),
         packets: BTreeMap::new(),
         peers: BTreeMap::new(),
     };
@@ -121,6 +125,10 @@ struct Course<'a, E> {
     directory: &'a Path,
     executor: &'a mut E,
     world: World,
+    /// Who talks to whom.
+    places: Places,
+    /// Clients' sockets that live on.
+    talks: Talks,
     /// Earlier packets by their names: what went in and what came out.
     packets: BTreeMap<String, (Packet, Packet)>,
     /// Peers that earlier calls became.
@@ -143,6 +151,11 @@ impl<E: Executor> Course<'_, E> {
                 expect,
                 binding,
             } => self.call(call, *repeat, expect, binding.as_deref()),
+            Step::Talk { talk, expected } => {
+                let replies = self.talks.play(self.executor, &self.places, talk)?;
+                let node = self.scenario.node.addresses.iter().copied().collect();
+                talk.judge(expected, &node, &replies)
+            }
             Step::Apply(given) => {
                 let objects = world::read_objects(given, self.directory)?;
                 let plan = self.world.apply(objects);
@@ -196,16 +209,7 @@ impl<E: Executor> Course<'_, E> {
         let frame = frame::build(input)?;
         let sent = self.executor.send(hook, &frame)?;
         ensure_verdict(input, hook, &sent, expect)?;
-        let output = match sent.verdict {
-            Verdict::Translate => judge::translated(input, &sent.frame)?,
-            Verdict::Reject(_) => judge::refused(input, &frame, &sent.frame)?,
-            Verdict::Pass => {
-                frame::compare(&sent.frame, &frame)
-                    .with_context(|| format!("{input} passed, changed"))?;
-                input.clone()
-            }
-            Verdict::Drop(_) => input.clone(),
-        };
+        let output = judge::became(input, &frame, &sent)?;
         let expected = match &expect.result {
             Outcome::Packets(packets) => {
                 let any_port = self.scenario.node.snat_ports;
@@ -323,6 +327,21 @@ impl<E: Executor> Course<'_, E> {
                 .with_context(|| format!("no earlier call is called {name:?}")),
         }
     }
+}
+
+/// Sends a packet and judges what comes out, whatever it is.
+///
+/// # Errors
+/// The executor's, or what [`judge::became`] finds wrong.
+pub fn send(
+    executor: &mut impl Executor,
+    hook: Hook,
+    packet: &Packet,
+) -> Result<(Verdict, Packet)> {
+    let frame = frame::build(packet)?;
+    let sent = executor.send(hook, &frame)?;
+    let output = judge::became(packet, &frame, &sent)?;
+    Ok((sent.verdict, output))
 }
 
 fn ensure_verdict(

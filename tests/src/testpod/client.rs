@@ -127,7 +127,8 @@ impl TestPod {
         self.udp((Ipv4Addr::UNSPECIFIED, 0).into(), None, true)
     }
 
-    fn udp(
+    /// Opens a UDP socket at a local address, connected if a peer is given.
+    pub fn udp(
         &self,
         bind: SocketAddr,
         connect: Option<SocketAddr>,
@@ -355,7 +356,8 @@ fn unexpected(response: &Response) -> Failure {
 }
 
 /// Any port of the unspecified address of a peer's family.
-fn any_port(peer: SocketAddr) -> SocketAddr {
+#[must_use]
+pub fn any_port(peer: SocketAddr) -> SocketAddr {
     match peer {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

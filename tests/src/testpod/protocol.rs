@@ -202,6 +202,8 @@ pub struct Ends {
 pub struct Answer {
     /// The server's name.
     pub server: String,
+    /// Where the server was asked, as it saw that.
+    pub at: SocketAddr,
     /// The client's address as the server saw it.
     pub client: SocketAddr,
     /// Where the answer came from, as the client saw it.

@@ -204,7 +204,7 @@ impl State {
             Transport::Udp => {
                 let socket = UdpSocket::bind(address).await?;
                 let local = socket.local_addr()?;
-                (tokio::spawn(serve::serve_udp(socket, name)), local)
+                (tokio::spawn(serve::serve_udp(socket, local, name)), local)
             }
         };
         Ok(self.opened(Thing::Server(Serving(task.abort_handle())), local, None))

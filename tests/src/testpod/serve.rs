@@ -24,6 +24,8 @@ use super::protocol::{Amount, Failure};
 pub struct Said {
     /// Its name.
     pub server: String,
+    /// Where it was asked.
+    pub at: SocketAddr,
     /// Who asked.
     pub client: SocketAddr,
     /// The question's number; zero over TCP.
@@ -79,6 +81,7 @@ async fn converse(stream: TcpStream, client: SocketAddr, name: &str) -> Result<(
             ("ASK", _) => {
                 let said = Said {
                     server: name.to_owned(),
+                    at: local,
                     client,
                     number: 0,
                     checksum: 0,
@@ -134,8 +137,8 @@ async fn pour(stream: &mut (impl AsyncWriteExt + Unpin), length: u64) -> Result<
     Ok(stream.shutdown().await?)
 }
 
-/// Serves UDP until its task is ended.
-pub async fn serve_udp(socket: UdpSocket, name: Arc<str>) {
+/// Serves UDP at an address until its task is ended.
+pub async fn serve_udp(socket: UdpSocket, local: SocketAddr, name: Arc<str>) {
     let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         // An error is that of an earlier answer, whose client has gone.
@@ -148,6 +151,7 @@ pub async fn serve_udp(socket: UdpSocket, name: Arc<str>) {
         };
         let said = Said {
             server: name.to_string(),
+            at: local,
             client,
             number: u64::from_be_bytes(*number),
             checksum: crc32fast::hash(question),

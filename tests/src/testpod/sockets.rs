@@ -103,6 +103,7 @@ pub async fn ask_tcp(stream: &mut BufReader<TcpStream>) -> Result<Answer, Failur
     let said: Said = serde_json::from_str(&line).map_err(|_| Failure::Garbled(line))?;
     Ok(Answer {
         server: said.server,
+        at: said.at,
         client: said.client,
         from,
     })
@@ -141,6 +142,7 @@ pub async fn ask_udp(
         }
         return Ok(Answer {
             server: said.server,
+            at: said.at,
             client: said.client,
             from,
         });

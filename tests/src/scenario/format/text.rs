@@ -9,26 +9,28 @@
 //!     expect: {verdict: translate, packet: answer to query}
 //!   - connect: {caller: pod, socket: 1, protocol: tcp, peer: "10.32.0.140:80"}
 //!     expect: {verdict: reject, reason: no-backend}
+//!   - talk: {tcp: "10.200.0.9 > 10.32.0.140:80", times: 64}
+//!     expect: {reaches: ["10.200.0.2:8080", "10.200.128.1:8080"]}
 //!   - apply: [../common/dns-none.yaml]
 //!   - delete: [Service default/web]
 //!   - advance: 31s
 //! ```
 //!
 //! A packet that is sent is written as in [`notation`], or made from an earlier one: `reply of
-//! NAME`, `output of NAME`, `again NAME`, followed by what is different. Of a translated packet one
-//! of `packet` (also `answer to NAME`, `like NAME`), `one_of` and `reaches` is expected, of a call
-//! `peer` (also `backend of NAME`), `one_of` and `reaches`.
+//! NAME`, `output of NAME`, `again NAME`, followed by what is different. What may be expected is
+//! in [`expect`](super::expect), conversations are in [`talk`](super::talk).
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use weir_ebpf::addr::Protocol;
-use weir_ebpf::verdict::{DropReason, Hook, RejectReason, Verdict};
+use weir_ebpf::verdict::Hook;
 
 use super::super::notation::{self, Notation};
-use super::{Call, CallKind, Expect, Given, Outcome, PeerText, Relation, SentText, Step};
+use super::expect::ExpectText;
+use super::talk::TalkText;
+use super::{Call, CallKind, Given, PeerText, Relation, SentText, Step};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +40,7 @@ pub(super) struct StepText {
     sendmsg: Option<CallText>,
     recvmsg: Option<CallText>,
     getpeername: Option<CallText>,
+    talk: Option<TalkText>,
     apply: Option<Vec<Given>>,
     delete: Option<Vec<String>>,
     advance: Option<String>,
@@ -88,28 +91,6 @@ enum ProtocolText {
     Sctp,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExpectText {
-    verdict: VerdictText,
-    reason: Option<String>,
-    packet: Option<String>,
-    peer: Option<String>,
-    #[serde(default)]
-    one_of: Vec<String>,
-    #[serde(default)]
-    reaches: Vec<SocketAddr>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum VerdictText {
-    Pass,
-    Translate,
-    Reject,
-    Drop,
-}
-
 const fn once() -> u16 {
     1
 }
@@ -129,22 +110,26 @@ fn read_step(text: StepText) -> Result<Step> {
         sendmsg,
         recvmsg,
         getpeername,
+        talk,
         apply,
         delete,
         advance,
-        expect,
+        mut expect,
         binding,
     } = text;
     let mut steps = Vec::new();
     let has_expect = expect.is_some();
-    let mut expect = expect.map(ExpectText::read).transpose()?;
-    let mut expected = || expect.take().context("a packet or call needs `expect`");
+    let mut expected = || {
+        expect
+            .take()
+            .context("a packet, call or talk needs `expect`")
+    };
     if let Some(send) = send {
         steps.push(Step::Send {
             hook: send.hook.into(),
             packet: SentText::parse(&send.packet)?,
             repeat: send.repeat,
-            expect: expected()?,
+            expect: expected()?.read()?,
             binding: binding.clone(),
         });
     }
@@ -158,9 +143,15 @@ fn read_step(text: StepText) -> Result<Step> {
         steps.push(Step::Call {
             repeat: call.repeat,
             call: call.read(kind)?,
-            expect: expected()?,
+            expect: expected()?.read()?,
             binding: binding.clone(),
         });
+    }
+    let is_bound = !steps.is_empty();
+    if let Some(talk) = talk {
+        let talk = talk.read()?;
+        let expected = expected()?.read_for(&talk)?;
+        steps.push(Step::Talk { talk, expected });
     }
     let has_effect = !steps.is_empty();
     steps.extend(apply.map(Step::Apply));
@@ -169,13 +160,13 @@ fn read_step(text: StepText) -> Result<Step> {
         steps.push(Step::Advance(parse_duration(&advance)?));
     }
     ensure!(
-        has_effect || (!has_expect && binding.is_none()),
-        "`expect` and `as` belong to a packet or call"
+        (has_effect || !has_expect) && (is_bound || binding.is_none()),
+        "`expect` and `as` belong to a packet or call, `expect` also to a talk"
     );
     match (steps.pop(), steps.is_empty()) {
         (Some(step), true) => Ok(step),
         _ => bail!(
-            "a step is exactly one of send, connect, sendmsg, recvmsg, getpeername, apply, \
+            "a step is exactly one of send, connect, sendmsg, recvmsg, getpeername, talk, apply, \
              delete, advance"
         ),
     }
@@ -239,7 +230,7 @@ impl CallText {
 }
 
 impl PeerText {
-    fn parse(text: &str) -> Result<Self> {
+    pub(super) fn parse(text: &str) -> Result<Self> {
         if let Some(name) = text.strip_prefix("backend of ") {
             return Ok(Self::BackendOf(name.trim().to_owned()));
         }
@@ -247,101 +238,6 @@ impl PeerText {
             .map(Self::Addr)
             .with_context(|| format!("{text:?} is not `ADDRESS:PORT` nor `backend of NAME`"))
     }
-}
-
-impl ExpectText {
-    fn read(self) -> Result<Expect> {
-        let verdict = self.read_verdict()?;
-        let mut results = Vec::new();
-        if let Some(packet) = self.packet {
-            results.push(parse_expected_packet(&packet)?);
-        }
-        if let Some(peer) = self.peer {
-            results.push(Outcome::Peers(vec![PeerText::parse(&peer)?]));
-        }
-        if let Some(first) = self.one_of.first() {
-            results.push(if first.contains('>') {
-                let packets = self.one_of.iter().map(|text| Notation::parse(text));
-                Outcome::Packets(packets.collect::<Result<_>>()?)
-            } else {
-                let peers = self.one_of.iter().map(|text| PeerText::parse(text));
-                Outcome::Peers(peers.collect::<Result<_>>()?)
-            });
-        }
-        if !self.reaches.is_empty() {
-            results.push(Outcome::Reaches(self.reaches));
-        }
-        ensure!(
-            results.len() <= 1,
-            "expected at most one of packet, peer, one_of, reaches"
-        );
-        let result = results.pop().unwrap_or(Outcome::Unsaid);
-        match verdict {
-            Verdict::Translate => ensure!(
-                result != Outcome::Unsaid,
-                "`translate` needs one of packet, peer, one_of, reaches"
-            ),
-            Verdict::Pass | Verdict::Drop(_) => ensure!(
-                result == Outcome::Unsaid,
-                "a packet that passes is as it was, a dropped one is nowhere"
-            ),
-            Verdict::Reject(_) => {}
-        }
-        Ok(Expect { verdict, result })
-    }
-}
-
-impl ExpectText {
-    fn read_verdict(&self) -> Result<Verdict> {
-        let is_wanted = |verdict: &Verdict| match (self.verdict, verdict) {
-            (VerdictText::Pass, Verdict::Pass)
-            | (VerdictText::Translate, Verdict::Translate)
-            | (VerdictText::Reject, Verdict::Reject(_))
-            | (VerdictText::Drop, Verdict::Drop(_)) => true,
-            (
-                VerdictText::Pass
-                | VerdictText::Translate
-                | VerdictText::Reject
-                | VerdictText::Drop,
-                _,
-            ) => false,
-        };
-        let wanted: Vec<Verdict> = Verdict::ALL.into_iter().filter(is_wanted).collect();
-        wanted
-            .iter()
-            .find(|verdict| reason_name(**verdict) == self.reason.as_deref())
-            .copied()
-            .with_context(|| {
-                let names: Vec<_> = wanted.iter().filter_map(|v| reason_name(*v)).collect();
-                match names.as_slice() {
-                    [] => "only `reject` and `drop` have a reason".to_owned(),
-                    names => format!("`reason` is one of {}", names.join(", ")),
-                }
-            })
-    }
-}
-
-/// What a verdict's reason is called in a scenario.
-const fn reason_name(verdict: Verdict) -> Option<&'static str> {
-    match verdict {
-        Verdict::Pass | Verdict::Translate => None,
-        Verdict::Reject(RejectReason::NoBackend) => Some("no-backend"),
-        Verdict::Drop(DropReason::Malformed) => Some("malformed"),
-        Verdict::Drop(DropReason::NoSourcePort) => Some("no-source-port"),
-        Verdict::Drop(DropReason::NotRewritten) => Some("not-rewritten"),
-        Verdict::Drop(DropReason::Unanswerable) => Some("unanswerable"),
-        Verdict::Drop(DropReason::SctpPort) => Some("sctp-port"),
-    }
-}
-
-fn parse_expected_packet(text: &str) -> Result<Outcome> {
-    Ok(match text.strip_prefix("answer to ") {
-        Some(name) => Outcome::AnswerTo(name.trim().to_owned()),
-        None => match text.strip_prefix("like ") {
-            Some(name) => Outcome::Like(name.trim().to_owned()),
-            None => Outcome::Packets(vec![Notation::parse(text)?]),
-        },
-    })
 }
 
 fn parse_duration(text: &str) -> Result<Duration> {
@@ -367,6 +263,8 @@ mod tests {
     #[test]
     fn what_is_impossible_is_named_with_its_line() {
         let packet = "\"udp 10.200.0.9:1 > 10.32.0.10:53\"";
+        let ask = "\"10.200.0.9 > 10.32.0.10:53\"";
+        let two = "[\"10.200.0.2:1\", \"10.200.0.3:1\"]";
         for (step, expected) in [
             ("{}".to_owned(), "a step is exactly one of send"),
             ("{advance: 1s, delete: [Node a]}".to_owned(), "exactly one"),
@@ -399,6 +297,52 @@ mod tests {
                     "{{send: {{hook: to_pod, packet: {packet}}}, expect: {{verdict: translate}}}}"
                 ),
                 "`translate` needs one of",
+            ),
+            (
+                "{advance: 1s, expect: refused}".to_owned(),
+                "belong to a packet",
+            ),
+            (
+                "{send: {hook: to_pod, packet: arp}, expect: silence}".to_owned(),
+                "has a verdict",
+            ),
+            (
+                "{send: {hook: to_pod, packet: arp}, expect: bliss}".to_owned(),
+                "bliss",
+            ),
+            (
+                "{send: {hook: to_pod, packet: arp}, expect: {served_by: [\"1.2.3.4:5\"]}}"
+                    .to_owned(),
+                "belong to a talk",
+            ),
+            (
+                "{talk: {}, expect: refused}".to_owned(),
+                "exactly one of tcp, udp",
+            ),
+            (
+                format!("{{talk: {{tcp: {ask}}}, expect: {{verdict: pass}}}}"),
+                "no verdict",
+            ),
+            (
+                format!("{{talk: {{tcp: {ask}}}, expect: {{client_seen_as: node}}}}"),
+                "or who answers",
+            ),
+            (
+                format!("{{talk: {{tcp: {ask}}}, expect: {{reaches: {two}}}}}"),
+                "2 servers cannot be reached with 1 questions",
+            ),
+            (
+                format!("{{talk: {{tcp: {ask}, by: node, via: packet}}, expect: refused}}"),
+                "only its calls",
+            ),
+            (
+                format!("{{talk: {{udp: {ask}, socket: unconnected}}, expect: refused}}"),
+                "not told of an ICMP error",
+            ),
+            (
+                "{talk: {udp: \"10.200.0.9 > [::ffff:10.32.0.10]:53\"}, expect: silence}"
+                    .to_owned(),
+                "of two families",
             ),
             (
                 "{send: {hook: to_pod, packet: reply to a}, expect: {verdict: pass}}".to_owned(),

@@ -1,0 +1,139 @@
+//! The clients' end of conversations: real sockets in pods and on the node.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use weir_ebpf::addr::Protocol;
+
+use super::super::format::talk::{Expected, Reply, Talk, Way, canonical};
+use crate::bed::{Node, Pod};
+use crate::testpod::client::{Outcome, TIMEOUT, TestPod, any_port};
+use crate::testpod::protocol::{Ends, Failure};
+
+/// After this nothing will come any more.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// Whoever asks, with the sockets that live on.
+pub(super) struct Clients {
+    sockets: BTreeMap<Talk, Ends>,
+    /// Processes in pods that the node's programs at socket calls do not see.
+    foreign: BTreeMap<Ipv4Addr, TestPod>,
+    pods: BTreeMap<Ipv4Addr, Pod>,
+    node: Node,
+}
+
+impl Clients {
+    pub(super) fn new(node: Node, pods: BTreeMap<Ipv4Addr, Pod>) -> Self {
+        Self {
+            sockets: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+            pods,
+            node,
+        }
+    }
+
+    /// Asks; gives what came of each question.
+    pub(super) fn talk(&mut self, talk: &Talk, expected: &Expected) -> Result<Vec<Reply>> {
+        let limit = match expected {
+            Expected::Silence => SILENCE,
+            Expected::Answers { .. } | Expected::Refused => TIMEOUT,
+        };
+        (0..talk.times)
+            .map(|index| {
+                self.ask(talk, limit)
+                    .with_context(|| format!("question {} of {talk}", index + 1))
+            })
+            .collect()
+    }
+
+    fn ask(&mut self, talk: &Talk, limit: Duration) -> Result<Reply> {
+        let living = self.sockets.get(&talk.socket()).copied();
+        let client = self.client(talk)?;
+        let ends = match living {
+            Some(ends) => ends,
+            None => match open(client, talk) {
+                Ok(ends) => ends,
+                Err(failure) => return no_answer(failure),
+            },
+        };
+        if talk.is_connected {
+            ensure!(
+                ends.peer == Some(talk.server),
+                "the socket's peer is {:?}, but the client asked {}",
+                ends.peer,
+                talk.server
+            );
+        }
+        let to = (!talk.is_connected).then_some(talk.server);
+        let outcome = client.ask_with(ends.handle, to, 0, limit);
+        // A datagram may be lost or refused, its socket is as good as ever.
+        let lives_on = talk.port.is_some() && (outcome.is_ok() || talk.protocol == Protocol::UDP);
+        if lives_on {
+            self.sockets.insert(talk.socket(), ends);
+        } else {
+            client.close(ends.handle)?;
+            self.sockets.remove(&talk.socket());
+        }
+        let answer = match outcome {
+            Ok(answer) => answer,
+            Err(failure) => return no_answer(failure),
+        };
+        ensure!(
+            answer.from == talk.server,
+            "the answer came from {}, but the client asked {}",
+            answer.from,
+            talk.server
+        );
+        Ok(Reply::Answer {
+            by: canonical(answer.at),
+            seen_as: answer.client.ip().to_canonical(),
+        })
+    }
+
+    /// The process that asks.
+    fn client(&mut self, talk: &Talk) -> Result<&TestPod> {
+        if talk.is_node {
+            return Ok(self.node.process());
+        }
+        let addr = talk.client.to_canonical();
+        let (v4, pod) = self
+            .pods
+            .iter()
+            .find(|(_, pod)| pod.has(addr))
+            .with_context(|| format!("no pod has the address {addr}"))?;
+        if talk.protocol == Protocol::UDP || talk.way == Way::Socket {
+            return Ok(pod);
+        }
+        if !self.foreign.contains_key(v4) {
+            self.foreign.insert(*v4, pod.outside_the_cgroup()?);
+        }
+        Ok(&self.foreign[v4])
+    }
+}
+
+fn open(client: &TestPod, talk: &Talk) -> Outcome<Ends> {
+    let bind = talk.port.map(|port| SocketAddr::new(talk.client, port));
+    match talk.protocol {
+        Protocol::TCP => client.connect_from(bind, talk.server),
+        _ => {
+            let bind = bind.unwrap_or_else(|| any_port(talk.server));
+            client.udp(bind, talk.is_connected.then_some(talk.server), false)
+        }
+    }
+}
+
+/// What a failure means to a client.
+fn no_answer(failure: Failure) -> Result<Reply> {
+    match failure {
+        Failure::TimedOut => Ok(Reply::Silence),
+        Failure::Errno(name) => match name.as_str() {
+            "ECONNREFUSED" => Ok(Reply::Refused),
+            // Routers on the way say that none leads there.
+            "ENETUNREACH" | "EHOSTUNREACH" => Ok(Reply::Silence),
+            _ => bail!("{name}"),
+        },
+        Failure::Closed | Failure::Garbled(_) | Failure::Gone(_) => Err(failure.into()),
+    }
+}

@@ -1,0 +1,325 @@
+//! Conversations played as the socket calls and packets they consist of, for executors that have
+//! no sockets.
+//!
+//! ```text
+//!   client's calls ─ from_pod ─ (the way to the backend) ─ to_pod ─ backend
+//!   client's calls ─ to_pod ─── (the way back) ─────────── from_pod ─┘
+//! ```
+//!
+//! Both ends cross the same hooks where the backend is on the client's node. A packet between
+//! processes of one pod crosses none; neither do a client's that is a process of the node, on its
+//! side.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use weir_ebpf::addr::Protocol;
+use weir_ebpf::packet::TcpFlags;
+use weir_ebpf::verdict::{Hook, Verdict};
+
+use super::format::CallKind;
+use super::format::talk::{Reply, Talk, Way, canonical};
+use super::packet::{Body, Packet, Tcp};
+use super::places::{Places, is_here};
+use super::runner::{Executor, SocketCall, send};
+
+/// The first port of clients of which none is said.
+const FIRST_PORT: u16 = 50_000;
+/// The first number of sockets: far from those of a scenario's own calls.
+const FIRST_SOCKET: u64 = 1 << 32;
+/// Bytes of a question, and of an answer.
+const QUESTION: u16 = 8;
+const ANSWER: u16 = 100;
+
+/// The sockets that live on, and what the next ones are called.
+#[derive(Debug, Default)]
+pub struct Talks {
+    sockets: BTreeMap<Talk, Socket>,
+    opened: u16,
+}
+
+/// A client's socket.
+#[derive(Clone, Copy, Debug)]
+struct Socket {
+    number: u64,
+    client: SocketAddr,
+    /// To whom its packets go, once it is connected.
+    peer: Option<SocketAddr>,
+}
+
+impl Talks {
+    /// Plays a conversation; gives what came of each question.
+    ///
+    /// # Errors
+    /// An executor's, or the client sees something that no client must see.
+    pub fn play(
+        &mut self,
+        executor: &mut impl Executor,
+        places: &Places,
+        talk: &Talk,
+    ) -> Result<Vec<Reply>> {
+        let mut replies = Vec::new();
+        for _ in 0..talk.times {
+            let living = self.sockets.remove(&talk.socket());
+            let mut line = Line {
+                executor: &mut *executor,
+                places,
+                talk,
+                socket: living.unwrap_or_else(|| self.open(talk)),
+            };
+            replies.push(line.ask()?);
+            let socket = line.socket;
+            if talk.port.is_some() {
+                self.sockets.insert(talk.socket(), socket);
+            } else {
+                line.close()?;
+            }
+        }
+        Ok(replies)
+    }
+
+    fn open(&mut self, talk: &Talk) -> Socket {
+        let index = self.opened;
+        self.opened += 1;
+        let port = talk.port.unwrap_or(FIRST_PORT + index);
+        Socket {
+            number: FIRST_SOCKET + u64::from(index),
+            client: SocketAddr::new(talk.client.to_canonical(), port),
+            peer: None,
+        }
+    }
+}
+
+/// What became of a packet on its way.
+enum Carried {
+    /// It arrived, like this.
+    Arrived(Packet),
+    /// Its sender was told that there is nobody.
+    Refused,
+    /// It is gone.
+    Lost,
+}
+
+/// A client and its socket, while it asks.
+struct Line<'a, E> {
+    executor: &'a mut E,
+    places: &'a Places,
+    talk: &'a Talk,
+    socket: Socket,
+}
+
+impl<E: Executor> Line<'_, E> {
+    fn ask(&mut self) -> Result<Reply> {
+        match self.talk.protocol {
+            Protocol::TCP => self.ask_tcp(),
+            _ => self.ask_udp(),
+        }
+    }
+
+    fn ask_tcp(&mut self) -> Result<Reply> {
+        let peer = match self.socket.peer {
+            Some(peer) => peer,
+            None => {
+                let Some(peer) = self.connect()? else {
+                    return Ok(Reply::Refused);
+                };
+                let opened = self.exchange(peer, &tcp(TcpFlags::SYN), 0, None)?;
+                let Reply::Answer { .. } = opened else {
+                    return Ok(opened);
+                };
+                self.deliver(peer, &tcp(TcpFlags::ACK))?;
+                self.socket.peer = Some(peer);
+                peer
+            }
+        };
+        let push = tcp(TcpFlags(TcpFlags::ACK.0 | PSH));
+        self.exchange(peer, &push, QUESTION, Some(&push))
+    }
+
+    fn ask_udp(&mut self) -> Result<Reply> {
+        let peer = match (self.talk.is_connected, self.socket.peer) {
+            (true, Some(peer)) => peer,
+            (true, None) => {
+                let Some(peer) = self.connect()? else {
+                    return Ok(Reply::Refused);
+                };
+                self.socket.peer = Some(peer);
+                peer
+            }
+            (false, _) => match self.call(CallKind::Sendmsg, self.talk.server)? {
+                Some(peer) => peer,
+                None => return Ok(Reply::Refused),
+            },
+        };
+        let body = Body::Udp { has_checksum: true };
+        let reply = self.exchange(peer, &body, QUESTION, None)?;
+        if matches!(reply, Reply::Answer { .. }) {
+            self.ensure_named(CallKind::Recvmsg, peer)?;
+        }
+        Ok(reply)
+    }
+
+    /// `connect(2)`: to whom packets go from now on; `None` if that is refused.
+    fn connect(&mut self) -> Result<Option<SocketAddr>> {
+        let peer = self.call(CallKind::Connect, self.talk.server)?;
+        if let Some(peer) = peer {
+            self.ensure_named(CallKind::Getpeername, peer)?;
+        }
+        Ok(peer)
+    }
+
+    /// A call that chooses the peer; `None` if it is refused.
+    fn call(&mut self, kind: CallKind, peer: SocketAddr) -> Result<Option<SocketAddr>> {
+        if self.talk.way == Way::Packet {
+            return Ok(Some(canonical(peer)));
+        }
+        let called = self.executor.call(&self.socket_call(kind, peer))?;
+        match called.verdict {
+            Verdict::Pass | Verdict::Translate => Ok(Some(canonical(called.peer))),
+            Verdict::Reject(_) => Ok(None),
+            Verdict::Drop(reason) => bail!("{kind:?} to {peer} was dropped: {reason:?}"),
+        }
+    }
+
+    /// The client is told the name by which it asked.
+    fn ensure_named(&mut self, kind: CallKind, peer: SocketAddr) -> Result<()> {
+        if self.talk.way == Way::Packet {
+            return Ok(());
+        }
+        let call = self.socket_call(kind, peer);
+        let called = self.executor.call(&call)?;
+        ensure!(
+            canonical(called.peer) == self.talk.asked(),
+            "{call}: the client sees {}, but it asked {}",
+            called.peer,
+            self.talk.server
+        );
+        Ok(())
+    }
+
+    fn socket_call(&self, kind: CallKind, peer: SocketAddr) -> SocketCall {
+        SocketCall {
+            kind,
+            is_node: self.talk.is_node,
+            socket: self.socket.number,
+            protocol: self.talk.protocol,
+            peer,
+        }
+    }
+
+    /// A packet to the peer and one back; where `answer` is not said, as the protocol has it.
+    fn exchange(
+        &mut self,
+        peer: SocketAddr,
+        question: &Body,
+        length: u16,
+        answer: Option<&Body>,
+    ) -> Result<Reply> {
+        let question = Packet {
+            payload: length,
+            ..Packet::new(self.socket.client, peer, question.clone())
+        };
+        let arrived = match self.carry_there(question.clone())? {
+            Carried::Arrived(packet) => packet,
+            // Only a connected socket is told of an ICMP error.
+            Carried::Refused if self.talk.is_connected => return Ok(Reply::Refused),
+            Carried::Refused | Carried::Lost => return Ok(Reply::Silence),
+        };
+        let server = arrived.dst;
+        if !self.places.pods.contains(&server.ip()) {
+            return Ok(Reply::Silence);
+        }
+        ensure!(
+            self.places.servers.contains(&(self.talk.protocol, server)),
+            "{question} arrived as {arrived}, where the scenario has no server"
+        );
+        let mut reply = arrived.reply();
+        if let Some(body) = answer {
+            reply.body = body.clone();
+        }
+        if length > 0 {
+            reply.payload = ANSWER;
+        }
+        let seen = self.carry_back(reply.clone())?;
+        ensure!(
+            (seen.src, seen.dst) == (peer, self.socket.client),
+            "the answer to {question}, {reply}, reached the client as {seen}"
+        );
+        Ok(Reply::Answer {
+            by: server,
+            seen_as: arrived.src.ip(),
+        })
+    }
+
+    /// A packet that is not answered.
+    fn deliver(&mut self, peer: SocketAddr, body: &Body) -> Result<()> {
+        let packet = Packet::new(self.socket.client, peer, body.clone());
+        match self.carry_there(packet.clone())? {
+            Carried::Arrived(_) => Ok(()),
+            Carried::Refused | Carried::Lost => bail!("{packet} did not arrive"),
+        }
+    }
+
+    /// The end of a socket that does not live on.
+    fn close(&mut self) -> Result<()> {
+        match (self.talk.protocol, self.socket.peer) {
+            (Protocol::TCP, Some(peer)) => {
+                let fin = tcp(TcpFlags(TcpFlags::FIN.0 | TcpFlags::ACK.0));
+                self.exchange(peer, &fin, 0, Some(&fin))?;
+                self.deliver(peer, &tcp(TcpFlags::ACK))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn carry_there(&mut self, mut packet: Packet) -> Result<Carried> {
+        if packet.dst.ip() == packet.src.ip() {
+            return Ok(Carried::Arrived(packet));
+        }
+        if !self.talk.is_node {
+            let (verdict, output) = send(self.executor, Hook::FromPod, &packet)?;
+            match verdict {
+                Verdict::Pass | Verdict::Translate => packet = output,
+                Verdict::Reject(_) => return Ok(Carried::Refused),
+                Verdict::Drop(_) => return Ok(Carried::Lost),
+            }
+        }
+        if is_here(packet.dst.ip()) {
+            packet = self.cross(Hook::ToPod, &packet)?;
+        }
+        Ok(Carried::Arrived(packet))
+    }
+
+    fn carry_back(&mut self, mut packet: Packet) -> Result<Packet> {
+        if packet.dst.ip() == packet.src.ip() {
+            return Ok(packet);
+        }
+        if is_here(packet.src.ip()) {
+            packet = self.cross(Hook::FromPod, &packet)?;
+        }
+        if !self.talk.is_node {
+            packet = self.cross(Hook::ToPod, &packet)?;
+        }
+        Ok(packet)
+    }
+
+    /// A packet that nothing may stop.
+    fn cross(&mut self, hook: Hook, packet: &Packet) -> Result<Packet> {
+        let (verdict, output) = send(self.executor, hook, packet)
+            .with_context(|| format!("{packet} at {}", hook.name()))?;
+        match verdict {
+            Verdict::Pass | Verdict::Translate => Ok(output),
+            Verdict::Reject(_) | Verdict::Drop(_) => {
+                bail!("{packet} at {}: {verdict:?}", hook.name())
+            }
+        }
+    }
+}
+
+/// RFC 9293 section 3.1
+const PSH: u8 = 0x08;
+
+fn tcp(flags: TcpFlags) -> Body {
+    Body::Tcp(Tcp::new(flags))
+}
