@@ -79,7 +79,7 @@ pub fn static_cargo(workspace: &Workspace, act: &str) -> Result<Command> {
 }
 
 /// The path of a static binary that was built.
-fn binary(workspace: &Workspace, name: &str, profile: &str) -> Result<PathBuf> {
+pub fn binary(workspace: &Workspace, name: &str, profile: &str) -> Result<PathBuf> {
     // Cargo names the directory of its `dev` profile otherwise.
     let directory = if profile == "dev" { "debug" } else { profile };
     let binary = workspace

@@ -7,19 +7,22 @@ use std::{ffi::OsString, os::unix::process::CommandExt as _};
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, build_ebpf, privilege, workspace::Workspace};
+use crate::{
+    build, build_ebpf,
+    privilege::{self, Root},
+    workspace::Workspace,
+};
 
 /// Runs the demonstration; comes back only when that cannot be started.
 pub fn run(workspace: &Workspace, once: bool, arguments: Vec<OsString>) -> Result<()> {
     privilege::require_kernel()?;
+    let root = Root::find()?;
     build_ebpf::build(workspace)?;
     let built = build::binaries(workspace)?;
-    let arguments = once.then(|| "--once".into()).into_iter().chain(arguments);
-    let error = privilege::as_root(
-        &built.demo,
-        &[("WEIR_BINARY", built.weir.as_os_str())],
-        arguments,
-    )?
-    .exec();
+    let error = root
+        .command(&built.demo, &[("WEIR_BINARY", built.weir.as_os_str())])
+        .args(once.then_some("--once"))
+        .args(arguments)
+        .exec();
     Err(error).with_context(|| format!("start {}", built.demo.display()))
 }

@@ -32,7 +32,11 @@ use clap::{Parser, Subcommand};
 use crate::{test::Level, workspace::Workspace};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Weir's own commands")]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    about = "Weir's own commands"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

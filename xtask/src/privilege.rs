@@ -5,7 +5,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -14,34 +14,48 @@ use nix::unistd::Uid;
 
 use crate::process;
 
-/// A program to run as root, with these variables in its environment.
-pub fn as_root(
-    program: &Path,
-    variables: &[(&str, &OsStr)],
-    arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Command> {
-    if Uid::effective().is_root() {
-        let mut command = Command::new(program);
-        command.envs(variables.iter().copied()).args(arguments);
-        return Ok(command);
+/// How this process gets root's rights.
+pub enum Root {
+    /// It has them.
+    Already,
+    /// By this program.
+    Sudo(PathBuf),
+}
+
+impl Root {
+    /// Fails where there is neither.
+    pub fn find() -> Result<Self> {
+        if Uid::effective().is_root() {
+            return Ok(Self::Already);
+        }
+        process::find("sudo")
+            .map(Self::Sudo)
+            .context("this needs root: run it as root, or install sudo")
     }
-    let Some(sudo) = process::find("sudo") else {
-        bail!(
-            "{} must run as root: run this command as root, or install sudo",
-            program.display()
-        );
-    };
-    let mut command = Command::new(sudo);
-    // sudo cleans the environment, and by policy may refuse to be told otherwise.
-    command.arg("env");
-    for (name, value) in variables {
-        let mut assignment = OsString::from(name);
-        assignment.push("=");
-        assignment.push(value);
-        command.arg(assignment);
+
+    /// A program to run as root, with these variables in its environment.
+    pub fn command(&self, program: &Path, variables: &[(&str, &OsStr)]) -> Command {
+        match self {
+            Self::Already => {
+                let mut command = Command::new(program);
+                command.envs(variables.iter().copied());
+                command
+            }
+            Self::Sudo(sudo) => {
+                let mut command = Command::new(sudo);
+                // sudo cleans the environment, and by policy may refuse to be told otherwise.
+                command.arg("env");
+                for (name, value) in variables {
+                    let mut assignment = OsString::from(name);
+                    assignment.push("=");
+                    assignment.push(value);
+                    command.arg(assignment);
+                }
+                command.arg(program);
+                command
+            }
+        }
     }
-    command.arg(program).args(arguments);
-    Ok(command)
 }
 
 /// Fails where the running kernel cannot load, pin and attach the programs.
@@ -96,6 +110,17 @@ mod tests {
 
     const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\tbpf\n\text4\n";
     const MOUNTS: &str = "none /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
+
+    #[test]
+    fn sudo_hands_the_variables_on() {
+        let root = Root::Sudo(PathBuf::from("/usr/bin/sudo"));
+        let command = root.command(Path::new("/t/weir"), &[("NAME", OsStr::new("a value"))]);
+        assert_eq!(command.get_program(), "/usr/bin/sudo");
+        assert_eq!(
+            command.get_args().collect::<Vec<_>>(),
+            ["env", "NAME=a value", "/t/weir"]
+        );
+    }
 
     #[test]
     fn a_kernel_with_everything_lacks_nothing() {

@@ -9,14 +9,19 @@
 //! A level that cannot run fails.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::{build, build_ebpf, privilege, process, workspace::Workspace};
+use crate::{
+    build, build_ebpf,
+    privilege::{self, Root},
+    process,
+    workspace::Workspace,
+};
 
 /// A level of tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,6 +77,7 @@ fn host(workspace: &Workspace) -> Result<()> {
 
 fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
     privilege::require_kernel()?;
+    let root = Root::find()?;
     // Interrupted, the tests still have namespaces and mounts to remove: they get the signal from
     // the terminal as we do, and we wait for them.
     ctrlc::set_handler(|| ()).or_else(|error| match error {
@@ -91,7 +97,8 @@ fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
         // As cargo does: a test finds its files beside its manifest.
         let directory = workspace.root().join(directory_of(package)?);
         process::shown(
-            privilege::as_root(&program, &variables, ["--ignored".into()] as [OsString; 1])?
+            root.command(&program, &variables)
+                .arg("--ignored")
                 .current_dir(directory),
         )?;
     }
