@@ -24,10 +24,7 @@ pub const ALL: [Check; 10] = [
         programs_are_held,
     ),
     ("TCP is translated at the socket", tcp_at_the_socket),
-    (
-        "TCP is translated packet by packet",
-        tcp_packet_by_packet,
-    ),
+    ("TCP is translated packet by packet", tcp_packet_by_packet),
     ("a pod's UDP is answered by the service", udp_of_a_pod),
     ("the node's UDP is answered by the service", udp_of_the_node),
     ("a pod reaches itself", a_pod_reaches_itself),
@@ -59,7 +56,10 @@ fn programs_are_held(world: &mut World, kernel: &Kernel) -> Result<()> {
         ensure!(clsact.is_empty(), "clsact is at {clsact:?} beside TCX");
         ensure!(tcx == sorted(links), "TCX is at {tcx:?}");
     } else {
-        ensure!(sorted(clsact) == sorted(links), "clsact is not at all of them");
+        ensure!(
+            sorted(clsact) == sorted(links),
+            "clsact is not at all of them"
+        );
     }
     Ok(())
 }

@@ -54,7 +54,9 @@ fn run() -> Result<Kernel> {
     say("the agent is ready");
     for (name, check) in checks::ALL {
         let outcome = check(&mut world, &kernel);
-        world.explain(outcome).context(format!("not true: {name}"))?;
+        world
+            .explain(outcome)
+            .context(format!("not true: {name}"))?;
         say(&format!("ok: {name}"));
     }
     Ok(kernel)
