@@ -94,7 +94,7 @@ impl Executor for Memory {
                 Verdict::Translate,
                 SocketAddr::new(to.addr.into(), to.port.number()),
             ),
-            Decision::Refuse => (Verdict::Reject(RejectReason::NoBackend), call.peer),
+            Decision::Refuse(reason) => (Verdict::Reject(reason), call.peer),
         };
         Ok(Called { verdict, peer })
     }

@@ -118,6 +118,8 @@ enum ReasonText {
     NoSourcePort,
     NotRewritten,
     Unanswerable,
+    NoSuchPort,
+    NoLocalEndpoint,
 }
 
 const fn once() -> u16 {
@@ -267,6 +269,12 @@ impl ExpectText {
             (VerdictText::Reject, Some(ReasonText::NoBackend)) => {
                 Verdict::Reject(RejectReason::NoBackend)
             }
+            (VerdictText::Reject, Some(ReasonText::NoSuchPort)) => {
+                Verdict::Reject(RejectReason::NoSuchPort)
+            }
+            (VerdictText::Drop, Some(ReasonText::NoLocalEndpoint)) => {
+                Verdict::Drop(DropReason::NoLocalEndpoint)
+            }
             (VerdictText::Drop, Some(ReasonText::Malformed)) => {
                 Verdict::Drop(DropReason::Malformed)
             }
@@ -279,9 +287,12 @@ impl ExpectText {
             (VerdictText::Drop, Some(ReasonText::Unanswerable)) => {
                 Verdict::Drop(DropReason::Unanswerable)
             }
-            (VerdictText::Reject, _) => bail!("`reject` has the reason no-backend"),
+            (VerdictText::Reject, _) => bail!("`reject` has a reason: no-backend, no-such-port"),
             (VerdictText::Drop, _) => {
-                bail!("`drop` has a reason: malformed, no-source-port, not-rewritten, unanswerable")
+                bail!(
+                    "`drop` has a reason: malformed, no-source-port, not-rewritten, unanswerable, \
+                     no-local-endpoint"
+                )
             }
             (VerdictText::Pass | VerdictText::Translate, Some(_)) => {
                 bail!("only `reject` and `drop` have a reason")
