@@ -1,6 +1,7 @@
 //! What shows that Weir works: the test bed, the scenarios, and the demonstration.
 //!
 //! - [`scenario`] reads scenario files and runs them in memory and in the loaded programs;
+//! - [`reference`] says a second time what becomes of a connection, for random worlds;
 //! - [`bed`] builds nodes, pods and outside hosts from network namespaces and runs the real
 //!   `weir` in them;
 //! - [`testpod`] is the process that lives in each of them and sends, serves and measures;
@@ -10,5 +11,6 @@
 
 pub mod bed;
 pub mod demo;
+pub mod reference;
 pub mod scenario;
 pub mod testpod;

@@ -14,7 +14,7 @@ use weir_ebpf::datapath;
 use weir_ebpf::packet;
 use weir_ebpf::socket::{self, Caller, Decision, Peer};
 use weir_ebpf::tables::{Flow, Nanos, Tables as _};
-use weir_ebpf::verdict::{Hook, RejectReason, Verdict};
+use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::format::CallKind;
 use super::runner::{Called, Executor, Sent, SocketCall};
