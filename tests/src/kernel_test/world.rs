@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -11,6 +12,9 @@ use crate::testpod::client::TestPod;
 
 /// Beside the first program, where the host put it.
 pub const WEIR: &str = "/weir";
+
+/// For an agent on an emulated processor that it shares with others.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Where services are reached.
 const SERVICE_PORT: u16 = 80;
@@ -94,7 +98,8 @@ impl World {
         put(&manifests, WEB, Some(&server))?;
         put(&manifests, MIRROR, Some(&client))?;
         put(&manifests, EMPTY, None)?;
-        let options = AgentOptions::new(Path::new(WEIR), manifests.directory());
+        let mut options = AgentOptions::new(Path::new(WEIR), manifests.directory());
+        options.patience = PATIENCE;
         let agent = Agent::start(bed.node(0), &options)?;
         Ok(Self {
             agent,
