@@ -142,16 +142,11 @@ fn refusals(world: &mut World, kernel: &Kernel) -> Result<()> {
 }
 
 fn restart_under_connections(world: &mut World, _: &Kernel) -> Result<()> {
-    let World {
-        agent,
-        client,
-        foreign,
-        ..
-    } = world;
     let to = WEB.at(Family::V4);
-    let at_the_socket = client.connect(to)?.handle;
-    let packet_by_packet = foreign.connect(to)?.handle;
-    let go_on = |when: &str| {
+    let at_the_socket = world.client.connect(to)?.handle;
+    let packet_by_packet = world.foreign.connect(to)?.handle;
+    let go_on = |world: &World, when: &str| {
+        let (client, foreign) = (&world.client, &world.foreign);
         for _ in 0..ROUNDS {
             expect(client.ask(at_the_socket), "server", to).context(when.to_owned())?;
             expect(foreign.ask(packet_by_packet), "server", to).context(when.to_owned())?;
@@ -160,11 +155,11 @@ fn restart_under_connections(world: &mut World, _: &Kernel) -> Result<()> {
         }
         Ok(())
     };
-    go_on("before the agent was killed")?;
-    agent.kill()?;
-    go_on("without an agent")?;
-    agent.restart()?;
-    go_on("under a new agent")
+    go_on(world, "before the agent was killed")?;
+    world.agent.kill()?;
+    go_on(world, "without an agent")?;
+    world.start_agent_that_logs_packets()?;
+    go_on(world, "under a new agent")
 }
 
 /// A pod's datagrams choose again. A connected socket of the node is closed over netlink, so that

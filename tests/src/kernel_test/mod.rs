@@ -10,7 +10,6 @@ mod machine;
 mod world;
 
 use std::io::{Write as _, stdout};
-use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -51,8 +50,7 @@ fn run() -> Result<Kernel> {
     let begun = Instant::now();
     let kernel = machine::prepare().context("the machine could not be prepared")?;
     say(&format!("kernel {kernel}"));
-    // Never dropped: the machine is switched off with everything in it.
-    let mut world = ManuallyDrop::new(World::build().context("the world could not be built")?);
+    let mut world = World::build().context("the world could not be built")?;
     say(&format!(
         "the agent is ready ({:.1} s)",
         begun.elapsed().as_secs_f64()

@@ -79,6 +79,7 @@ pub struct World {
     _server: Pod,
     /// What the agent watches.
     manifests: Manifests,
+    options: AgentOptions,
     /// One node and its network.
     pub bed: Bed,
 }
@@ -107,8 +108,17 @@ impl World {
             foreign,
             _server: server,
             manifests,
+            options,
             bed,
         })
+    }
+
+    /// Starts another agent, whose programs log each packet: they are larger, and another matter for
+    /// the verifier.
+    pub fn start_agent_that_logs_packets(&mut self) -> Result<()> {
+        self.options.flags = vec!["--log=debug".to_owned()];
+        self.agent = Agent::start(self.bed.node(0), &self.options)?;
+        Ok(())
     }
 
     /// Gives [`WEB`] its other backend, and waits until the agent has written it.
