@@ -9,12 +9,16 @@
 //!               └ maps::kernel   bpf(2)                           effects
 //!                  └ observe   status                             effects
 //! ```
+//!
+//! The way back, for people: `maps::kernel` reads the pinned tables, [`listing`] makes rows of
+//! them (pure), [`cli`] shows these.
 
 pub mod agent;
 pub mod attach;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod listing;
 pub mod logging;
 pub mod maps;
 pub mod model;

@@ -14,6 +14,8 @@ const PURE: &[&str] = &[
     "src/maps/diff.rs",
     "src/maps/diff",
     "src/maps/memory.rs",
+    "src/maps/text.rs",
+    "src/listing",
 ];
 
 const FORBIDDEN: &[&str] = &[

@@ -65,7 +65,7 @@ pub const fn not_parsed(why: NotParsed) -> Decision {
 /// headers are, since every copy is stack that a program does not have.
 #[inline(always)]
 pub fn from_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
-    if !headers.kind.has_ports() {
+    if !headers.kind().has_ports() {
         return Decision::Pass;
     }
     match known_flow(headers, tables, flow) {
@@ -79,7 +79,7 @@ pub fn from_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> De
 /// hairpin. `flow` as in [`from_pod`].
 #[inline(always)]
 pub fn to_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
-    if !headers.kind.has_ports() {
+    if !headers.kind().has_ports() {
         return Decision::Pass;
     }
     match known_flow(headers, tables, flow) {
@@ -116,7 +116,7 @@ pub fn carry_out<P: PacketMut>(
 #[inline(never)]
 fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Option<FlowRole> {
     let now = tables.now();
-    let kind = headers.kind;
+    let kind = headers.kind();
     let is_news = tables.update_flow(&headers.tuple, |entry| {
         if conntrack::is_expired(entry, now) || conntrack::begins_anew(entry.state, kind) {
             return None;
@@ -156,7 +156,7 @@ fn is_hairpin_without_inner<T: Tables>(flow: &Flow, tables: &T) -> bool {
 /// May this flow go on with its backend? A flow that may not is forgotten.
 #[inline(always)]
 fn still_serves<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
-    if !conntrack::may_choose_again(flow.state, headers.kind) {
+    if !conntrack::may_choose_again(flow.state, headers.kind()) {
         return true;
     }
     let backend = Backend::new(flow.to.dst, flow.to.dst_port);
@@ -258,7 +258,7 @@ fn open_flow<T: Tables>(
     flow: &mut Flow,
 ) -> Decision {
     let tuple = &headers.tuple;
-    if tuple.dst_port != choice.backend.port && !may_change_port(headers.kind) {
+    if tuple.dst_port != choice.backend.port && !may_change_port(headers.kind()) {
         return Decision::Drop(DropReason::SctpPort);
     }
     *flow = Flow {
@@ -270,7 +270,7 @@ fn open_flow<T: Tables>(
         last_seen: tables.now(),
         service: choice.service,
         revision: choice.revision,
-        state: conntrack::advance(FlowState::OPENING, headers.kind, true),
+        state: conntrack::advance(FlowState::OPENING, headers.kind(), true),
         role: FlowRole::FORWARD,
         reserved: [0; 6],
     };
@@ -336,7 +336,7 @@ fn claim_with_other_port<T: Tables>(
     flow: &mut Flow,
     tables: &T,
 ) -> bool {
-    if !may_change_port(headers.kind) {
+    if !may_change_port(headers.kind()) {
         return false;
     }
     for _ in 0..PORT_TRIES {
@@ -376,7 +376,7 @@ fn open_hairpin<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
     } else {
         node_addr
     };
-    let is_claimed = if may_change_port(headers.kind) {
+    let is_claimed = if may_change_port(headers.kind()) {
         claim_with_other_port(headers, tuple, &mut inner, tables)
     } else {
         claim_reply(tuple, &inner, tables)

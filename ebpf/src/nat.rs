@@ -50,7 +50,7 @@ fn translate_addr<P: PacketMut>(
     v6_offset: u32,
 ) -> Option<()> {
     let change = checksum::difference(from, to);
-    if let Some(offset) = headers.kind.checksum_offset() {
+    if let Some(offset) = headers.kind().checksum_offset() {
         packet.adjust_transport_checksum(
             headers.transport + offset,
             change,
@@ -75,7 +75,7 @@ fn translate_port<P: PacketMut>(
     change: u32,
 ) -> Option<()> {
     // SCTP's checksum (CRC32c) covers the ports; no SCTP flow is given another port.
-    let checksum_offset = headers.kind.checksum_offset()?;
+    let checksum_offset = headers.kind().checksum_offset()?;
     packet.adjust_transport_checksum(
         headers.transport + checksum_offset,
         change,

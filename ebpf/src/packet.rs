@@ -5,12 +5,16 @@
 //! What lies behind an encryption or an unknown header is left to others
 //! ([`Transport::Other`]).
 
+mod transport;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
     addr::{Addr, Port, Protocol},
     tables::Tuple,
 };
+
+pub use transport::{Kind, Transport};
 
 /// A packet that can be read.
 ///
@@ -202,42 +206,6 @@ pub struct SctpHeader {
     pub chunk_length: u16,
 }
 
-/// What stands behind the network header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP with these flags.
-    Tcp(TcpFlags),
-    /// UDP.
-    Udp,
-    /// SCTP whose first chunk has this type.
-    Sctp(u8),
-    /// A fragment that is not the first: it carries no ports.
-    LaterFragment,
-    /// Any other protocol.
-    Other,
-}
-
-impl Transport {
-    /// Offset of the checksum in the transport header, for protocols whose checksum covers the
-    /// addresses.
-    #[inline(always)]
-    #[must_use]
-    pub const fn checksum_offset(self) -> Option<u32> {
-        match self {
-            Self::Tcp(_) => Some(16),
-            Self::Udp => Some(6),
-            Self::Sctp(_) | Self::LaterFragment | Self::Other => None,
-        }
-    }
-
-    /// Are there ports?
-    #[inline(always)]
-    #[must_use]
-    pub const fn has_ports(self) -> bool {
-        matches!(self, Self::Tcp(_) | Self::Udp | Self::Sctp(_))
-    }
-}
-
 /// What a packet says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
@@ -251,8 +219,17 @@ pub struct Headers {
     pub end: u32,
     /// Is it IPv4?
     pub is_v4: bool,
-    /// What stands at `transport`.
-    pub kind: Transport,
+    /// What stands at `transport`; see [`Headers::kind`].
+    pub kind: Kind,
+}
+
+impl Headers {
+    /// What stands behind the network header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(&self) -> Transport {
+        self.kind.get()
+    }
 }
 
 /// Why there are no [`Headers`].
@@ -408,7 +385,7 @@ fn parse_transport<P: Packet>(
     is_later_fragment: bool,
 ) -> Option<Headers> {
     let (src_port, dst_port, kind, length) = match protocol {
-        _ if is_later_fragment => (Port(0), Port(0), Transport::LaterFragment, 0),
+        _ if is_later_fragment => (Port(0), Port(0), Kind::new(Kind::LATER_FRAGMENT, 0), 0),
         Protocol::TCP => {
             let tcp: TcpHeader = packet.load(place.transport)?;
             let length = u32::from(tcp.data_offset >> 4) * 4;
@@ -418,24 +395,24 @@ fn parse_transport<P: Packet>(
             (
                 tcp.src_port,
                 tcp.dst_port,
-                Transport::Tcp(tcp.flags),
+                Kind::new(Kind::TCP, tcp.flags.0),
                 length,
             )
         }
         Protocol::UDP => {
             let udp: UdpHeader = packet.load(place.transport)?;
-            (udp.src_port, udp.dst_port, Transport::Udp, 8)
+            (udp.src_port, udp.dst_port, Kind::new(Kind::UDP, 0), 8)
         }
         Protocol::SCTP => {
             let sctp: SctpHeader = packet.load(place.transport)?;
             (
                 sctp.src_port,
                 sctp.dst_port,
-                Transport::Sctp(sctp.chunk),
+                Kind::new(Kind::SCTP, sctp.chunk),
                 16,
             )
         }
-        _ => (Port(0), Port(0), Transport::Other, 0),
+        _ => (Port(0), Port(0), Kind::new(Kind::OTHER, 0), 0),
     };
     if place.end.checked_sub(place.transport)? < length {
         return None;

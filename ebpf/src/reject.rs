@@ -15,7 +15,7 @@ use crate::{
 // Not inlined: its headers need stack that the rest of a program has use for.
 #[inline(never)]
 pub fn answer<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
-    match headers.kind {
+    match headers.kind() {
         Transport::Tcp(flags) => {
             // RFC 9293 section 3.10.7.1: a reset is never answered.
             if flags.contains(TcpFlags::RST) {
@@ -137,7 +137,7 @@ fn unreachable<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
     // RFC 792 quotes the header and 64 bits behind it: the ports. RFC 4443 asks for as much as
     // fits; stacks need no more than the ports to find the socket, but of SCTP the tag of an INIT
     // (RFC 9260 section 10). Whole words, for the sum.
-    let wanted = match headers.kind {
+    let wanted = match headers.kind() {
         Transport::Sctp(_) => 20,
         _ => 8,
     };

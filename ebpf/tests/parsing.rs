@@ -35,7 +35,7 @@ fn judge(frame: &[u8]) {
     };
     assert!(ours.network <= ours.transport && ours.transport <= ours.end);
     assert!(ours.end as usize <= frame.len(), "{ours:?}");
-    let needed = match ours.kind {
+    let needed = match ours.kind() {
         Transport::Tcp(_) => {
             let length = u32::from(frame[ours.transport as usize + 12] >> 4) * 4;
             assert!(length >= 20);
@@ -66,14 +66,14 @@ fn judge(frame: &[u8]) {
 
     let payload = theirs.ip_payload().expect("an IP payload");
     let start = payload.payload.as_ptr() as usize - frame.as_ptr() as usize;
-    if matches!(ours.kind, Transport::LaterFragment | Transport::Other) {
+    if matches!(ours.kind(), Transport::LaterFragment | Transport::Other) {
         // We stop behind a fragment header, at an authentication header and after five extension
         // headers; the judge reads on.
         assert_eq!(
             (ours.tuple.src_port, ours.tuple.dst_port),
             (Port(0), Port(0))
         );
-        assert!(payload.fragmented || ours.kind == Transport::Other);
+        assert!(payload.fragmented || ours.kind() == Transport::Other);
         return;
     }
     assert_eq!(ours.tuple.protocol.0, payload.ip_number.0);
@@ -331,7 +331,7 @@ fn later_fragments_have_no_ports_and_first_ones_do() {
     assert_eq!(parse(&frame).map(|headers| headers.tuple), Ok(v4));
     frame[20..22].copy_from_slice(&0x2001_u16.to_be_bytes());
     assert_eq!(
-        parse(&frame).map(|headers| headers.kind),
+        parse(&frame).map(|headers| headers.kind()),
         Ok(Transport::LaterFragment)
     );
 
@@ -340,7 +340,7 @@ fn later_fragments_have_no_ports_and_first_ones_do() {
     assert_eq!(parse(&frame).map(|headers| headers.tuple), Ok(v6));
     frame[56..58].copy_from_slice(&0x0008_u16.to_be_bytes());
     let later = parse(&frame).unwrap();
-    assert_eq!(later.kind, Transport::LaterFragment);
+    assert_eq!(later.kind(), Transport::LaterFragment);
     assert_eq!(later.tuple.protocol, Protocol::UDP);
     assert_eq!(later.tuple.src, addr(V6.0.0));
 }
@@ -354,7 +354,7 @@ fn what_is_authenticated_is_left_alone() {
         header.extend([0x9c, 0x40, 0, 80, 0, 8, 0, 0]);
         let frame = frame::raw(&authenticated, Protocol(51), &header);
         assert_eq!(
-            parse(&frame).map(|headers| headers.kind),
+            parse(&frame).map(|headers| headers.kind()),
             Ok(Transport::Other)
         );
     }

@@ -5,11 +5,13 @@
 //! - [`bed`] builds nodes, pods and outside hosts from network namespaces and runs the real
 //!   `weir` in them;
 //! - [`testpod`] is the process that lives in each of them and sends, serves and measures;
-//! - [`demo`] puts both together into the lesson's cluster.
+//! - [`demo`] puts both together into the lesson's cluster;
+//! - [`kernel_test`] puts them together on another kernel, in a virtual machine.
 
 #![forbid(unsafe_code)]
 
 pub mod bed;
 pub mod demo;
+pub mod kernel_test;
 pub mod scenario;
 pub mod testpod;

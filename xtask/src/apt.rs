@@ -82,6 +82,15 @@ impl Apt {
             .collect())
     }
 
+    /// The names of a suite's packages that begin so.
+    pub fn names(&self, suite: &str, prefix: &str) -> Result<Vec<String>> {
+        let names = process::output(
+            self.apt("apt-cache", &self.updated(suite)?)
+                .args(["pkgnames", prefix]),
+        )?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
     /// Fetches a package and unpacks it into a directory, which is the caller's to move or remove.
     pub fn unpack(&self, suite: &str, package: &str, version: &str) -> Result<PathBuf> {
         let state = self.updated(suite)?;

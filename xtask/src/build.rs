@@ -41,6 +41,10 @@ pub struct Binaries {
     pub weir: PathBuf,
     /// The demonstration, which finds its helpers beside it.
     pub demo: PathBuf,
+    /// The helper that plays the processes of a test bed.
+    pub testpod: PathBuf,
+    /// The first program of a machine that tries a kernel.
+    pub kernel_test: PathBuf,
 }
 
 /// Builds the binary, the demonstration and the test bed's helpers in one go, so that they share
@@ -60,6 +64,8 @@ pub fn binaries(workspace: &Workspace) -> Result<Binaries> {
     Ok(Binaries {
         weir: binary(workspace, "weir", "dev")?,
         demo: binary(workspace, "weir-demo", "dev")?,
+        testpod: binary(workspace, "weir-testpod", "dev")?,
+        kernel_test: binary(workspace, "weir-kernel-test", "dev")?,
     })
 }
 

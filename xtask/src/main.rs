@@ -17,6 +17,7 @@ mod core_source;
 mod demo;
 mod fuzz;
 mod inspect;
+mod kernels;
 mod linker;
 mod privilege;
 mod process;

@@ -89,6 +89,12 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(capture(command, None, |_| ())?.stdout)
 }
 
+/// Runs a program for at most `limit`, and gives its standard output. `each` gets every line of it
+/// as it comes.
+pub fn watched(command: &mut Command, limit: Duration, each: impl FnMut(&str)) -> Result<String> {
+    Ok(capture(command, Some(limit), each)?.stdout)
+}
+
 /// Runs a program that uses our own standard input and output.
 pub fn shown(command: &mut Command) -> Result<()> {
     let status = command

@@ -5,6 +5,7 @@
 //! | `host` | everything pure, and every scenario in memory | nothing |
 //! | `program` | the loaded programs and the kernel's tables | root |
 //! | `network` | the binary with real sockets in network namespaces, scenarios of conversations too | root |
+//! | `kernels` | the same on older kernels, in virtual machines | an emulator, installed if root |
 //!
 //! A level that cannot run fails.
 
@@ -17,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    build, build_ebpf,
+    build, build_ebpf, kernels,
     privilege::{self, Root},
     process,
     workspace::Workspace,
@@ -32,6 +33,8 @@ pub enum Level {
     Program,
     /// Real sockets between network namespaces, as root
     Network,
+    /// Older kernels, in virtual machines
+    Kernels,
 }
 
 /// A test program that needs root: its package and its name.
@@ -43,7 +46,7 @@ const ALL: [Level; 3] = [Level::Host, Level::Program, Level::Network];
 impl Level {
     fn suites(self) -> &'static [Suite] {
         match self {
-            Self::Host => &[],
+            Self::Host | Self::Kernels => &[],
             Self::Program => &[("weir-agent", "kernel"), ("weir-tests", "program")],
             Self::Network => &[("weir-tests", "network"), ("weir-tests", "scenarios")],
         }
@@ -57,6 +60,7 @@ pub fn run(workspace: &Workspace, levels: &[Level]) -> Result<()> {
         println!("\ntest {}", name(*level));
         match level {
             Level::Host => host(workspace)?,
+            Level::Kernels => kernels::run(workspace).context("test kernels")?,
             Level::Program | Level::Network => privileged(workspace, level.suites())
                 .with_context(|| format!("test {}", name(*level)))?,
         }

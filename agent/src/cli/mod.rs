@@ -2,7 +2,9 @@
 
 mod check;
 mod cleanup;
+mod flow;
 mod output;
+mod service;
 mod status;
 
 use std::process::ExitCode;
@@ -51,6 +53,17 @@ enum Command {
     /// Exit code 0: the agent runs, is ready, and has nothing to complain of. 1: it complains.
     /// 2: it does not run, or is not ready.
     Status(status::Arguments),
+    /// Show which services this node knows, and what answers for them
+    ///
+    /// Reads the tables in the kernel: what is shown is what packets meet, whether an agent runs
+    /// or not. Needs root.
+    #[command(subcommand, visible_alias = "svc")]
+    Service(service::Command),
+    /// Show the connections to services that this node translates
+    ///
+    /// Reads the tables in the kernel, whether an agent runs or not. Needs root.
+    #[command(subcommand)]
+    Flow(flow::Command),
     /// Read manifests as the agent would, and say what is wrong with them
     ///
     /// Changes nothing and needs no privileges. Exit code 0: nothing is wrong.
@@ -89,6 +102,8 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::show(&arguments),
+            Command::Service(command) => service::run(&command),
+            Command::Flow(command) => flow::run(&command),
             Command::Check(arguments) => check::check(&arguments),
             Command::Cleanup(paths) => cleanup::clean_up(&paths),
         }
@@ -104,6 +119,30 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_can_be_asked_for_in_few_letters() {
+        for line in [
+            "weir svc ls",
+            "weir service list -A -o wide",
+            "weir service list -n shop",
+            "weir service get shop/web -o json",
+            "weir svc get web -n shop",
+            "weir flow list --from 10.0.0.0/8 --to [fd00::1]:80 --state opening,closed",
+            "weir flow ls --service shop/web --protocol sctp --watch --all",
+            "weir flow list --sockets --to 10.32.0.140 -o yaml",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap();
+        }
+        for line in [
+            "weir service list -A -n shop",
+            "weir flow list --from web",
+            "weir flow list --state dead",
+            "weir flow list --sockets --from 10.0.0.1",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use std::mem::discriminant;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, PerCpuArray};
 use bytemuck::Pod;
 use weir_ebpf::tables::{
@@ -32,7 +32,7 @@ pub use error::ApplyError;
 pub use syscall::Entries;
 use syscall::Stopped;
 
-/// Every table of a pin directory, open for reading and writing.
+/// Every table of a pin directory, open for reading, and for writing unless asked otherwise.
 pub struct KernelTables {
     frontends: Table<FrontendKey, Frontend>,
     services: Table<u32, Service>,
@@ -68,6 +68,25 @@ impl KernelTables {
     pub fn open(pins: &Pins) -> Result<Self> {
         pins.check_layout()?;
         Self::from_maps(|name| open(pins, name))
+    }
+
+    /// Opens the pinned maps for reading alone: the kernel refuses to write through what this
+    /// gives back.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is pinned there, or as for [`KernelTables::open`].
+    pub fn open_read_only(pins: &Pins) -> Result<Self> {
+        if pins.check_layout()?.is_empty() {
+            bail!("{}", pins.nothing_here()?);
+        }
+        Self::from_maps(|name| {
+            let path = pins.map(name);
+            syscall::open_read_only(&path)
+                .map_err(anyhow::Error::from)
+                .and_then(|descriptor| Ok(MapData::from_fd(descriptor)?))
+                .with_context(|| format!("open the table {name} at {}", path.display()))
+        })
     }
 
     /// The tables in the maps of these names, which need not be pinned.

@@ -7,6 +7,7 @@ pub mod diff;
 pub mod kernel;
 pub mod memory;
 pub mod pins;
+pub mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -286,6 +286,38 @@ impl Pins {
     }
 }
 
+impl Pins {
+    /// What to tell someone who looked for tables where there are none of this layout.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be listed.
+    pub fn nothing_here(&self) -> Result<String> {
+        let others: Vec<String> = names(&self.root())?
+            .into_iter()
+            .filter(|name| {
+                name.strip_prefix('v')
+                    .is_some_and(|rest| rest.parse::<u32>().is_ok())
+            })
+            .filter(|name| !self.maps().ends_with(name))
+            .collect();
+        let here = self.maps();
+        let here = here.display();
+        Ok(if others.is_empty() {
+            format!(
+                "no tables at {here}: has an agent run here? (--bpffs names another BPF file \
+                 system)"
+            )
+        } else {
+            format!(
+                "no tables at {here}: those there are of another version of Weir ({}), which can \
+                 show them",
+                others.join(", ")
+            )
+        })
+    }
+}
+
 /// The names in a directory, in order; none where there is no directory.
 ///
 /// # Errors
@@ -349,6 +381,23 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("No such file"), "{text}");
         assert!(text.contains("mount -t bpf bpf /nonexistent/bpf"), "{text}");
+    }
+
+    #[test]
+    fn whoever_looks_for_tables_is_told_where_and_of_other_versions() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Pins::new(directory.path());
+        let text = pins.nothing_here().unwrap();
+        let here = pins.maps().display().to_string();
+        assert!(
+            text.contains(&here) && text.contains("has an agent run here?"),
+            "{text}"
+        );
+        fs::create_dir_all(pins.root().join("v999999")).unwrap();
+        fs::create_dir_all(pins.links()).unwrap();
+        fs::create_dir_all(pins.maps()).unwrap();
+        let text = pins.nothing_here().unwrap();
+        assert!(text.contains("(v999999)"), "{text}");
     }
 
     #[test]

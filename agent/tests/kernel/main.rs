@@ -8,6 +8,7 @@
 
 mod attach;
 mod bed;
+mod commands;
 mod node;
 mod sockets;
 mod tables;

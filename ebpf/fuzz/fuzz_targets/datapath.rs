@@ -129,11 +129,12 @@ fn packet(world: &World, hook: Hook, what: u8, bytes: &[u8]) {
 fn assert_reply_leads_back(world: &World, headers: &Headers, reply: &weir_ebpf::tables::Tuple) {
     let answer = Headers {
         tuple: *reply,
-        kind: match headers.kind {
+        kind: match headers.kind() {
             Transport::Tcp(_) => Transport::Tcp(TcpFlags::ACK),
             Transport::Sctp(_) => Transport::Sctp(0),
             other => other,
-        },
+        }
+        .into(),
         ..*headers
     };
     let (decision, flow) = world.decide(Hook::ToPod, &answer);
@@ -157,7 +158,7 @@ fn assert_only_declared_bytes_differ(headers: &Headers, before: &[u8], after: &[
     } else {
         network + 8..network + 40
     };
-    let checksum = match headers.kind {
+    let checksum = match headers.kind() {
         Transport::Tcp(_) => transport + 16..transport + 18,
         Transport::Udp => transport + 6..transport + 8,
         _ => 0..0,

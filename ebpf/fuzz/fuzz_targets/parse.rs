@@ -25,7 +25,7 @@ fuzz_target!(|frame: &[u8]| {
             assert_eq!(headers.tuple.dst.is_v4(), headers.is_v4);
             let load = |offset: u32| buffer.load::<Port>(headers.transport + offset);
             let room = headers.end - headers.transport;
-            match headers.kind {
+            match headers.kind() {
                 Transport::Tcp(_) => {
                     let words: u8 = buffer.load(headers.transport + 12).expect("it was read");
                     let length = u32::from(words >> 4) * 4;

@@ -169,6 +169,14 @@ fn explain(screen: &Screen, cluster: &Cluster) {
             ),
         ),
         (
+            "what packets meet",
+            format!(
+                "sudo {program} enter worker-0 {} service list -o wide --bpffs {}",
+                cluster.weir.display(),
+                worker.run_dir().join("bpffs").display()
+            ),
+        ),
+        (
             "its log",
             format!("tail -f {}", worker.run_dir().join("agent.log").display()),
         ),

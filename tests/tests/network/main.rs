@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+mod commands;
 mod lifecycle;
 mod packet;
 mod socket;

@@ -2,12 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 
-use weir_ebpf::addr::{Addr, Port};
 use weir_ebpf::tables::name;
 
 use crate::maps::Write;
+use crate::maps::text::{endpoint, unpadded};
 
 /// The kernel refused a write. Those before it in the plan took effect, it and those after it
 /// did not.
@@ -114,8 +113,8 @@ impl fmt::Display for Described<'_> {
             Write::PutServiceName(service, value) => write!(
                 f,
                 "put name {}/{}:{} of service {service}",
-                text(&value.namespace),
-                text(&value.name),
+                unpadded(&value.namespace),
+                unpadded(&value.name),
                 value.port
             ),
             Write::RemoveServiceName(service) => write!(f, "remove name of service {service}"),
@@ -124,22 +123,12 @@ impl fmt::Display for Described<'_> {
     }
 }
 
-fn endpoint(addr: Addr, port: Port) -> SocketAddr {
-    SocketAddr::new(IpAddr::from(addr), port.number())
-}
-
-fn text(padded: &[u8]) -> std::borrow::Cow<'_, str> {
-    let end = padded
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(padded.len());
-    String::from_utf8_lossy(&padded[..end])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_ebpf::addr::Protocol;
+    use std::net::IpAddr;
+
+    use weir_ebpf::addr::{Port, Protocol};
     use weir_ebpf::tables::{Frontend, FrontendKey};
 
     fn refused(errno: i32) -> String {

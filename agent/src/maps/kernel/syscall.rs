@@ -1,20 +1,28 @@
-//! The map commands of bpf(2) that aya 0.14 has no names for: many entries in one call.
+//! The map commands of bpf(2) that aya 0.14 has no names for: many entries in one call, and
+//! opening a pinned map for reading alone.
 //!
-//! They exist since Linux 5.6. Every access of the agent to its tables goes through them, a
+//! Batches exist since Linux 5.6. Every access of the agent to its tables goes through them, a
 //! single entry being a batch of one, so that there is one path to know.
 //!
 //! Callers promise that `K` and `V` are the map's key and value: the kernel copies as many bytes
 //! as the *map* says. [`pins`](crate::maps::pins) compares both before a table is opened.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use bytemuck::Pod;
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 const MAP_DELETE_BATCH: libc::c_long = 27;
+
+/// `BPF_F_RDONLY`: what the descriptor may do, not what the map is.
+const READ_ONLY: u32 = 1 << 3;
 
 /// `struct { … } batch` of `union bpf_attr`.
 #[repr(C)]
@@ -40,6 +48,14 @@ struct Element {
     flags: u64,
 }
 
+/// `struct { … }` of `union bpf_attr` for the object that a path names.
+#[repr(C)]
+struct Pinned {
+    path: u64,
+    descriptor: u32,
+    file_flags: u32,
+}
+
 /// A batch ended early: entries before `done` took effect, the one at `done` was refused.
 #[derive(Debug)]
 pub(super) struct Stopped {
@@ -51,7 +67,7 @@ fn descriptor(map: BorrowedFd<'_>) -> u32 {
     u32::try_from(map.as_raw_fd()).expect("a borrowed descriptor is not negative")
 }
 
-fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attributes` is a prefix of `union bpf_attr`, its size is given, and the pointers
     // in it (set by the functions below) are to live buffers of the size that the map's layout
     // demands, which is the module's promise.
@@ -60,8 +76,22 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
-        Ok(())
+        Ok(result)
     }
+}
+
+/// Opens a pinned map so that the kernel refuses every write through the descriptor.
+pub(super) fn open_read_only(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut pinned = Pinned {
+        path: path.as_ptr().addr() as u64,
+        descriptor: 0,
+        file_flags: READ_ONLY,
+    };
+    let result = bpf(OBJ_GET, &mut pinned)?;
+    let descriptor = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Runs an update or delete over `total` entries; `batch` gives the pointers for those left.
@@ -83,15 +113,18 @@ fn run(
         map_fd: descriptor(map),
         ..Batch::default()
     };
-    bpf(command, &mut batch).map_err(|error| Stopped {
-        // The kernel leaves `count` alone when it refuses before the first entry.
-        done: if batch.count < count {
-            batch.count as usize
-        } else {
-            0
-        },
-        error,
-    })
+    match bpf(command, &mut batch) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Stopped {
+            // The kernel leaves `count` alone when it refuses before the first entry.
+            done: if batch.count < count {
+                batch.count as usize
+            } else {
+                0
+            },
+            error,
+        }),
+    }
 }
 
 /// Sets entries, in order.
@@ -152,7 +185,7 @@ pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result
         flags: 0,
     };
     match bpf(MAP_LOOKUP_ELEM, &mut element) {
-        Ok(()) => Ok(Some(value)),
+        Ok(_) => Ok(Some(value)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
@@ -210,7 +243,7 @@ impl<'map, K: Pod, V: Pod> Entries<'map, K, V> {
             ..Batch::default()
         };
         match bpf(MAP_LOOKUP_BATCH, &mut batch) {
-            Ok(()) => {
+            Ok(_) => {
                 self.place = after;
                 self.begun = true;
             }

@@ -1,0 +1,243 @@
+//! What has to hold on every kernel, and where kernels differ.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::machine::Kernel;
+use super::world::{EMPTY, MIRROR, WEB, WEIR, World};
+use crate::bed::Family;
+use crate::bed::wait::wait_for;
+use crate::testpod::client::Outcome;
+use crate::testpod::protocol::{Answer, Failure};
+
+/// A sentence, and whether it is true here.
+pub type Check = (&'static str, fn(&mut World, &Kernel) -> Result<()>);
+
+/// In the order in which they run: the last takes everything away.
+pub const ALL: [Check; 10] = [
+    (
+        "programs are held as this kernel can hold them",
+        programs_are_held,
+    ),
+    ("TCP is translated at the socket", tcp_at_the_socket),
+    ("TCP is translated packet by packet", tcp_packet_by_packet),
+    ("a pod's UDP is answered by the service", udp_of_a_pod),
+    ("the node's UDP is answered by the service", udp_of_the_node),
+    ("a pod reaches itself", a_pod_reaches_itself),
+    ("a service without endpoints refuses", refusals),
+    (
+        "transfers go on without an agent and under a new one",
+        restart_under_transfers,
+    ),
+    (
+        "UDP sockets outlive their backend",
+        udp_sockets_outlive_their_backend,
+    ),
+    ("cleanup leaves nothing", cleanup),
+];
+
+/// Much longer than anything takes.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Shows that a transfer goes on: more than was under way when something happened.
+const ADVANCE: u64 = 100_000;
+/// Enough for segments as large as the kernel makes them.
+const BULK: u64 = 4_000_000;
+
+/// TCX links came with Linux 6.6.
+fn programs_are_held(world: &mut World, kernel: &Kernel) -> Result<()> {
+    let node = world.bed.node(0);
+    let (clsact, links) = (node.clsact_links()?, node.pod_links());
+    if kernel.is_at_least(6, 6) {
+        let tcx: Vec<String> = node.tc_programs()?.into_keys().collect();
+        ensure!(clsact.is_empty(), "clsact is at {clsact:?} beside TCX");
+        ensure!(tcx == sorted(links), "TCX is at {tcx:?}");
+    } else {
+        ensure!(
+            sorted(clsact) == sorted(links),
+            "clsact is not at all of them"
+        );
+    }
+    Ok(())
+}
+
+fn tcp_at_the_socket(world: &mut World, _: &Kernel) -> Result<()> {
+    for client in [&*world.client, world.node()] {
+        for to in addresses() {
+            let ends = client.connect(to)?;
+            ensure!(ends.peer == Some(to), "{to}: getpeername says {ends:?}");
+            expect(client.ask(ends.handle), "server", to)?;
+            client.close(ends.handle)?;
+        }
+    }
+    for family in Family::ALL {
+        expect_own_address(world, family, world.client.tcp_ask(WEB.at(family)))?;
+    }
+    Ok(())
+}
+
+fn tcp_packet_by_packet(world: &mut World, _: &Kernel) -> Result<()> {
+    for family in Family::ALL {
+        let to = WEB.at(family);
+        let answer = world.foreign.tcp_ask(to);
+        expect(answer.clone(), "server", to)?;
+        expect_own_address(world, family, answer)?;
+        let transferred = world.foreign.bulk(to, BULK)?;
+        ensure!(transferred.is_complete(), "{to}: {transferred:?}");
+    }
+    Ok(())
+}
+
+fn udp_of_a_pod(world: &mut World, _: &Kernel) -> Result<()> {
+    for to in addresses() {
+        expect_from(world.client.udp_ask(to), "server", to)?;
+        expect_from(world.client.udp_ask_connected(to), "server", to)?;
+    }
+    for family in Family::ALL {
+        expect_own_address(world, family, world.client.udp_ask(WEB.at(family)))?;
+    }
+    Ok(())
+}
+
+fn udp_of_the_node(world: &mut World, _: &Kernel) -> Result<()> {
+    for to in addresses() {
+        expect_from(world.node().udp_ask(to), "server", to)?;
+        expect_from(world.node().udp_ask_connected(to), "server", to)?;
+    }
+    Ok(())
+}
+
+fn a_pod_reaches_itself(world: &mut World, _: &Kernel) -> Result<()> {
+    for to in Family::ALL.map(|family| MIRROR.at(family)) {
+        expect(world.client.tcp_ask(to), "client", to)?;
+        expect(world.foreign.tcp_ask(to), "client", to)?;
+        expect_from(world.client.udp_ask(to), "client", to)?;
+    }
+    Ok(())
+}
+
+/// A program at the socket can name the error from Linux 5.18 on. Below, what it refuses reads
+/// EPERM, so that it leaves pods to the packet path; the node's own traffic has none.
+fn refusals(world: &mut World, kernel: &Kernel) -> Result<()> {
+    let at_the_node = if kernel.is_at_least(5, 18) {
+        Failure::refused()
+    } else {
+        Failure::Errno("EPERM".to_owned())
+    };
+    for to in Family::ALL.map(|family| EMPTY.at(family)) {
+        for (who, client, expected) in [
+            ("a pod", &*world.client, &Failure::refused()),
+            ("a foreign process", &world.foreign, &Failure::refused()),
+            ("the node", world.node(), &at_the_node),
+        ] {
+            for answer in [client.tcp_ask(to), client.udp_ask_connected(to)] {
+                let failure = answer.err();
+                ensure!(
+                    failure.as_ref() == Some(expected),
+                    "{who} to {to}: {failure:?} instead of {expected:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn restart_under_transfers(world: &mut World, _: &Kernel) -> Result<()> {
+    let World {
+        agent,
+        client,
+        foreign,
+        ..
+    } = world;
+    let to = WEB.at(Family::V4);
+    let transfers = [
+        (&**client, client.start_transfer(to)?.handle),
+        (&*foreign, foreign.start_transfer(to)?.handle),
+    ];
+    let advance = |when: &str| {
+        transfers.iter().try_for_each(|(client, transfer)| {
+            let before = client.transfer_progress(*transfer)?;
+            wait_for(
+                || format!("a transfer to go on {when}"),
+                LIMIT,
+                || Ok(client.transfer_progress(*transfer)? > before + ADVANCE),
+            )
+        })
+    };
+    advance("before the agent is killed")?;
+    agent.kill()?;
+    advance("without an agent")?;
+    agent.restart()?;
+    advance("under a new agent")?;
+    for (client, transfer) in transfers {
+        let transferred = client.finish_transfer(transfer)?;
+        ensure!(transferred.is_complete(), "{transferred:?}");
+    }
+    Ok(())
+}
+
+/// A pod's datagrams choose again. A connected socket of the node is closed over netlink, so that
+/// its owner opens another.
+fn udp_sockets_outlive_their_backend(world: &mut World, _: &Kernel) -> Result<()> {
+    let to = WEB.at(Family::V4);
+    let of_the_pod = world.client.connect_udp(to)?.handle;
+    let of_the_node = world.node().connect_udp(to)?.handle;
+    expect(world.client.ask(of_the_pod), "server", to)?;
+    expect(world.node().ask(of_the_node), "server", to)?;
+    world.move_web_to_the_client()?;
+    expect(world.client.ask(of_the_pod), "client", to)?;
+    let answer = world.node().ask(of_the_node);
+    ensure!(
+        matches!(answer, Err(Failure::Errno(_))),
+        "the node's socket was not closed: {answer:?}"
+    );
+    expect(world.node().udp_ask_connected(to), "client", to)
+}
+
+fn cleanup(world: &mut World, kernel: &Kernel) -> Result<()> {
+    let node = world.bed.node(0);
+    ensure!(!node.pins()?.is_empty(), "the agent pinned nothing");
+    let status = world.agent.stop()?.context("the agent ran")?;
+    ensure!(status.success(), "the agent ended with {status}");
+    node.cleanup(Path::new(WEIR))?;
+    ensure!(node.pins()? == Vec::<PathBuf>::new(), "pins are left");
+    ensure!(node.clsact_links()?.is_empty(), "clsact is left");
+    if kernel.is_at_least(6, 6) {
+        ensure!(node.tc_programs()? == BTreeMap::new(), "TCX is left");
+    }
+    Ok(())
+}
+
+/// The service in both families, and its IPv4 address as sockets of the other family write it.
+fn addresses() -> [SocketAddr; 3] {
+    [WEB.at(Family::V4), WEB.at(Family::V6), WEB.mapped()]
+}
+
+fn expect(answer: Outcome<Answer>, server: &str, to: SocketAddr) -> Result<()> {
+    let answer = answer.with_context(|| format!("ask {to}"))?;
+    ensure!(answer.server == server, "{to}: {answer:?}");
+    Ok(())
+}
+
+/// The client must see the service answer.
+fn expect_from(answer: Outcome<Answer>, server: &str, to: SocketAddr) -> Result<()> {
+    if let Ok(answer) = &answer {
+        ensure!(answer.from == to, "{to}: {answer:?}");
+    }
+    expect(answer, server, to)
+}
+
+/// The server must see the pod itself.
+fn expect_own_address(world: &World, family: Family, answer: Outcome<Answer>) -> Result<()> {
+    let (answer, own) = (answer?, world.client.addr(family));
+    ensure!(answer.client.ip() == own, "{own} came as {answer:?}");
+    Ok(())
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}

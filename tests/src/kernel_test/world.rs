@@ -1,0 +1,153 @@
+//! A node with two pods, its agent, and three services.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::bed::manifests::{self, Endpoint, Manifests, ServicePort};
+use crate::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring};
+use crate::testpod::client::TestPod;
+
+/// Beside the first program, where the host put it.
+pub const WEIR: &str = "/weir";
+
+/// Where services are reached.
+const SERVICE_PORT: u16 = 80;
+/// Where pods serve: another port, so that its translation shows.
+const TARGET_PORT: u16 = 8080;
+
+/// A service, by the last part of its cluster IPs.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    name: &'static str,
+    number: u8,
+}
+
+/// Its backend is the pod `server`.
+pub const WEB: Service = Service {
+    name: "web",
+    number: 140,
+};
+/// Its backend is the pod `client`.
+pub const MIRROR: Service = Service {
+    name: "mirror",
+    number: 60,
+};
+/// It has none.
+pub const EMPTY: Service = Service {
+    name: "empty",
+    number: 50,
+};
+
+impl Service {
+    fn ip(self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => Ipv4Addr::new(10, 32, 0, self.number).into(),
+            Family::V6 => Ipv6Addr::new(0xfd00, 0x10, 0x32, 0, 0, 0, 0, self.number.into()).into(),
+        }
+    }
+
+    /// Where it is reached.
+    #[must_use]
+    pub fn at(self, family: Family) -> SocketAddr {
+        (self.ip(family), SERVICE_PORT).into()
+    }
+
+    /// The IPv4 address as sockets of the other family write it.
+    #[must_use]
+    pub fn mapped(self) -> SocketAddr {
+        let v4 = Ipv4Addr::new(10, 32, 0, self.number);
+        (v4.to_ipv6_mapped(), SERVICE_PORT).into()
+    }
+}
+
+/// What the checks find. Fields are dropped from first to last.
+#[derive(Debug)]
+pub struct World {
+    /// The node's agent.
+    pub agent: Agent,
+    /// A pod that asks.
+    pub client: Pod,
+    /// In the client's network, but outside the node's cgroup: its sockets meet no program.
+    pub foreign: TestPod,
+    /// A pod that answers while this lives.
+    _server: Pod,
+    /// What the agent watches.
+    manifests: Manifests,
+    /// One node and its network.
+    pub bed: Bed,
+}
+
+impl World {
+    /// Builds it and waits until the agent is ready.
+    pub fn build() -> Result<Self> {
+        let bed = Bed::start(Topology::one_node(Wiring::Routed))?;
+        let server = bed.pod(0, "server", 2)?;
+        let client = bed.pod(0, "client", 9)?;
+        let foreign = client.outside_the_cgroup()?;
+        for pod in [&server, &client] {
+            pod.serve_at(TARGET_PORT)?;
+        }
+        let manifests = Manifests::create(bed.run_dir().join("manifests"))?;
+        manifests.put("node.yaml", &[manifests::node(bed.node(0).plan())])?;
+        put(&manifests, WEB, Some(&server))?;
+        put(&manifests, MIRROR, Some(&client))?;
+        put(&manifests, EMPTY, None)?;
+        let options = AgentOptions::new(Path::new(WEIR), manifests.directory());
+        let agent = Agent::start(bed.node(0), &options)?;
+        Ok(Self {
+            agent,
+            client,
+            foreign,
+            _server: server,
+            manifests,
+            bed,
+        })
+    }
+
+    /// Gives [`WEB`] its other backend, and waits until the agent has written it.
+    pub fn move_web_to_the_client(&mut self) -> Result<()> {
+        let before = self.agent.generation()?;
+        put(&self.manifests, WEB, Some(&self.client))?;
+        self.agent.wait_generation_after(before)
+    }
+
+    /// What to show when a check fails: the agent's last words.
+    pub fn explain(&self, outcome: Result<()>) -> Result<()> {
+        outcome.with_context(|| self.agent.log_tail(20))
+    }
+
+    /// A process of the node itself.
+    #[must_use]
+    pub fn node(&self) -> &TestPod {
+        self.bed.node(0).process()
+    }
+}
+
+fn put(manifests: &Manifests, service: Service, backend: Option<&Pod>) -> Result<()> {
+    let ports = |port| {
+        [("tcp", "TCP"), ("udp", "UDP")].map(|(name, protocol)| ServicePort {
+            name,
+            port,
+            protocol,
+        })
+    };
+    let ips = Family::ALL.map(|family| service.ip(family));
+    let mut objects = vec![manifests::service(service.name, &ips, &ports(SERVICE_PORT))];
+    for family in Family::ALL {
+        let endpoints: Vec<Endpoint> = backend
+            .iter()
+            .map(|pod| Endpoint {
+                addr: pod.addr(family),
+                node: pod.node().name().to_owned(),
+            })
+            .collect();
+        let slice = manifests::slice(service.name, family, &ports(TARGET_PORT), &endpoints);
+        objects.push(slice);
+    }
+    manifests
+        .put(&format!("{}.yaml", service.name), &objects)
+        .with_context(|| format!("write the service {}", service.name))?;
+    Ok(())
+}
