@@ -282,7 +282,7 @@ fn deleted(world: &mut World) -> Result<()> {
     world.manifests.remove("empty.yaml")?;
     for agent in &mut world.agents {
         agent.wait_status("the service to be gone", |status| {
-            table(status, "FRONTENDS") == 8
+            table(status, "SERVICE_NAMES") == 8
         })?;
     }
     expect_no_refusal(world)?;
