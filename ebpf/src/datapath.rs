@@ -241,7 +241,9 @@ const fn opposite(tuple: &Tuple, flow: &Flow) -> Flow {
 fn new_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
     match service::select(tables, &service::frontend_key(&headers.tuple)) {
         Lookup::NotAService => Decision::Pass,
+        Lookup::NoSuchPort => Decision::Reject(RejectReason::NoSuchPort),
         Lookup::NoBackend => Decision::Reject(RejectReason::NoBackend),
+        Lookup::NoLocalEndpoint => Decision::Drop(DropReason::NoLocalEndpoint),
         Lookup::Chosen(choice) => open_flow(headers, choice, tables, flow),
     }
 }

@@ -1,14 +1,20 @@
 //! From a frontend to one of its backends.
 
-use crate::tables::{Backend, BackendKey, Frontend, FrontendKey, ServingKey, Tables, Tuple};
+use crate::tables::{
+    Backend, BackendKey, Frontend, FrontendKey, Service, ServiceFlags, ServingKey, Tables, Tuple,
+};
 
 /// What stands behind an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// No service port has this address, port and protocol.
+    /// No service has this address.
     NotAService,
-    /// One has, and nobody serves it.
+    /// Some service has this cluster IP, and none has this port and protocol of it.
+    NoSuchPort,
+    /// A service port has it, and nobody serves that anywhere.
     NoBackend,
+    /// There are endpoints, and the traffic policy Local forbids each of them.
+    NoLocalEndpoint,
     /// This backend was chosen.
     Chosen(Choice),
 }
@@ -26,16 +32,22 @@ pub struct Choice {
 
 /// Looks up the destination of a packet and chooses among its backends, each as likely as the
 /// others.
+///
+/// What is addressed to no service port costs two lookups: the address alone is asked for after
+/// the exact key has missed, some 15 ns more for a packet that has no flow.
 #[inline(always)]
 pub fn select<T: Tables>(tables: &T, key: &FrontendKey) -> Lookup {
     let Some(Frontend { service }) = tables.frontend(key) else {
-        return Lookup::NotAService;
+        return match tables.frontend(&FrontendKey::address_only(key.addr)) {
+            Some(_) => Lookup::NoSuchPort,
+            None => Lookup::NotAService,
+        };
     };
     let Some(entry) = tables.service(service) else {
         return Lookup::NoBackend;
     };
     if entry.backend_count == 0 {
-        return Lookup::NoBackend;
+        return without_backend(&entry);
     }
     // The upper half of the product is uniform over 0..count, without a division.
     let product = u64::from(tables.random()) * u64::from(entry.backend_count);
@@ -50,7 +62,7 @@ pub fn select<T: Tables>(tables: &T, key: &FrontendKey) -> Lookup {
         // the last to go.
         None => match tables.backend(&BackendKey { service, slot: 0 }) {
             Some(backend) => backend,
-            None => return Lookup::NoBackend,
+            None => return without_backend(&entry),
         },
     };
     Lookup::Chosen(Choice {
@@ -58,6 +70,16 @@ pub fn select<T: Tables>(tables: &T, key: &FrontendKey) -> Lookup {
         revision: entry.revision,
         backend,
     })
+}
+
+/// Why a service port has nobody to send a packet to.
+#[inline(always)]
+const fn without_backend(entry: &Service) -> Lookup {
+    if entry.flags.contains(ServiceFlags::DROPS_WITHOUT_BACKEND) {
+        Lookup::NoLocalEndpoint
+    } else {
+        Lookup::NoBackend
+    }
 }
 
 /// The frontend a packet with this tuple is addressed to.

@@ -5,12 +5,17 @@
 //! after that. UDP is translated here only for processes of the node: a pod's UDP meets
 //! `from_pod`, where every datagram may choose again. Whatever is left alone here is complete
 //! without it: the packet path serves every protocol.
+//!
+//! What is to be dropped in silence is left alone, too: a socket hook can only fail a call, and
+//! the caller is to wait in vain. The packet path drops it for pods. No hook sees the node's own
+//! packets yet: they leave with the service address, which nobody answers.
 
 use crate::{
     addr::{Addr, Port, Protocol},
     conntrack,
     service::{self, Lookup, Standing},
     tables::{Backend, FlowRole, FlowState, FrontendKey, Nanos, SocketFlow, SocketKey, Tables},
+    verdict::RejectReason,
 };
 
 /// Who calls.
@@ -38,8 +43,8 @@ pub enum Decision {
     Pass,
     /// Goes on with this peer.
     Translate(Peer),
-    /// The service has no backend: `ECONNREFUSED`.
-    Refuse,
+    /// Nobody answers: `ECONNREFUSED`.
+    Refuse(RejectReason),
 }
 
 /// `connect(2)`, TCP and UDP.
@@ -49,8 +54,9 @@ pub fn connect<T: Tables>(tables: &T, caller: Caller, protocol: Protocol, peer: 
         return Decision::Pass;
     }
     match service::select(tables, &FrontendKey::new(peer.addr, peer.port, protocol)) {
-        Lookup::NotAService => Decision::Pass,
-        Lookup::NoBackend => Decision::Refuse,
+        Lookup::NotAService | Lookup::NoLocalEndpoint => Decision::Pass,
+        Lookup::NoSuchPort => Decision::Refuse(RejectReason::NoSuchPort),
+        Lookup::NoBackend => Decision::Refuse(RejectReason::NoBackend),
         Lookup::Chosen(choice) => {
             let backend = Peer {
                 addr: choice.backend.addr,
@@ -87,8 +93,9 @@ pub fn sendmsg<T: Tables>(tables: &T, caller: Caller, peer: Peer) -> Decision {
         tables,
         &FrontendKey::new(peer.addr, peer.port, Protocol::UDP),
     ) {
-        Lookup::NotAService => Decision::Pass,
-        Lookup::NoBackend => Decision::Refuse,
+        Lookup::NotAService | Lookup::NoLocalEndpoint => Decision::Pass,
+        Lookup::NoSuchPort => Decision::Refuse(RejectReason::NoSuchPort),
+        Lookup::NoBackend => Decision::Refuse(RejectReason::NoBackend),
         Lookup::Chosen(choice) => {
             let backend = Peer {
                 addr: choice.backend.addr,

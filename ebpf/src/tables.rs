@@ -16,7 +16,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::addr::{Addr, Port, Protocol};
 
 /// Names the directory of pins. Any change of a key, value, map type or meaning raises it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`), as `bpf_ktime_get_ns` counts them.
 pub type Nanos = u64;
@@ -58,21 +58,36 @@ pub mod capacity {
 }
 
 /// What a packet is addressed to: an address, port and protocol at which a service port is
-/// reached.
+/// reached; or an address alone ([`FrontendKey::address_only`]).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct FrontendKey {
     /// The cluster IP.
     pub addr: Addr,
-    /// The service port's number.
+    /// The service port's number; zero with an address alone.
     pub port: Port,
-    /// TCP, UDP or SCTP.
+    /// TCP, UDP or SCTP; zero with an address alone.
     pub protocol: Protocol,
     /// Zero.
     pub reserved: u8,
 }
 
 impl FrontendKey {
+    /// "Some service has this cluster IP": where the exact key is missing and this one is
+    /// present, nobody answers at that port, and the packet is refused.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address_only(addr: Addr) -> Self {
+        Self::new(addr, Port(0), Protocol(0))
+    }
+
+    /// Is this an address alone?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_address_only(&self) -> bool {
+        self.port.0 == 0 && self.protocol.0 == 0
+    }
+
     /// A key with its reserved byte zero.
     #[inline(always)]
     #[must_use]
@@ -92,23 +107,60 @@ impl FrontendKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Frontend {
-    /// Index into `SERVICES`, first part of a [`BackendKey`]. Never zero.
+    /// Index into `SERVICES`, first part of a [`BackendKey`]. Zero with an address alone, and
+    /// only there.
     pub service: u32,
 }
 
-/// A service port of one address family: how many backends, and which edition of them.
+impl Frontend {
+    /// What stands at a [`FrontendKey::address_only`].
+    pub const ADDRESS_ONLY: Self = Self { service: 0 };
+}
+
+/// A service port of one address family: how many backends, which edition of them, and what
+/// becomes of packets when there is none.
 ///
 /// Written by the agent, read by every program. Numbers are given again only with a higher
 /// revision, so a flow cannot mistake another service's backends for its own.
+///
+/// The first two fields are read in one load, as they are written: an old count with the new
+/// revision would choose a backend that has gone and call it current for ever. They stay the
+/// first eight bytes. The others may be a write older or newer than these.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Service {
-    /// Backends in slots `0..backend_count`. Zero: connections are refused.
+    /// Backends in slots `0..backend_count`. Zero: connections are refused, or dropped where
+    /// `flags` say so.
     pub backend_count: u32,
     /// Raised *after* each change of the set of backends. A connectionless flow that carries
     /// another one asks `SERVING` whether its backend still is one. While backends are leaving
     /// `SERVING` the top bit is set: a change that the agent has begun and not finished.
     pub revision: u32,
+    /// How the service port differs from the usual.
+    pub flags: ServiceFlags,
+    /// Seconds for which a silent client keeps its backend; zero without session affinity.
+    pub affinity_timeout: u32,
+}
+
+/// Bits of [`Service::flags`]; those without a name are zero.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+pub struct ServiceFlags(pub u32);
+
+impl ServiceFlags {
+    /// Nothing unusual.
+    pub const NONE: Self = Self(0);
+    /// There are endpoints, on other nodes, and the traffic policy Local forbids them: what finds
+    /// no backend is dropped in silence, since a load balancer in front of the node must not
+    /// take an answer for the service's.
+    pub const DROPS_WITHOUT_BACKEND: Self = Self(1 << 0);
+
+    /// Are all bits of `other` set here?
+    #[inline(always)]
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
 }
 
 /// Which backend of which service port.

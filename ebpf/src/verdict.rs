@@ -6,6 +6,8 @@
 pub enum RejectReason {
     /// The service port has no backend.
     NoBackend,
+    /// A service has the address, and none has the port.
+    NoSuchPort,
 }
 
 impl RejectReason {
@@ -14,6 +16,7 @@ impl RejectReason {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::NoBackend => "the service has no endpoint to send this to",
+            Self::NoSuchPort => "a service has this cluster IP, but none has this port of it",
         }
     }
 }
@@ -31,6 +34,8 @@ pub enum DropReason {
     Unanswerable,
     /// An SCTP packet whose backend serves at another port than its service.
     SctpPort,
+    /// The service's endpoints are on other nodes, and its traffic policy is Local.
+    NoLocalEndpoint,
 }
 
 impl DropReason {
@@ -44,6 +49,9 @@ impl DropReason {
             Self::Unanswerable => "the packet was refused, and must not be answered",
             Self::SctpPort => {
                 "the SCTP service's endpoint has another port than the service, which is not supported"
+            }
+            Self::NoLocalEndpoint => {
+                "endpoints exist, but the traffic policy is Local and none is on this node"
             }
         }
     }
@@ -64,7 +72,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Pass,
         Self::Translate,
         Self::Reject(RejectReason::NoBackend),
@@ -73,6 +81,8 @@ impl Verdict {
         Self::Drop(DropReason::NotRewritten),
         Self::Drop(DropReason::Unanswerable),
         Self::Drop(DropReason::SctpPort),
+        Self::Reject(RejectReason::NoSuchPort),
+        Self::Drop(DropReason::NoLocalEndpoint),
     ];
 
     /// The verdict's number, which never changes its meaning within a layout version.
@@ -88,6 +98,8 @@ impl Verdict {
             Self::Drop(DropReason::NotRewritten) => 5,
             Self::Drop(DropReason::Unanswerable) => 6,
             Self::Drop(DropReason::SctpPort) => 7,
+            Self::Reject(RejectReason::NoSuchPort) => 8,
+            Self::Drop(DropReason::NoLocalEndpoint) => 9,
         }
     }
 }

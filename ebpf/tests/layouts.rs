@@ -4,11 +4,11 @@ use std::mem::{align_of, offset_of, size_of};
 
 use weir_ebpf::tables::{
     Backend, BackendKey, Flow, FlowRole, FlowState, Frontend, FrontendKey, LAYOUT_VERSION, Node,
-    Service, ServiceName, Serving, ServingKey, SocketFlow, SocketKey, Tuple, name,
+    Service, ServiceFlags, ServiceName, Serving, ServingKey, SocketFlow, SocketKey, Tuple, name,
 };
 
 /// The version whose layouts stand below.
-const PINNED: u32 = 1;
+const PINNED: u32 = 2;
 
 /// Panics unless the type has this size and alignment and these fields, at these offsets and of
 /// these sizes, one directly behind the other.
@@ -42,7 +42,10 @@ fn length_of<T, F>(_field: impl Fn(&T) -> F) -> usize {
 fn the_agents_tables_have_the_layouts_of_their_version() {
     assert_layout!(FrontendKey: 20, align 4 { addr: 0 + 16, port: 16 + 2, protocol: 18 + 1, reserved: 19 + 1 });
     assert_layout!(Frontend: 4, align 4 { service: 0 + 4 });
-    assert_layout!(Service: 8, align 4 { backend_count: 0 + 4, revision: 4 + 4 });
+    // The first two are read by one load of eight bytes.
+    assert_layout!(Service: 16, align 4 {
+        backend_count: 0 + 4, revision: 4 + 4, flags: 8 + 4, affinity_timeout: 12 + 4,
+    });
     assert_layout!(BackendKey: 8, align 4 { service: 0 + 4, slot: 4 + 4 });
     assert_layout!(Backend: 20, align 4 { addr: 0 + 16, port: 16 + 2, reserved: 18 + 2 });
     assert_layout!(ServingKey: 24, align 4 { service: 0 + 4, backend: 4 + 20 });
@@ -86,6 +89,7 @@ fn the_numbers_in_tables_keep_their_meaning() {
         FlowRole::HAIRPIN_REPLY,
     ];
     assert_eq!(roles.map(|role| role.0), [0, 1, 2, 3]);
+    assert_eq!(ServiceFlags::DROPS_WITHOUT_BACKEND.0, 1);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use weir_ebpf::{
     conntrack::SECOND,
     socket::{self, Caller, Decision, Peer},
     tables::FlowRole,
+    verdict::RejectReason,
 };
 
 const NODE: Caller = Caller {
@@ -68,7 +69,10 @@ fn a_socket_that_sends_steadily_leaves_a_backend_that_has_gone() {
         Decision::Translate(peer("10.200.128.1", 5353))
     );
     world.set_backends(1, &[]);
-    assert_eq!(socket::sendmsg(&world, NODE, service), Decision::Refuse);
+    assert_eq!(
+        socket::sendmsg(&world, NODE, service),
+        Decision::Refuse(RejectReason::NoBackend)
+    );
 }
 
 #[test]

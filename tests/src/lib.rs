@@ -2,6 +2,7 @@
 //!
 //! - [`scenario`] reads scenario files and runs them in memory, in the loaded programs and in a
 //!   bed;
+//! - [`reference`] says a second time what becomes of a connection, for random worlds;
 //! - [`bed`] builds nodes, pods and outside hosts from network namespaces and runs the real
 //!   `weir` in them;
 //! - [`testpod`] is the process that lives in each of them and sends, serves and measures;
@@ -13,5 +14,6 @@
 pub mod bed;
 pub mod demo;
 pub mod kernel_test;
+pub mod reference;
 pub mod scenario;
 pub mod testpod;

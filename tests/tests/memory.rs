@@ -1,12 +1,15 @@
 //! Every scenario through the pure pipeline, and properties of random ones: no privileges, no
 //! kernel.
 
+mod clusters;
 mod random;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
 use weir_ebpf::verdict::{Hook, Verdict};
@@ -16,10 +19,16 @@ use weir_tests::scenario::{
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::from_args();
-    let mut trials = vec![property(
-        "every_reply_comes_from_the_address_the_client_used",
-        every_reply_comes_from_the_address_the_client_used,
-    )];
+    let mut trials = vec![
+        property(
+            "every_reply_comes_from_the_address_the_client_used",
+            every_reply_comes_from_the_address_the_client_used,
+        ),
+        property(
+            "the_chosen_endpoints_are_those_of_the_reference_model",
+            the_chosen_endpoints_are_those_of_the_reference_model,
+        ),
+    ];
     trials.extend(
         scenario::all()?
             .into_iter()
@@ -62,6 +71,36 @@ fn every_reply_comes_from_the_address_the_client_used() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// For any cluster, and any other that follows it, each address leads where the reference model
+/// says: to all of its endpoints and no others, or to the answer that it names.
+fn the_chosen_endpoints_are_those_of_the_reference_model() -> Result<()> {
+    let cases = (
+        prop::collection::vec(clusters::cluster(), 1..=2),
+        any::<u64>(),
+    );
+    let met = RefCell::new(BTreeSet::new());
+    random::check(worlds()?, &cases, |(history, seed)| {
+        met.borrow_mut().extend(clusters::compare(&history, seed)?);
+        Ok(())
+    })?;
+    let met = met.into_inner();
+    ensure!(
+        met == BTreeSet::from(clusters::KINDS),
+        "these clusters show too little: only {met:?}"
+    );
+    Ok(())
+}
+
+/// Cases of the comparison with the reference model.
+fn worlds() -> Result<u32> {
+    match std::env::var("WEIR_WORLDS") {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("WEIR_WORLDS is a number, not {text:?}")),
+        Err(_) => Ok(1_000),
+    }
 }
 
 /// The rest of the way of a packet that was translated on its way out of a pod: to the backend,

@@ -40,8 +40,13 @@ pub enum Level {
 /// A test program that needs root: its package and its name.
 type Suite = (&'static str, &'static str);
 
-/// What runs when no level is named, in this order.
-const ALL: [Level; 3] = [Level::Host, Level::Program, Level::Network];
+/// What runs when no level is named, in this order. The older kernels are x86-64 kernels, and run
+/// this machine's programs.
+const ALL: &[Level] = if cfg!(target_arch = "x86_64") {
+    &[Level::Host, Level::Program, Level::Network, Level::Kernels]
+} else {
+    &[Level::Host, Level::Program, Level::Network]
+};
 
 impl Level {
     fn suites(self) -> &'static [Suite] {
@@ -55,7 +60,7 @@ impl Level {
 
 /// Runs these levels, or all of them where none is named.
 pub fn run(workspace: &Workspace, levels: &[Level]) -> Result<()> {
-    let levels = if levels.is_empty() { &ALL } else { levels };
+    let levels = if levels.is_empty() { ALL } else { levels };
     for level in levels {
         println!("\ntest {}", name(*level));
         match level {

@@ -76,7 +76,12 @@ fn answer(cluster: &Cluster) -> Answer {
     let reports = cluster.reports();
     Answer {
         service_ports: desired.contents.service_names.len(),
-        frontends: desired.contents.frontends.len(),
+        frontends: desired
+            .contents
+            .frontends
+            .keys()
+            .filter(|key| !key.is_address_only())
+            .count(),
         backends: desired.contents.backends.len(),
         problems: reports
             .iter()

@@ -1,38 +1,135 @@
 //! Which endpoints of a service port are chosen on this node.
 //!
-//! The rules of kube-proxy (`pkg/proxy/topology.go`, `endpointslicecache.go`) for the traffic
-//! policy Cluster. Topology and the policy Local narrow the same candidates.
+//! The rules of kube-proxy (`pkg/proxy/topology.go`, `endpointslicecache.go`). All of them look
+//! at one service port in one family: hints of another port's endpoints decide nothing.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use crate::model::{Endpoint, EndpointGroup, Family, ServicePort};
+use crate::model::{Endpoint, EndpointGroup, Family, ServicePort, TrafficPolicy};
 
 /// Where an endpoint answers.
 pub(super) type Target = (IpAddr, NonZeroU16);
 
-/// The endpoints chosen for a service port, each once, in order.
-///
-/// Those that are ready; when none is, those that still serve while they terminate.
+/// The node that chooses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// Its name.
+    pub node: &'a str,
+    /// The zone that it is in.
+    pub zone: Option<&'a str>,
+}
+
+/// What a service port is led to on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Chosen {
+    /// To these endpoints, at least one, each once, in order.
+    Endpoints(Vec<Target>),
+    /// To nobody, because none is on this node, where the policy Local looks; others are.
+    OnlyElsewhere,
+    /// To nobody, because nobody serves it anywhere.
+    Nobody,
+}
+
+/// Chooses among the endpoints of a service port.
 pub(super) fn choose<'a>(
     groups: impl IntoIterator<Item = &'a EndpointGroup>,
     port: &ServicePort,
     family: Family,
-) -> Vec<Target> {
+    policy: TrafficPolicy,
+    place: Place<'_>,
+) -> Chosen {
     let candidates = candidates(groups, port, family);
-    let those = |wanted: fn(&Endpoint) -> bool| {
+    let those = |wanted: &dyn Fn(&Endpoint) -> bool| -> Vec<Target> {
         candidates
             .iter()
             .filter(|(_, endpoint)| wanted(endpoint))
             .map(|(target, _)| *target)
-            .collect::<Vec<_>>()
+            .collect()
     };
-    let ready = those(|endpoint| endpoint.is_ready);
-    if ready.is_empty() {
-        those(|endpoint| endpoint.is_serving && endpoint.is_terminating)
+    let chosen = match policy {
+        TrafficPolicy::Cluster => {
+            let preference = Preference::of(candidates.values().copied(), place);
+            // Endpoints that are about to go are the last resort: topology is no matter then.
+            or_else(
+                those(&|endpoint| endpoint.is_ready && preference.allows(endpoint, place)),
+                || those(&is_last_resort),
+            )
+        }
+        TrafficPolicy::Local => {
+            let is_local = |endpoint: &Endpoint| endpoint.node.as_deref() == Some(place.node);
+            or_else(
+                those(&|endpoint| endpoint.is_ready && is_local(endpoint)),
+                || those(&|endpoint| is_last_resort(endpoint) && is_local(endpoint)),
+            )
+        }
+    };
+    if !chosen.is_empty() {
+        Chosen::Endpoints(chosen)
+    } else if candidates
+        .values()
+        .any(|endpoint| endpoint.is_ready || is_last_resort(endpoint))
+    {
+        Chosen::OnlyElsewhere
     } else {
-        ready
+        Chosen::Nobody
+    }
+}
+
+/// Serves while it terminates: chosen only where none is ready.
+const fn is_last_resort(endpoint: &Endpoint) -> bool {
+    endpoint.is_serving && endpoint.is_terminating
+}
+
+fn or_else(chosen: Vec<Target>, other: impl FnOnce() -> Vec<Target>) -> Vec<Target> {
+    if chosen.is_empty() { other() } else { chosen }
+}
+
+/// Which of the ready endpoints are near enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preference {
+    /// Those with a hint for this node.
+    SameNode,
+    /// Those with a hint for this node's zone.
+    SameZone,
+    /// All.
+    Anywhere,
+}
+
+impl Preference {
+    /// Hints of a kind count only where every ready endpoint has one and they leave somebody to
+    /// go to from here: half a set of hints is one that is being changed.
+    fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint> + Clone, place: Place<'_>) -> Self {
+        let ready = endpoints.filter(|endpoint| endpoint.is_ready);
+        let all_name_nodes = ready
+            .clone()
+            .all(|endpoint| !endpoint.hints.nodes.is_empty());
+        let all_name_zones = ready
+            .clone()
+            .all(|endpoint| !endpoint.hints.zones.is_empty());
+        let anyone = |preference: Self| {
+            ready
+                .clone()
+                .any(|endpoint| preference.allows(endpoint, place))
+        };
+        if all_name_nodes && anyone(Self::SameNode) {
+            Self::SameNode
+        } else if all_name_zones && anyone(Self::SameZone) {
+            Self::SameZone
+        } else {
+            Self::Anywhere
+        }
+    }
+
+    fn allows(self, endpoint: &Endpoint, place: Place<'_>) -> bool {
+        match self {
+            Self::SameNode => endpoint.hints.nodes.iter().any(|node| node == place.node),
+            Self::SameZone => place
+                .zone
+                .is_some_and(|own| endpoint.hints.zones.iter().any(|zone| zone == own)),
+            Self::Anywhere => true,
+        }
     }
 }
 
@@ -44,7 +141,7 @@ fn candidates<'a>(
     groups: impl IntoIterator<Item = &'a EndpointGroup>,
     port: &ServicePort,
     family: Family,
-) -> BTreeMap<Target, Endpoint> {
+) -> BTreeMap<Target, &'a Endpoint> {
     let rank = |endpoint: &Endpoint| {
         (
             !endpoint.is_terminating,
@@ -52,7 +149,7 @@ fn candidates<'a>(
             endpoint.is_serving,
         )
     };
-    let mut candidates: BTreeMap<Target, Endpoint> = BTreeMap::new();
+    let mut candidates: BTreeMap<Target, &Endpoint> = BTreeMap::new();
     for group in groups {
         if group.family != family {
             continue;
@@ -67,10 +164,10 @@ fn candidates<'a>(
                     .entry((endpoint.addr, target.port))
                     .and_modify(|known| {
                         if rank(endpoint) > rank(known) {
-                            *known = *endpoint;
+                            *known = endpoint;
                         }
                     })
-                    .or_insert(*endpoint);
+                    .or_insert(endpoint);
             }
         }
     }

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_ebpf::tables::{Backend, BackendKey, Service, ServiceName, ServingKey};
+use weir_ebpf::tables::{Backend, BackendKey, Service, ServiceFlags, ServiceName, ServingKey};
 
 use crate::maps::{Contents, UNSETTLED};
 
@@ -34,6 +34,7 @@ pub struct Ids {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entry {
     revision: u32,
+    flags: ServiceFlags,
     slots: Vec<Backend>,
     /// The revision has to be raised even if the backends stay the same.
     must_raise: bool,
@@ -68,7 +69,7 @@ impl Ids {
         }
         for number in &ids.free {
             if let Some(entry) = ids.entries.get_mut(number) {
-                entry.fill(&BTreeSet::new(), 0);
+                entry.clear();
             }
         }
         ids
@@ -87,7 +88,7 @@ impl Ids {
             let keep = wanted.contains(name);
             if !keep {
                 if let Some(entry) = entries.get_mut(number) {
-                    entry.fill(&BTreeSet::new(), 0);
+                    entry.clear();
                 }
                 resting.insert(*number);
             }
@@ -128,6 +129,14 @@ impl Ids {
         self.entries
             .get_mut(&number)
             .map_or(0, |entry| entry.fill(backends, room))
+    }
+
+    /// How the service port of this number differs from the usual. No backend comes or goes with
+    /// it: the revision stays.
+    pub(super) fn set_flags(&mut self, number: u32, flags: ServiceFlags) {
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.flags = flags;
+        }
     }
 
     /// Writes every table that is kept by number.
@@ -176,6 +185,7 @@ impl Entry {
             && distinct == serving;
         Self {
             revision: service.revision & !UNSETTLED,
+            flags: service.flags,
             slots,
             must_raise: !is_settled,
         }
@@ -186,7 +196,15 @@ impl Entry {
             // A table holds no more than `u32::MAX` entries, which `room` has seen to.
             backend_count: u32::try_from(self.slots.len()).unwrap_or(u32::MAX),
             revision: self.revision,
+            flags: self.flags,
+            affinity_timeout: 0,
         }
+    }
+
+    /// Belongs to no service port any more.
+    fn clear(&mut self) {
+        self.flags = ServiceFlags::NONE;
+        self.fill(&BTreeSet::new(), 0);
     }
 
     /// Makes the slots hold these backends, at most `room` of them, with as few slots changed as

@@ -19,6 +19,8 @@ use weir_ebpf::tables::{Node, capacity};
 use crate::maps::Contents;
 use crate::model::Cluster;
 
+use choice::Place;
+
 pub use ids::Ids;
 pub use skipped::{Reason, Skipped, Table};
 
@@ -72,7 +74,11 @@ pub fn compile(
     ids: &mut Ids,
     capacities: &Capacities,
 ) -> Desired {
-    let mut desired = services::compile_services(cluster, ids, capacities);
+    let place = Place {
+        node: &node.name,
+        zone: cluster.node(&node.name).and_then(crate::model::Node::zone),
+    };
+    let mut desired = services::compile_services(cluster, place, ids, capacities);
     desired.contents.node = compile_node(cluster, node);
     desired
 }

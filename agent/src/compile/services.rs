@@ -2,27 +2,31 @@
 //!
 //! A service port has one number for each address family. Older services come first: they keep a
 //! disputed address, and they get room when there is not enough for all.
+//!
+//! A cluster IP at which some service port is reached is known as an address, too: what is sent
+//! to another port of it is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
-use weir_ebpf::tables::{Backend, Frontend, FrontendKey, ServiceName};
+use weir_ebpf::tables::{Backend, Frontend, FrontendKey, ServiceFlags, ServiceName};
 
 use crate::model::{
     Cluster, EndpointGroup, Family, Kind, ObjectRef, Protocol, Service, ServicePort, ServiceRef,
 };
 
-use super::choice::choose;
+use super::choice::{Chosen, Place, choose};
 use super::{Capacities, Desired, Ids, Reason, Skipped, Table};
 
 /// Fills every table but `NODE`.
 pub(super) fn compile_services(
     cluster: &Cluster,
+    place: Place<'_>,
     ids: &mut Ids,
     capacities: &Capacities,
 ) -> Desired {
     let mut desired = Desired::default();
-    let drafts = drafts(cluster, capacities, &mut desired.skipped);
+    let drafts = drafts(cluster, place, capacities, &mut desired.skipped);
 
     ids.release_all_but(drafts.iter().map(|draft| &draft.name).collect());
     let mut room = usize::try_from(capacities.backends).unwrap_or(usize::MAX);
@@ -34,6 +38,7 @@ pub(super) fn compile_services(
             }));
             continue;
         };
+        ids.set_flags(number, draft.flags);
         let placed = ids.place(number, &draft.backends, room);
         room -= placed;
         if placed < draft.backends.len() {
@@ -45,11 +50,10 @@ pub(super) fn compile_services(
                     capacity: capacities.backends,
                 }));
         }
+        let frontends = &mut desired.contents.frontends;
         for key in &draft.frontends {
-            desired
-                .contents
-                .frontends
-                .insert(*key, Frontend { service: number });
+            frontends.insert(*key, Frontend { service: number });
+            frontends.insert(FrontendKey::address_only(key.addr), Frontend::ADDRESS_ONLY);
         }
     }
     ids.write_to(&mut desired.contents);
@@ -64,6 +68,7 @@ struct Draft<'a> {
     name: ServiceName,
     frontends: Vec<FrontendKey>,
     backends: BTreeSet<Backend>,
+    flags: ServiceFlags,
 }
 
 impl Draft<'_> {
@@ -82,6 +87,7 @@ impl Draft<'_> {
 /// Every service port that can be reached, the oldest service first.
 fn drafts<'a>(
     cluster: &'a Cluster,
+    place: Place<'_>,
     capacities: &Capacities,
     skipped: &mut Vec<Skipped>,
 ) -> Vec<Draft<'a>> {
@@ -92,6 +98,7 @@ fn drafts<'a>(
 
     let mut room = usize::try_from(capacities.frontends).unwrap_or(usize::MAX);
     let mut owners: BTreeMap<FrontendKey, &Service> = BTreeMap::new();
+    let mut addrs: BTreeSet<Addr> = BTreeSet::new();
     let mut drafts = Vec::new();
     for service in services {
         let groups = groups.get(&service.id).map_or(&[][..], Vec::as_slice);
@@ -104,21 +111,27 @@ fn drafts<'a>(
                     name: service_name(&service.id, port, family),
                     frontends: Vec::new(),
                     backends: BTreeSet::new(),
+                    flags: ServiceFlags::NONE,
                 };
                 claim_frontends(&mut draft, &owners, skipped);
                 if draft.frontends.is_empty() {
                     continue;
                 }
-                if draft.frontends.len() > room {
+                let new_addrs = draft.frontends.iter().map(|key| key.addr);
+                let new_addrs = new_addrs.filter(|addr| !addrs.contains(addr));
+                let new_addrs: BTreeSet<Addr> = new_addrs.collect();
+                let needed = draft.frontends.len() + new_addrs.len();
+                if needed > room {
                     skipped.push(draft.skipped(Reason::NoRoom {
                         table: Table::Frontends,
                         capacity: capacities.frontends,
                     }));
                     continue;
                 }
-                room -= draft.frontends.len();
+                room -= needed;
+                addrs.extend(new_addrs);
                 owners.extend(draft.frontends.iter().map(|key| (*key, service)));
-                choose_backends(&mut draft, groups, skipped);
+                choose_backends(&mut draft, groups, place, skipped);
                 drafts.push(draft);
             }
         }
@@ -153,8 +166,29 @@ fn claim_frontends(
     }
 }
 
-fn choose_backends(draft: &mut Draft<'_>, groups: &[&EndpointGroup], skipped: &mut Vec<Skipped>) {
-    for (addr, port) in choose(groups.iter().copied(), draft.port, draft.family) {
+/// Whoever uses a cluster IP is in the cluster: its internal traffic policy counts.
+fn choose_backends(
+    draft: &mut Draft<'_>,
+    groups: &[&EndpointGroup],
+    place: Place<'_>,
+    skipped: &mut Vec<Skipped>,
+) {
+    let chosen = choose(
+        groups.iter().copied(),
+        draft.port,
+        draft.family,
+        draft.service.internal_traffic_policy,
+        place,
+    );
+    let targets = match chosen {
+        Chosen::Endpoints(targets) => targets,
+        Chosen::OnlyElsewhere => {
+            draft.flags = ServiceFlags::DROPS_WITHOUT_BACKEND;
+            return;
+        }
+        Chosen::Nobody => return,
+    };
+    for (addr, port) in targets {
         if draft.port.protocol == Protocol::Sctp && port != draft.port.port {
             skipped.push(draft.skipped(Reason::SctpPort { addr, port }));
         } else {

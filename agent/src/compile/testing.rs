@@ -12,7 +12,7 @@ use weir_ebpf::tables::{Backend, ServiceName};
 use super::{Capacities, Desired, Ids, NodeContext, compile};
 use crate::maps::Contents;
 use crate::model::{
-    Affinity, Cluster, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Family, Object,
+    Affinity, Cluster, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Family, Hints, Object,
     Protocol, Service, ServicePort, ServiceRef, TrafficPolicy,
 };
 
@@ -51,6 +51,22 @@ pub(crate) fn service(name: &str, addrs: &[&str], ports: &[(&str, u16, Protocol)
     }
 }
 
+/// An endpoint about which nothing else is known.
+pub(crate) const fn endpoint(addr: IpAddr) -> Endpoint {
+    Endpoint {
+        addr,
+        node: None,
+        zone: None,
+        hints: Hints {
+            nodes: Vec::new(),
+            zones: Vec::new(),
+        },
+        is_ready: false,
+        is_serving: false,
+        is_terminating: false,
+    }
+}
+
 pub(crate) fn service_ref(name: &str) -> ServiceRef {
     ServiceRef {
         namespace: "default".to_owned(),
@@ -75,6 +91,8 @@ pub(crate) fn backends_by_name(contents: &Contents) -> BTreeMap<ServiceName, Vec
         .collect()
 }
 
+/// The nodes of the first endpoints; the others are on none.
+const NODES: [&str; 3] = ["worker-0", "worker-1", "worker-0"];
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 /// Any cluster of a few services and slices.
@@ -91,8 +109,9 @@ fn services() -> impl Strategy<Value = Object> {
         0_u8..4,
         proptest::option::of(0_u16..3),
         ports,
+        any::<bool>(),
     )
-        .prop_map(|(name, created, v4, v6, ports)| {
+        .prop_map(|(name, created, v4, v6, ports, is_local)| {
             let mut addrs = vec![Ipv4Addr::new(10, 32, 0, v4).to_string()];
             addrs.extend(
                 v6.map(|v6| Ipv6Addr::new(0xfd00, 0x10, 0x32, 0, 0, 0, 0, v6 + 1).to_string()),
@@ -107,6 +126,11 @@ fn services() -> impl Strategy<Value = Object> {
             ports.dedup_by_key(|(_, port, protocol)| (*port, *protocol));
             Object::Service(Service {
                 created: created.map(|second| Timestamp::from_second(second).unwrap()),
+                internal_traffic_policy: if is_local {
+                    TrafficPolicy::Local
+                } else {
+                    TrafficPolicy::Cluster
+                },
                 ..service(&format!("web-{name}"), &addrs, &ports)
             })
         })
@@ -133,10 +157,11 @@ fn slices() -> impl Strategy<Value = Object> {
             let endpoints = endpoints
                 .into_iter()
                 .map(|(host, [ready, serving, terminating])| Endpoint {
-                    addr: addr(host),
                     is_ready: ready,
                     is_serving: serving,
                     is_terminating: terminating,
+                    node: NODES.get(usize::from(host)).map(|name| (*name).to_owned()),
+                    ..endpoint(addr(host))
                 });
             Object::EndpointSlice(EndpointSlice {
                 name: format!("web-{service}-{slice}-{family}").to_lowercase(),

@@ -3,15 +3,15 @@ use std::num::NonZeroU16;
 
 use proptest::prelude::*;
 use weir_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
-use weir_ebpf::tables::{BackendKey, FrontendKey, ServingKey};
+use weir_ebpf::tables::{BackendKey, Frontend, FrontendKey, ServiceFlags, ServingKey};
 
 mod ids;
 
-use super::testing::{clusters, compile_all, context, service, service_ref};
+use super::testing::{clusters, compile_all, context, endpoint, service, service_ref};
 use super::*;
 use crate::model::{
     Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Family, Node, Object,
-    Protocol, Service,
+    Protocol, Service, TrafficPolicy,
 };
 
 const VIP: &str = "10.32.0.140";
@@ -26,10 +26,10 @@ fn group(port: (&str, u16), endpoints: &[(&str, Conditions)]) -> EndpointGroup {
     let endpoints: Vec<Endpoint> = endpoints
         .iter()
         .map(|&(addr, (is_ready, is_serving, is_terminating))| Endpoint {
-            addr: addr.parse().unwrap(),
             is_ready,
             is_serving,
             is_terminating,
+            ..endpoint(addr.parse().unwrap())
         })
         .collect();
     EndpointGroup {
@@ -186,7 +186,46 @@ fn endpoints_are_found_by_port_name_protocol_and_family() {
     };
     let admin = desired.contents.frontends[&udp].service;
     assert_eq!(desired.contents.services[&admin].backend_count, 0);
-    assert_eq!(desired.contents.frontends.len(), 4);
+    // Two ports at each address, and the address.
+    assert_eq!(desired.contents.frontends.len(), 6);
+}
+
+fn on(node: &str, object: Object) -> Object {
+    let Object::EndpointSlice(mut slice) = object else {
+        panic!("{object:?}")
+    };
+    for endpoint in &mut slice.group.endpoints {
+        endpoint.node = Some(node.to_owned());
+    }
+    Object::EndpointSlice(slice)
+}
+
+#[test]
+fn a_flag_says_that_endpoints_are_elsewhere_and_raises_no_revision() {
+    let mut ids = Ids::default();
+    let mut entry = |objects: Vec<Object>| {
+        let local = Object::Service(Service {
+            internal_traffic_policy: TrafficPolicy::Local,
+            ..service("web", &[VIP], &[("", 80, Protocol::Tcp)])
+        });
+        let cluster = Cluster::from_objects(objects.into_iter().chain([local]));
+        let desired = compile_all(&cluster, &mut ids);
+        desired.contents.services[&desired.contents.frontends[&key(VIP, 80)].service]
+    };
+    let slice_with = |conditions| slice("web-1", ("", 8080), &[("10.200.0.2", conditions)]);
+    let nobody = entry(vec![]);
+    assert_eq!(
+        (nobody.backend_count, nobody.flags),
+        (0, ServiceFlags::NONE)
+    );
+    let elsewhere = entry(vec![on("worker-1", slice_with(TERMINATING))]);
+    assert_eq!(elsewhere.flags, ServiceFlags::DROPS_WITHOUT_BACKEND);
+    assert_eq!(elsewhere.revision, nobody.revision);
+    // Nobody would serve there either.
+    let not_ready = entry(vec![on("worker-1", slice_with(NOT_READY))]);
+    assert_eq!(not_ready, nobody);
+    let here = entry(vec![on("worker-0", slice_with(READY))]);
+    assert_eq!((here.backend_count, here.flags), (1, ServiceFlags::NONE));
 }
 
 #[test]
@@ -279,14 +318,15 @@ fn what_does_not_fit_is_left_out_by_name() {
     let compiled_with =
         |capacities: Capacities| compile(&cluster, &context(), &mut Ids::default(), &capacities);
 
+    // Each takes two: its port, and its address.
     let desired = compiled_with(Capacities {
-        frontends: 1,
+        frontends: 3,
         ..ample
     });
     assert_eq!(
         reasons(&desired),
         [
-            "Service default/web port 80/TCP IPv4: left out, because the table FRONTENDS is full (1 entries); a larger --max-frontends makes room"
+            "Service default/web port 80/TCP IPv4: left out, because the table FRONTENDS is full (3 entries); a larger --max-frontends makes room"
         ]
     );
     assert_eq!(reachable(&desired, VIP, 80), None);
@@ -363,7 +403,12 @@ proptest! {
             prop_assert!(contents.backends.len() <= backends as usize);
             prop_assert_eq!(contents.serving.len(), contents.backends.len());
             prop_assert!(contents.services.keys().all(|number| *number < services));
-            for frontend in contents.frontends.values() {
+            for (key, frontend) in &contents.frontends {
+                let address = contents.frontends.get(&FrontendKey::address_only(key.addr));
+                prop_assert_eq!(address, Some(&Frontend::ADDRESS_ONLY));
+                if key.is_address_only() {
+                    continue;
+                }
                 prop_assert!(contents.service_names.contains_key(&frontend.service));
                 let count = contents.services[&frontend.service].backend_count;
                 let slots: Vec<u32> =

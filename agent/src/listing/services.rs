@@ -85,7 +85,11 @@ type Identity = (String, String, u16, Protocol, String);
 #[must_use]
 pub fn service_ports(contents: &Contents) -> Vec<ServicePort> {
     let mut frontends: BTreeMap<u32, Vec<&FrontendKey>> = BTreeMap::new();
+    // Entries for an address alone say that its other ports are refused; they are nobody's.
     for (key, frontend) in &contents.frontends {
+        if key.is_address_only() {
+            continue;
+        }
         frontends.entry(frontend.service).or_default().push(key);
     }
     let mut parts: BTreeMap<Identity, Vec<FamilyPart>> = BTreeMap::new();

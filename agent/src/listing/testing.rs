@@ -58,6 +58,7 @@ impl World {
             Service {
                 backend_count: u32::try_from(backends.len()).unwrap(),
                 revision: 1,
+                ..Service::default()
             },
         );
         for (slot, backend) in (0..).zip(backends) {

@@ -10,6 +10,8 @@
 //!   service port has meanwhile been given, and to no other service port's;
 //! - a flow that asked `SERVING` under the revision a service port ends with has had the final
 //!   answer: the final revision is written after the last removal from `SERVING`;
+//! - where an address alone is known, so is every port of it that is known before and after:
+//!   what is refused as unknown really is;
 //! - slot 0 is the last to go: whoever read a count before it was lowered finds a backend there;
 //! - a change that was begun and not finished can be seen in the tables, by the bit
 //!   [`UNSETTLED`] or because `SERVING` lists other backends than the slots hold, so that the
@@ -31,7 +33,12 @@ use super::{Contents, Plan, UNSETTLED, Write};
 #[must_use]
 pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     let changes = changes(desired, actual);
-    let handed_over = re_pointed(desired, actual, &changes, Change::is_handed_over);
+    let mut handed_over = re_pointed(desired, actual, &changes, Change::is_handed_over);
+    // While such a frontend is missing, packets to it are to be left alone, not refused.
+    let addresses = handed_over
+        .iter()
+        .map(|key| FrontendKey::address_only(key.addr));
+    handed_over.extend(addresses.collect::<Vec<_>>());
     let moved = re_pointed(desired, actual, &changes, Change::is_retired);
     let still_used: BTreeSet<u32> = moved
         .iter()
@@ -79,13 +86,14 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
         settle(&mut plan, &[change]);
     }
     settle(&mut plan, &new);
+    let put = desired.frontends.iter().filter(|(key, frontend)| {
+        handed_over.contains(*key) || actual.frontends.get(*key) != Some(*frontend)
+    });
+    let (addresses, ports): (Vec<_>, Vec<_>) = put.partition(|(key, _)| key.is_address_only());
     plan.extend(
-        desired
-            .frontends
-            .iter()
-            .filter(|(key, frontend)| {
-                handed_over.contains(*key) || actual.frontends.get(*key) != Some(*frontend)
-            })
+        ports
+            .into_iter()
+            .chain(addresses)
             .map(|(key, frontend)| Write::PutFrontend(*key, *frontend)),
     );
     settle(&mut plan, &retired_last);

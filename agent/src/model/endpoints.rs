@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 
-use super::metadata::Metadata;
+use super::metadata::{Metadata, validate_subdomain};
 use super::{Family, Invalid, Kind, NotOurs, Object, Protocol, ServiceRef};
 use super::{address, port};
 
@@ -60,16 +60,32 @@ pub struct EndpointPort {
 }
 
 /// Something that answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its address.
     pub addr: IpAddr,
+    /// The node that it is on, where it is on one.
+    pub node: Option<String>,
+    /// The zone that it is in, where that is known.
+    pub zone: Option<String>,
+    /// Who should prefer it.
+    pub hints: Hints,
     /// Should it get new connections?
     pub is_ready: bool,
     /// Would it answer, be it terminating?
     pub is_serving: bool,
     /// Is it about to go?
     pub is_terminating: bool,
+}
+
+/// Where the clients are that should prefer an endpoint. No hint of a kind is not the same as
+/// hints that name nobody here: see the choice of endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `hints.forNodes[].name`
+    pub nodes: Vec<String>,
+    /// `hints.forZones[].name`
+    pub zones: Vec<String>,
 }
 
 impl TryFrom<discovery::EndpointSlice> for Object {
@@ -136,9 +152,51 @@ fn read_slice_endpoint(
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     Ok(Endpoint {
         addr,
+        node: read_node_name(endpoint.node_name.as_deref())?,
+        zone: endpoint.zone.clone().filter(|zone| !zone.is_empty()),
+        hints: read_hints(endpoint.hints.as_ref())?,
         is_ready: conditions.ready.unwrap_or(true),
         is_serving: conditions.serving.unwrap_or(true),
         is_terminating: conditions.terminating.unwrap_or(false),
+    })
+}
+
+fn read_node_name(name: Option<&str>) -> Result<Option<String>, Invalid> {
+    name.map(|name| {
+        validate_subdomain(name).map_err(|message| Invalid::new("nodeName", message))?;
+        Ok(name.to_owned())
+    })
+    .transpose()
+}
+
+/// A hint without a name is refused: read as "none", it would send the service's traffic past
+/// the topology that the other hints describe.
+fn read_hints(hints: Option<&discovery::EndpointHints>) -> Result<Hints, Invalid> {
+    let named = |name: &String| match name.as_str() {
+        "" => Err(Invalid::new("name", "is empty")),
+        _ => Ok(name.clone()),
+    };
+    let Some(discovery::EndpointHints {
+        for_nodes,
+        for_zones,
+    }) = hints
+    else {
+        return Ok(Hints::default());
+    };
+    let nodes = items(
+        "forNodes",
+        for_nodes.as_deref().unwrap_or_default(),
+        |hint| named(&hint.name),
+    );
+    let zones = items(
+        "forZones",
+        for_zones.as_deref().unwrap_or_default(),
+        |hint| named(&hint.name),
+    );
+    let within = |invalid: Invalid| invalid.within("hints");
+    Ok(Hints {
+        nodes: nodes.map_err(within)?,
+        zones: zones.map_err(within)?,
     })
 }
 
@@ -176,14 +234,19 @@ fn read_subset(subset: &core::EndpointSubset) -> Result<Vec<EndpointGroup>, Inva
         ("notReadyAddresses", &subset.not_ready_addresses, false),
     ] {
         let addresses = addresses.as_deref().unwrap_or_default();
-        for addr in items(field, addresses, |address| {
-            address::parse_unicast(&address.ip).map_err(|message| Invalid::new("ip", message))
+        for (addr, node) in items(field, addresses, |address| {
+            let addr = address::parse_unicast(&address.ip)
+                .map_err(|message| Invalid::new("ip", message))?;
+            Ok((addr, read_node_name(address.node_name.as_deref())?))
         })? {
             families
                 .entry(Family::of(&addr))
                 .or_default()
                 .push(Endpoint {
                     addr,
+                    node,
+                    zone: None,
+                    hints: Hints::default(),
                     is_ready,
                     is_serving: is_ready,
                     is_terminating: false,
@@ -278,6 +341,32 @@ mod tests {
     }
 
     #[test]
+    fn where_an_endpoint_is_and_who_should_prefer_it_is_kept() {
+        let object = slice(json!({
+            "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": ["10.200.0.2"], "nodeName": "worker-0", "zone": "a",
+                 "hints": {"forNodes": [{"name": "worker-0"}],
+                           "forZones": [{"name": "a"}, {"name": "b"}]}},
+                {"addresses": ["10.200.0.3"], "zone": "", "hints": {}},
+            ],
+        }))
+        .unwrap();
+        let Object::EndpointSlice(slice) = object else {
+            panic!("{object:?}")
+        };
+        let [first, second] = &slice.group.endpoints[..] else {
+            panic!("{slice:?}")
+        };
+        assert_eq!(first.node.as_deref(), Some("worker-0"));
+        assert_eq!(first.zone.as_deref(), Some("a"));
+        assert_eq!(first.hints.nodes, ["worker-0"]);
+        assert_eq!(first.hints.zones, ["a", "b"]);
+        assert_eq!((&second.node, &second.zone), (&None, &None));
+        assert_eq!(second.hints, Hints::default());
+    }
+
+    #[test]
     fn slices_without_effect_are_no_error() {
         let metadata = |labels: Value| json!({"name": "web-1", "labels": labels});
         for (value, expected) in [
@@ -319,6 +408,18 @@ mod tests {
                 "ports[0].port: -1 is not a port (1-65535)",
             ),
             (
+                json!({"addressType": "IPv4", "endpoints": [
+                    {"addresses": ["10.200.0.2"], "nodeName": "Worker"}]}),
+                "endpoints[0].nodeName: \"Worker\" is not a name of lower-case letters, digits, \
+                 and inner '.' and '-'",
+            ),
+            (
+                json!({"addressType": "IPv4", "endpoints": [
+                    {"addresses": ["10.200.0.2"],
+                     "hints": {"forZones": [{"name": "a"}, {"name": ""}]}}]}),
+                "endpoints[0].hints.forZones[1].name: is empty",
+            ),
+            (
                 json!({"addressType": "IPX", "endpoints": []}),
                 "addressType: \"IPX\" is neither IPv4 nor IPv6",
             ),
@@ -343,7 +444,7 @@ mod tests {
     #[test]
     fn a_subset_becomes_a_group_for_each_family() {
         let object = endpoints(json!([{
-            "addresses": [{"ip": "10.200.0.2"}, {"ip": "fd00:10:200::2"}],
+            "addresses": [{"ip": "10.200.0.2", "nodeName": "worker-0"}, {"ip": "fd00:10:200::2"}],
             "notReadyAddresses": [{"ip": "10.200.0.3"}],
             "ports": [{"name": "http", "port": 8080}],
         }]))
@@ -361,6 +462,8 @@ mod tests {
             })
             .collect::<Vec<_>>();
         assert_eq!(summary, [(Family::V4, 2, 1), (Family::V6, 1, 1)]);
+        let first = &endpoints.groups[0].endpoints[0];
+        assert_eq!(first.node.as_deref(), Some("worker-0"));
     }
 
     #[test]

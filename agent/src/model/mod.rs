@@ -21,7 +21,7 @@ mod service;
 
 pub use address::Family;
 pub use cluster::{Changed, Cluster};
-pub use endpoints::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints};
+pub use endpoints::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Hints};
 pub use event::{Change, Event, Problem, Report, SourceId};
 pub use field::{FieldPath, Invalid, Step};
 pub use metadata::{DEFAULT_NAMESPACE, validate_label, validate_subdomain};

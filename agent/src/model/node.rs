@@ -9,6 +9,9 @@ use super::address;
 use super::metadata::Metadata;
 use super::{Invalid, Kind, Object};
 
+/// Names the zone that a node is in.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -21,6 +24,13 @@ pub struct Node {
 }
 
 impl Node {
+    /// The zone that it is in, where its labels say so.
+    #[must_use]
+    pub fn zone(&self) -> Option<&str> {
+        let zone = self.labels.get(ZONE_LABEL)?;
+        Some(zone.as_str()).filter(|zone| !zone.is_empty())
+    }
+
     /// Its first IPv4 address.
     #[must_use]
     pub fn addr_v4(&self) -> Option<Ipv4Addr> {
@@ -98,6 +108,20 @@ mod tests {
         assert_eq!(node.addr_v4(), Some(Ipv4Addr::new(10, 240, 0, 11)));
         assert_eq!(node.addr_v6(), Some("fd00:10:240::11".parse().unwrap()));
         assert_eq!(node.labels["a"], "b");
+    }
+
+    #[test]
+    fn the_zone_is_a_label() {
+        let mut node = Node {
+            name: "worker-0".to_owned(),
+            addrs: Vec::new(),
+            labels: BTreeMap::new(),
+        };
+        assert_eq!(node.zone(), None);
+        for (value, zone) in [("a", Some("a")), ("", None)] {
+            node.labels.insert(ZONE_LABEL.to_owned(), value.to_owned());
+            assert_eq!(node.zone(), zone);
+        }
     }
 
     #[test]

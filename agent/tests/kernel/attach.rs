@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use weir_agent::attach::{
-    AgentLock, Attachment, Dataplane, Features, TcChoice, TcHook, TcMode, cleanup, netns_cookie,
-    netns_cookie_by_program,
+    AgentLock, Attachment, Dataplane, Features, LOG_DEBUG, TcChoice, TcHook, TcMode, cleanup,
+    netns_cookie, netns_cookie_by_program,
 };
 
 use crate::bed::{self, Bed, remove_interface, veths};
@@ -32,6 +32,27 @@ fn tcx_programs(interface: &str) -> usize {
         })
         .iter()
         .sum()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn every_program_loads_with_a_record_of_each_packet() {
+    bed::run(|bed| {
+        let dataplane = bed
+            .try_load(|options| options.log_level = LOG_DEBUG)
+            .unwrap();
+        let silent = bed.load();
+        let instructions = |dataplane: &Dataplane| -> u32 {
+            let programs = dataplane.programs().iter();
+            programs
+                .filter_map(|program| program.verified_instructions)
+                .sum()
+        };
+        assert!(
+            instructions(&dataplane) > 2 * instructions(&silent),
+            "the records are there in both, or in neither"
+        );
+    });
 }
 
 #[test]

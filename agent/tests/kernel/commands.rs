@@ -56,6 +56,7 @@ fn service() -> Plan {
             Service {
                 backend_count: 1,
                 revision: 3,
+                ..Service::default()
             },
         ),
         Write::PutFrontend(

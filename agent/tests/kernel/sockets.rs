@@ -32,6 +32,7 @@ fn serve(dataplane: &Dataplane, service: u32, frontend: &str, protocol: Protocol
                 Service {
                     backend_count: 1,
                     revision: 1,
+                    ..Service::default()
                 },
             ),
             Write::PutFrontend(key, Frontend { service }),

@@ -57,6 +57,7 @@ fn contents(services: u32) -> Contents {
             Service {
                 backend_count: 2,
                 revision: service,
+                ..Service::default()
             },
         );
         contents
@@ -207,6 +208,7 @@ fn a_number_beyond_the_services_end_is_refused() {
         let service = Service {
             backend_count: 0,
             revision: 1,
+            ..Service::default()
         };
         let plan = Plan(vec![
             Write::PutService(7, service),

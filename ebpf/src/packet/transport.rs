@@ -39,7 +39,7 @@ impl Transport {
     }
 }
 
-/// A [`Transport`] as [`Headers`] hold it: two bytes, both always written.
+/// A [`Transport`] as [`Headers`](super::Headers) hold it: two bytes, both always written.
 ///
 /// Of the enum the compiler leaves the second byte as it is for the variants that have none, and
 /// may read it back all the same. Before Linux 6.3 the verifier refuses programs that read what

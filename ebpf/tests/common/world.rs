@@ -127,6 +127,7 @@ impl World {
             Service {
                 backend_count,
                 revision: old.revision + 1,
+                ..old
             },
         );
         self.backends

@@ -13,9 +13,6 @@ use super::node::Node;
 use super::process::{Process, Streams};
 use super::wait::wait_for_some;
 
-/// Longest wait for an agent to have done something.
-const PATIENCE: Duration = Duration::from_secs(15);
-
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
@@ -25,16 +22,19 @@ pub struct AgentOptions {
     pub manifests: PathBuf,
     /// Further flags.
     pub flags: Vec<String>,
+    /// Longest wait for it to have done something.
+    pub patience: Duration,
 }
 
 impl AgentOptions {
-    /// No further flags.
+    /// No further flags, and fifteen seconds.
     #[must_use]
     pub fn new(weir: &Path, manifests: &Path) -> Self {
         Self {
             weir: weir.to_owned(),
             manifests: manifests.to_owned(),
             flags: Vec::new(),
+            patience: Duration::from_secs(15),
         }
     }
 }
@@ -124,7 +124,7 @@ impl Agent {
         let mut last = String::new();
         let outcome = wait_for_some(
             || format!("{what} on {}", self.node.name()),
-            PATIENCE,
+            self.options.patience,
             || {
                 if let Some(status) = self.process.status()? {
                     bail!("the agent ended: {status}");

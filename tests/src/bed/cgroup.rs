@@ -5,6 +5,9 @@ use std::time::Duration;
 use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::wait::wait_for;
 
@@ -40,14 +43,50 @@ pub fn remove(group: &Path) -> Result<()> {
     if !group.exists() {
         return Ok(());
     }
-    fs::write(group.join("cgroup.kill"), "1")
-        .with_context(|| format!("end the processes in cgroup {}", group.display()))?;
     wait_for(
         || format!("the processes in cgroup {} to end", group.display()),
         Duration::from_secs(10),
-        || Ok(!is_populated(group)?),
+        || {
+            end_processes(group)
+                .with_context(|| format!("end the processes in cgroup {}", group.display()))?;
+            Ok(!is_populated(group)?)
+        },
     )?;
     remove_tree(group)
+}
+
+/// Kills what lives in a group and below.
+fn end_processes(group: &Path) -> Result<()> {
+    let all_at_once = group.join("cgroup.kill");
+    if all_at_once.exists() {
+        fs::write(&all_at_once, "1")?;
+        return Ok(());
+    }
+    // Before Linux 5.14: one by one, again and again, since they may have children meanwhile.
+    for process in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
+        match kill(Pid::from_raw(process.parse()?), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("kill {process}")),
+        }
+    }
+    for child in children(group)? {
+        end_processes(&child)?;
+    }
+    Ok(())
+}
+
+/// The groups directly below a group.
+fn children(group: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(group).with_context(|| format!("list cgroup {}", group.display()))?;
+    let mut children = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            children.push(entry.path());
+        }
+    }
+    Ok(children)
 }
 
 /// Does a process live in the group or below it?
@@ -65,11 +104,8 @@ fn is_populated(group: &Path) -> Result<bool> {
 
 /// Removes the deepest groups first: a group with children cannot be removed.
 fn remove_tree(group: &Path) -> Result<()> {
-    for entry in fs::read_dir(group).with_context(|| format!("list cgroup {}", group.display()))? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
+    for child in children(group)? {
+        remove_tree(&child)?;
     }
     // A process that has just ended may hold its group a moment longer.
     wait_for(

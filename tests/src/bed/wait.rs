@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Between two looks at a condition.
+/// Between two looks at a condition, to begin with.
 const PAUSE: Duration = Duration::from_millis(5);
+/// And then this part of the time waited so far: a look may cost the one who is waited for.
+const PAUSES: u32 = 16;
 
 /// Looks until `condition` holds. Fails with what was waited for once `limit` has passed, or
 /// when the condition cannot be looked at.
@@ -32,6 +34,6 @@ pub fn wait_for_some<T>(
         if start.elapsed() > limit {
             bail!("waited {limit:?} for {}, in vain", what());
         }
-        sleep(PAUSE);
+        sleep(PAUSE.max(start.elapsed() / PAUSES));
     }
 }

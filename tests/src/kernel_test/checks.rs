@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::machine::Kernel;
 use super::world::{EMPTY, MIRROR, WEB, WEIR, World};
 use crate::bed::Family;
-use crate::bed::wait::wait_for;
 use crate::testpod::client::Outcome;
 use crate::testpod::protocol::{Answer, Failure};
 
@@ -30,8 +28,8 @@ pub const ALL: [Check; 10] = [
     ("a pod reaches itself", a_pod_reaches_itself),
     ("a service without endpoints refuses", refusals),
     (
-        "transfers go on without an agent and under a new one",
-        restart_under_transfers,
+        "connections go on without an agent and under a new one",
+        restart_under_connections,
     ),
     (
         "UDP sockets outlive their backend",
@@ -40,12 +38,10 @@ pub const ALL: [Check; 10] = [
     ("cleanup leaves nothing", cleanup),
 ];
 
-/// Much longer than anything takes.
-const LIMIT: Duration = Duration::from_secs(20);
-/// Shows that a transfer goes on: more than was under way when something happened.
-const ADVANCE: u64 = 100_000;
+/// Questions by an open connection in each phase of an agent's life.
+const ROUNDS: usize = 4;
 /// Enough for segments as large as the kernel makes them.
-const BULK: u64 = 4_000_000;
+const BULK: u64 = 1_000_000;
 
 /// TCX links came with Linux 6.6.
 fn programs_are_held(world: &mut World, kernel: &Kernel) -> Result<()> {
@@ -145,38 +141,25 @@ fn refusals(world: &mut World, kernel: &Kernel) -> Result<()> {
     Ok(())
 }
 
-fn restart_under_transfers(world: &mut World, _: &Kernel) -> Result<()> {
-    let World {
-        agent,
-        client,
-        foreign,
-        ..
-    } = world;
+fn restart_under_connections(world: &mut World, _: &Kernel) -> Result<()> {
     let to = WEB.at(Family::V4);
-    let transfers = [
-        (&**client, client.start_transfer(to)?.handle),
-        (&*foreign, foreign.start_transfer(to)?.handle),
-    ];
-    let advance = |when: &str| {
-        transfers.iter().try_for_each(|(client, transfer)| {
-            let before = client.transfer_progress(*transfer)?;
-            wait_for(
-                || format!("a transfer to go on {when}"),
-                LIMIT,
-                || Ok(client.transfer_progress(*transfer)? > before + ADVANCE),
-            )
-        })
+    let at_the_socket = world.client.connect(to)?.handle;
+    let packet_by_packet = world.foreign.connect(to)?.handle;
+    let go_on = |world: &World, when: &str| {
+        let (client, foreign) = (&world.client, &world.foreign);
+        for _ in 0..ROUNDS {
+            expect(client.ask(at_the_socket), "server", to).context(when.to_owned())?;
+            expect(foreign.ask(packet_by_packet), "server", to).context(when.to_owned())?;
+            expect(foreign.tcp_ask(to), "server", to).context(when.to_owned())?;
+            expect(client.udp_ask(to), "server", to).context(when.to_owned())?;
+        }
+        Ok(())
     };
-    advance("before the agent is killed")?;
-    agent.kill()?;
-    advance("without an agent")?;
-    agent.restart()?;
-    advance("under a new agent")?;
-    for (client, transfer) in transfers {
-        let transferred = client.finish_transfer(transfer)?;
-        ensure!(transferred.is_complete(), "{transferred:?}");
-    }
-    Ok(())
+    go_on(world, "before the agent was killed")?;
+    world.agent.kill()?;
+    go_on(world, "without an agent")?;
+    world.start_agent_that_logs_packets()?;
+    go_on(world, "under a new agent")
 }
 
 /// A pod's datagrams choose again. A connected socket of the node is closed over netlink, so that

@@ -10,8 +10,8 @@ mod machine;
 mod world;
 
 use std::io::{Write as _, stdout};
-use std::mem::ManuallyDrop;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
@@ -47,17 +47,24 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<Kernel> {
+    let begun = Instant::now();
     let kernel = machine::prepare().context("the machine could not be prepared")?;
     say(&format!("kernel {kernel}"));
-    // Never dropped: the machine is switched off with everything in it.
-    let mut world = ManuallyDrop::new(World::build().context("the world could not be built")?);
-    say("the agent is ready");
+    let mut world = World::build().context("the world could not be built")?;
+    say(&format!(
+        "the agent is ready ({:.1} s)",
+        begun.elapsed().as_secs_f64()
+    ));
     for (name, check) in checks::ALL {
+        let begun = Instant::now();
         let outcome = check(&mut world, &kernel);
         world
             .explain(outcome)
             .context(format!("not true: {name}"))?;
-        say(&format!("ok: {name}"));
+        say(&format!(
+            "ok: {name} ({:.1} s)",
+            begun.elapsed().as_secs_f64()
+        ));
     }
     Ok(kernel)
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -11,6 +12,9 @@ use crate::testpod::client::TestPod;
 
 /// Beside the first program, where the host put it.
 pub const WEIR: &str = "/weir";
+
+/// For an agent on an emulated processor that it shares with others.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Where services are reached.
 const SERVICE_PORT: u16 = 80;
@@ -75,6 +79,7 @@ pub struct World {
     _server: Pod,
     /// What the agent watches.
     manifests: Manifests,
+    options: AgentOptions,
     /// One node and its network.
     pub bed: Bed,
 }
@@ -94,7 +99,8 @@ impl World {
         put(&manifests, WEB, Some(&server))?;
         put(&manifests, MIRROR, Some(&client))?;
         put(&manifests, EMPTY, None)?;
-        let options = AgentOptions::new(Path::new(WEIR), manifests.directory());
+        let mut options = AgentOptions::new(Path::new(WEIR), manifests.directory());
+        options.patience = PATIENCE;
         let agent = Agent::start(bed.node(0), &options)?;
         Ok(Self {
             agent,
@@ -102,8 +108,17 @@ impl World {
             foreign,
             _server: server,
             manifests,
+            options,
             bed,
         })
+    }
+
+    /// Starts another agent, whose programs log each packet: they are larger, and another matter for
+    /// the verifier.
+    pub fn start_agent_that_logs_packets(&mut self) -> Result<()> {
+        self.options.flags = vec!["--log=debug".to_owned()];
+        self.agent = Agent::start(self.bed.node(0), &self.options)?;
+        Ok(())
     }
 
     /// Gives [`WEB`] its other backend, and waits until the agent has written it.

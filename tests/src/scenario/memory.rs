@@ -14,7 +14,7 @@ use weir_ebpf::datapath;
 use weir_ebpf::packet;
 use weir_ebpf::socket::{self, Caller, Decision, Peer};
 use weir_ebpf::tables::{Flow, Nanos, Tables as _};
-use weir_ebpf::verdict::{Hook, RejectReason, Verdict};
+use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::format::CallKind;
 use super::runner::{Called, Executor, Sent, SocketCall};
@@ -94,7 +94,7 @@ impl Executor for Memory {
                 Verdict::Translate,
                 SocketAddr::new(to.addr.into(), to.port.number()),
             ),
-            Decision::Refuse => (Verdict::Reject(RejectReason::NoBackend), call.peer),
+            Decision::Refuse(reason) => (Verdict::Reject(reason), call.peer),
         };
         Ok(Called { verdict, peer })
     }

@@ -47,7 +47,7 @@ impl Kernel {
         let has = |needed: &&str| {
             modules
                 .iter()
-                .any(|file| number_and_name(file).1 == *needed)
+                .any(|file| module_of(file).as_deref() == Some(*needed))
         };
         let is_complete = modules::NEEDED.iter().all(has);
         Ok(is_complete.then_some(Self { image, modules }))
@@ -104,14 +104,11 @@ fn newest(names: &[String]) -> Option<&String> {
         .max_by_key(|name| numbers(name))
 }
 
-/// `veth` of `07-veth.ko`, and the number.
-fn number_and_name(file: &Path) -> (String, String) {
+/// `veth` of `07-veth.ko`.
+fn module_of(file: &Path) -> Option<String> {
     let name = name_of(file);
-    let stem = name.strip_suffix(".ko").unwrap_or(&name);
-    match stem.split_once('-') {
-        Some((number, name)) => (number.to_owned(), name.to_owned()),
-        None => (String::new(), stem.to_owned()),
-    }
+    let (_number, module) = name.strip_suffix(".ko")?.split_once('-')?;
+    Some(module.to_owned())
 }
 
 fn name_of(path: &Path) -> String {
@@ -169,7 +166,27 @@ mod tests {
 
     #[test]
     fn a_kept_modules_name_is_behind_its_number() {
-        let (number, name) = number_and_name(Path::new("/k/07-sch_ingress.ko"));
-        assert_eq!((number.as_str(), name.as_str()), ("07", "sch_ingress"));
+        let module = |file| module_of(Path::new(file));
+        assert_eq!(
+            module("/k/07-sch_ingress.ko").as_deref(),
+            Some("sch_ingress")
+        );
+        assert_eq!(module("/k/veth.ko"), None);
+    }
+
+    #[test]
+    fn a_kernel_that_lacks_a_module_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = || Kernel::kept(directory.path()).unwrap();
+        assert!(kept().is_none());
+        fs::write(directory.path().join(IMAGE), "").unwrap();
+        fs::create_dir(directory.path().join(MODULES)).unwrap();
+        for (number, name) in modules::NEEDED.iter().enumerate() {
+            assert!(kept().is_none(), "without {name}");
+            let file = format!("{MODULES}/{number:02}-{name}.ko");
+            fs::write(directory.path().join(file), "").unwrap();
+        }
+        let kernel = kept().unwrap();
+        assert_eq!(kernel.modules.len(), modules::NEEDED.len());
     }
 }

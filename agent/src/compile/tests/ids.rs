@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use weir_ebpf::tables::{Backend, Service as ServiceEntry};
+use weir_ebpf::tables::{Backend, Service as ServiceEntry, ServiceFlags};
 
 use super::*;
 
@@ -142,6 +142,8 @@ fn tables_full_of_nonsense_are_survived() {
             ServiceEntry {
                 backend_count: u32::MAX,
                 revision: u32::MAX,
+                flags: ServiceFlags(u32::MAX),
+                affinity_timeout: u32::MAX,
             },
         );
     }
@@ -149,6 +151,12 @@ fn tables_full_of_nonsense_are_survived() {
     let desired = compile_all(&cluster, &mut Ids::from_contents(&contents));
     assert_eq!(reachable(&desired, VIP, 80).unwrap(), ["10.200.0.2 8080"]);
     assert_eq!(desired.contents.frontends[&key(VIP, 80)].service, 7);
+    let entries = desired.contents.services.values();
+    assert!(
+        entries
+            .clone()
+            .all(|entry| entry.flags == ServiceFlags::NONE)
+    );
     assert!(!desired.contents.services.contains_key(&0));
 }
 

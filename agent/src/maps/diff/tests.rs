@@ -19,7 +19,10 @@ fn prefixes(plan: &Plan, start: &Contents) -> Vec<Contents> {
 fn check_references(contents: &Contents) {
     for (key, frontend) in &contents.frontends {
         let number = frontend.service;
-        assert_ne!(number, 0, "{key:?}");
+        assert_eq!(number == 0, key.is_address_only(), "{key:?}");
+        if number == 0 {
+            continue;
+        }
         assert!(contents.service_names.contains_key(&number), "{key:?}");
         assert!(contents.services.contains_key(&number), "{key:?}");
     }
@@ -40,6 +43,9 @@ fn check_references(contents: &Contents) {
 fn check_destinations(prefix: &Contents, actual: &Contents, desired: &Contents) {
     let (before, after) = (backends_by_name(actual), backends_by_name(desired));
     for (key, frontend) in &prefix.frontends {
+        if key.is_address_only() {
+            continue;
+        }
         let owners = [actual, desired].into_iter().filter_map(|contents| {
             let frontend = contents.frontends.get(key)?;
             contents.service_names.get(&frontend.service)
@@ -75,6 +81,20 @@ fn check_flows_ask_again(prefixes: &[Contents], end: &Contents) {
     }
 }
 
+/// What is refused because no service port has it is none before or none after.
+fn check_known_addresses(prefix: &Contents, actual: &Contents, desired: &Contents) {
+    for key in actual.frontends.keys() {
+        let refused = prefix
+            .frontends
+            .contains_key(&FrontendKey::address_only(key.addr))
+            && !prefix.frontends.contains_key(key);
+        assert!(
+            !refused || !desired.frontends.contains_key(key),
+            "{key:?} is refused"
+        );
+    }
+}
+
 /// Whoever has read the count before the plan began, or at any prefix, finds slot 0 for as long
 /// as any slot is there.
 fn check_slot_zero_goes_last(prefix: &Contents) {
@@ -96,6 +116,7 @@ fn check_plan(desired: &Contents, actual: &Contents) -> Vec<Contents> {
             check_references(prefix);
             check_destinations(prefix, actual, desired);
             check_slot_zero_goes_last(prefix);
+            check_known_addresses(prefix, actual, desired);
         });
         assert!(result.is_ok(), "after {written:#?}");
     }
@@ -105,7 +126,7 @@ fn check_plan(desired: &Contents, actual: &Contents) -> Vec<Contents> {
 
 #[test]
 fn a_replaced_backend_is_written_before_it_is_counted_and_forgotten_last() {
-    use crate::compile::testing::{service, service_ref};
+    use crate::compile::testing::{endpoint, service, service_ref};
     use crate::model::{
         Cluster, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Family, Object, Protocol,
     };
@@ -123,10 +144,9 @@ fn a_replaced_backend_is_written_before_it_is_counted_and_forgotten_last() {
                         port: std::num::NonZeroU16::MIN,
                     }],
                     endpoints: vec![Endpoint {
-                        addr: [10, 200, 0, host].into(),
                         is_ready: true,
                         is_serving: true,
-                        is_terminating: false,
+                        ..endpoint([10, 200, 0, host].into())
                     }],
                 },
             }),
@@ -148,6 +168,7 @@ fn a_replaced_backend_is_written_before_it_is_counted_and_forgotten_last() {
     let revision = |revision| Service {
         backend_count: 1,
         revision,
+        ..Service::default()
     };
     let slot = BackendKey {
         service: 1,

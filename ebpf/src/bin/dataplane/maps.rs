@@ -54,12 +54,20 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn service(&self, service: u32) -> Option<Service> {
-        let entry = SERVICES.get_ptr(service)?.cast::<u64>();
-        // Both fields at once, as the agent's write puts them there: an old count with the new
-        // revision would choose a backend that has gone and call it current for ever.
-        // SAFETY: the pointer is to an element of eight bytes, which an array map aligns to
-        // eight; any bytes are a `Service`.
-        Some(bytemuck::cast(unsafe { entry.read_volatile() }))
+        let entry = SERVICES.get_ptr(service)?;
+        // The first two fields at once, see `Service`.
+        // SAFETY: the pointer is to an element of sixteen bytes, which an array map aligns to
+        // eight; it stays memory of the map.
+        let first: u64 = unsafe { entry.cast::<u64>().read_volatile() };
+        let [backend_count, revision]: [u32; 2] = bytemuck::cast(first);
+        // SAFETY: as above; the fields are aligned to four, and any bytes are valid.
+        let (flags, affinity_timeout) = unsafe { ((*entry).flags, (*entry).affinity_timeout) };
+        Some(Service {
+            backend_count,
+            revision,
+            flags,
+            affinity_timeout,
+        })
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use aya_log_ebpf::debug;
 use weir_ebpf::{
     addr::{Addr, Port, Protocol},
     socket::{self, Caller, Decision, Peer},
-    verdict::{Hook, RejectReason, Verdict},
+    verdict::{Hook, Verdict},
 };
 
 use crate::{
@@ -164,8 +164,7 @@ fn perform<F: Family>(
             maps::count(Hook::Socket, Verdict::Translate);
             PROCEED
         }
-        Decision::Refuse => {
-            let reason = RejectReason::NoBackend;
+        Decision::Refuse(reason) => {
             debug!(
                 ctx,
                 "socket {}: {:i}:{} refused: {}",

@@ -1,18 +1,19 @@
 //! The programs at pods' interfaces.
 
 use aya_ebpf::{helpers::bpf_redirect, macros::classifier, programs::TcContext};
-use aya_log_ebpf::{debug, macro_support};
+use aya_log_ebpf::macro_support;
 use bytemuck::Zeroable as _;
 use weir_ebpf::{
     datapath::{self, Decision},
     packet::{self, Headers},
-    tables::{Flow, Tuple},
+    tables::Flow,
     verdict::{Hook, Verdict},
 };
 
 use crate::{
     maps::{self, KernelTables},
     skb::Skb,
+    trace,
 };
 
 /// Continue with the next program at the hook (`TCX_NEXT`, `TC_ACT_UNSPEC`): we are not alone.
@@ -47,7 +48,7 @@ fn run(
     let mut flow = Flow::zeroed();
     let decision = decide(&headers, &KernelTables, &mut flow);
     if macro_support::level_enabled(macro_support::Level::Debug) {
-        trace(ctx, hook, &headers.tuple, decision, &flow.to);
+        trace::packet(ctx, hook, &headers.tuple, decision, &flow.to);
     }
     let verdict = datapath::carry_out(&mut Skb(ctx), &headers, decision, &flow);
     maps::count(hook, verdict);
@@ -62,61 +63,5 @@ fn action(ctx: &TcContext, verdict: Verdict) -> i32 {
         // SAFETY: the context is valid; the helper only takes numbers.
         Verdict::Reject(_) => unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 },
         Verdict::Drop(_) => DROP,
-    }
-}
-
-/// Tells the agent's log what is about to happen to a packet.
-///
-/// Two records rather than one, and functions of their own, since a record's arguments all stand
-/// on the stack together.
-#[inline(never)]
-fn trace(ctx: &TcContext, hook: Hook, tuple: &Tuple, decision: Decision, to: &Tuple) {
-    match decision {
-        Decision::Pass => {}
-        Decision::Translate => {
-            trace_tuple(ctx, hook, tuple, "is translated");
-            trace_tuple(ctx, hook, to, "is what it becomes");
-        }
-        Decision::Reject(reason) => trace_tuple(ctx, hook, tuple, reason.sentence()),
-        Decision::Drop(reason) => trace_tuple(ctx, hook, tuple, reason.sentence()),
-    }
-}
-
-#[inline(never)]
-fn trace_tuple(ctx: &TcContext, hook: Hook, tuple: &Tuple, what: &str) {
-    let hook = hook.name();
-    // A number, since each string that is not constant multiplies what the verifier has to walk.
-    let protocol = tuple.protocol.0;
-    let (src_port, dst_port) = (tuple.src_port.number(), tuple.dst_port.number());
-    if tuple.src.is_v4() {
-        let (src, dst): ([u8; 4], [u8; 4]) = (
-            bytemuck::cast(tuple.src.0[3]),
-            bytemuck::cast(tuple.dst.0[3]),
-        );
-        debug!(
-            ctx,
-            "{}: protocol {} {:i}:{} > {:i}:{} {}",
-            hook,
-            protocol,
-            src,
-            src_port,
-            dst,
-            dst_port,
-            what
-        );
-    } else {
-        let (src, dst): ([u8; 16], [u8; 16]) =
-            (bytemuck::cast(tuple.src.0), bytemuck::cast(tuple.dst.0));
-        debug!(
-            ctx,
-            "{}: protocol {} [{:i}]:{} > [{:i}]:{} {}",
-            hook,
-            protocol,
-            src,
-            src_port,
-            dst,
-            dst_port,
-            what
-        );
     }
 }

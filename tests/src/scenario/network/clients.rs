@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use weir_ebpf::addr::Protocol;
 
-use super::super::format::talk::{Expected, Reply, Talk, Way, canonical};
 use crate::bed::{Node, Pod};
+use crate::scenario::format::talk::{Expected, Reply, Talk, Way, canonical};
 use crate::testpod::client::{Outcome, TIMEOUT, TestPod, any_port};
 use crate::testpod::protocol::{Ends, Failure};
 

@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use weir_agent::model::{DEFAULT_NAMESPACE, ObjectRef};
 
-use super::super::format::Given;
-use super::super::world::parse_reference;
 use crate::bed::manifests::Manifests;
+use crate::scenario::format::Given;
+use crate::scenario::world::parse_reference;
 
 const FILE: &str = "scenario.yaml";
 
@@ -110,4 +110,51 @@ fn reference(object: &Value) -> Result<ObjectRef> {
     let namespace = text(&metadata["namespace"]).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     parse_reference(&format!("{kind} {namespace}/{name}"))
         .or_else(|_| parse_reference(&format!("{kind} {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_agent::model::Object;
+
+    use super::*;
+    use crate::scenario::format::Node;
+    use crate::scenario::world::{World, read_objects};
+
+    /// What an agent reads of a file of these objects.
+    fn as_read(objects: &[Value]) -> Vec<Object> {
+        let given: Vec<Given> = objects
+            .iter()
+            .map(|object| Given::Inline(object.as_object().unwrap().clone()))
+            .collect();
+        read_objects(&given, Path::new(".")).unwrap()
+    }
+
+    #[test]
+    fn a_marker_is_left_out_of_the_tables_and_named() {
+        let mut objects = Objects::default();
+        for version in 1..=2 {
+            objects.version = version;
+            let marker = [objects.marker_service(), objects.marker_slice()];
+            let (world, _) = World::new(&Node::default(), as_read(&marker));
+            let left_out: Vec<String> = world
+                .skipped()
+                .iter()
+                .map(|skipped| skipped.object.to_string())
+                .collect();
+            assert_eq!(left_out, [objects.marker()]);
+        }
+    }
+
+    #[test]
+    fn agents_are_given_what_the_other_executors_read() {
+        for file in crate::scenario::all().unwrap() {
+            let given = file.scenario.unwrap().given;
+            let expected = read_objects(&given, &file.directory).unwrap();
+            let written: Vec<Value> = given
+                .iter()
+                .flat_map(|given| read(given, &file.directory).unwrap())
+                .collect();
+            assert_eq!(as_read(&written), expected, "{}", file.name);
+        }
+    }
 }
