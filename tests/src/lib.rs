@@ -2,7 +2,7 @@
 //!
 //! - [`scenario`] reads scenario files and runs them in memory, in the loaded programs and in a
 //!   bed;
-//! - [`reference`] says a second time what becomes of a connection, for random worlds;
+//! - [`mod@reference`] says a second time what becomes of a connection, for random worlds;
 //! - [`bed`] builds nodes, pods and outside hosts from network namespaces and runs the real
 //!   `weir` in them;
 //! - [`testpod`] is the process that lives in each of them and sends, serves and measures;

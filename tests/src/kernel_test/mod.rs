@@ -1,8 +1,8 @@
 //! Does Weir serve on this kernel? A virtual machine boots it, with this as its first program.
 //!
 //! The machine has a kernel, a few of its modules, this program, `weir` and the test bed's helper,
-//! and nothing else: no shell, no library, no disk. [`machine`] makes it usable, [`world`] builds
-//! a node with pods and an agent, [`checks`] are what has to hold. The console tells how it goes;
+//! and nothing else: no shell, no library, no disk. `machine` makes it usable, `world` builds
+//! a node with pods and an agent, `checks` are what has to hold. The console tells how it goes;
 //! whoever booted the machine looks for the last line, which begins with [`MARKER`].
 
 mod checks;
