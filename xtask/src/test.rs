@@ -101,8 +101,10 @@ fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
         ("WEIR_BINARY", weir.as_os_str()),
         ("RUST_BACKTRACE", OsStr::new("1")),
     ];
+    let messages = build_suites(workspace, suites)?;
     for (package, suite) in suites {
-        let program = build_suite(workspace, package, suite)?;
+        let program = executable(&messages, suite)
+            .with_context(|| format!("cargo built no test program {suite} of {package}"))?;
         // As cargo does: a test finds its files beside its manifest.
         let directory = workspace.root().join(directory_of(package)?);
         process::shown(
@@ -114,16 +116,19 @@ fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
     Ok(())
 }
 
-fn build_suite(workspace: &Workspace, package: &str, suite: &str) -> Result<PathBuf> {
-    let messages = process::step(
-        &format!("build the {suite} tests"),
+/// Builds test programs and gives cargo's messages. Both packages are named whichever tests are
+/// built: their dependencies then have the features that [`build::binaries`] gave them, and are not
+/// compiled again.
+fn build_suites(workspace: &Workspace, suites: &[Suite]) -> Result<String> {
+    let names = suites.iter().map(|(_, suite)| *suite).collect::<Vec<_>>();
+    process::step(
+        &format!("build the tests {}", names.join(", ")),
         build::static_cargo(workspace, "test")?
-            .args(["--package", package, "--test", suite, "--no-run"])
-            .arg("--message-format=json-render-diagnostics"),
+            .args(["--package", "weir-agent", "--package", "weir-tests"])
+            .args(names.iter().flat_map(|name| ["--test", name]))
+            .args(["--no-run", "--message-format=json-render-diagnostics"]),
         None,
-    )?;
-    executable(&messages, suite)
-        .with_context(|| format!("cargo built no test program {suite} of {package}"))
+    )
 }
 
 /// The path of a test program in cargo's messages.
