@@ -88,7 +88,7 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
                 frame::transport_offset(sent) - ETHERNET
             };
             ensure!(
-                quoted >= (transport + 8).min(input.len() - ETHERNET),
+                quoted >= (transport + 8).min((input.len() - ETHERNET) & !3),
                 "the answer quotes only {quoted} bytes"
             );
             let quote = input.get(ETHERNET..ETHERNET + quoted);
