@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use k8s_openapi::jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use weir_ebpf::tables::{Backend, ServiceName};
+use weir_ebpf::tables::{Backend, PortRange, ServiceName};
 
 use super::{Capacities, Desired, Ids, NodeContext, compile};
 use crate::maps::Contents;
@@ -20,8 +20,8 @@ pub(crate) fn context() -> NodeContext {
     NodeContext {
         name: "worker-0".to_owned(),
         addr_v4: Some(Ipv4Addr::new(10, 240, 0, 11)),
-        addr_v6: None,
-        snat_ports: 1024..=29_999,
+        snat_ports: [PortRange::new(1024, 29_999), PortRange::NONE],
+        ..NodeContext::default()
     }
 }
 

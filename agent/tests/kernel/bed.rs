@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
@@ -336,6 +337,18 @@ impl Network {
 /// The index of an interface.
 pub fn index(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// The names of the programs that the kernel runs at an interface by TCX, ingress first.
+pub fn tcx_programs(interface: &str) -> Vec<String> {
+    [TcAttachType::Ingress, TcAttachType::Egress]
+        .into_iter()
+        .flat_map(|direction| {
+            let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap();
+            programs
+        })
+        .map(|program| program.name_as_str().unwrap_or_default().to_owned())
+        .collect()
 }
 
 /// Makes pairs of interfaces from a test that is not asynchronous.
