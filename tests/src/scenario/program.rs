@@ -219,9 +219,11 @@ fn map(object: &Ebpf, name: &str) -> Result<MapData> {
         .map(name)
         .with_context(|| format!("the object has no map {name}"))?;
     let data = match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) => {
-            data
-        }
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data) => data,
         other => bail!("the map {name} is of an unexpected type: {other:?}"),
     };
     let id = data.info()?.id();
