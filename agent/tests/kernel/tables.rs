@@ -296,7 +296,7 @@ fn a_pinned_map_of_another_layout_is_refused_and_left_alone() {
             for part in [
                 &format!("weir/v{LAYOUT_VERSION}/FRONTENDS"),
                 "found Hash, keys of 4 bytes, values of 8 bytes",
-                "expected Hash, keys of 20 bytes, values of 4 bytes",
+                "expected Hash, keys of 20 bytes, values of 12 bytes",
                 "weir cleanup",
             ] {
                 assert!(text.contains(part), "{part:?} is not in {text:?}");
