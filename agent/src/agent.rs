@@ -262,6 +262,7 @@ impl Agent {
             addr_v4: self.node.as_ref().and_then(NodeState::addr_v4),
             addr_v6: self.node.as_ref().and_then(NodeState::addr_v6),
             snat_ports: self.snat_ports.clone(),
+            service_cidrs: self.config.service_cidrs.clone(),
         }
     }
 
@@ -281,6 +282,8 @@ impl Agent {
             frontends: of(name::FRONTENDS),
             services: of(name::SERVICES).min(of(name::SERVICE_NAMES)),
             backends: of(name::BACKENDS).min(of(name::SERVING)),
+            source_ranges: of(name::SOURCE_RANGES),
+            service_cidrs: of(name::SERVICE_CIDRS),
         }
     }
 }

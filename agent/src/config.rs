@@ -10,9 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use ipnetwork::IpNetwork;
 use weir_ebpf::tables::capacity;
 
-use crate::attach::TcChoice;
+use crate::{attach::TcChoice, model::parse_network};
 
 /// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
 /// that are containers): each has directories of its own.
@@ -65,6 +66,11 @@ pub struct AgentArguments {
     #[command(flatten)]
     pub paths: Paths,
 
+    /// Ranges that cluster IPs are taken from, as ADDRESS/LENGTH, beside those of ServiceCIDR objects
+    #[arg(long, value_name = "CIDRS", env = "WEIR_SERVICE_CIDR", value_delimiter = ',',
+          value_parser = parse_network)]
+    pub service_cidr: Vec<IpNetwork>,
+
     /// How programs are attached to interfaces: TCX from Linux 6.6, clsact below
     #[arg(long, value_name = "WAY", env = "WEIR_TC", default_value = "auto")]
     pub tc: TcAttach,
@@ -116,6 +122,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Lock and status.
     pub run_dir: PathBuf,
+    /// Ranges of cluster IPs.
+    pub service_cidrs: Vec<IpNetwork>,
     /// How to attach to interfaces.
     pub tc: TcAttach,
     /// `FRONTENDS`
@@ -189,6 +197,7 @@ impl AgentArguments {
             netns_dir: self.netns_dir,
             bpffs: self.paths.bpffs,
             run_dir: self.paths.run_dir,
+            service_cidrs: self.service_cidr,
             tc: self.tc,
             max_frontends: self.max_frontends,
             max_backends: self.max_backends,

@@ -71,6 +71,7 @@ fn answer(cluster: &Cluster) -> Answer {
         addr_v4: None,
         addr_v6: None,
         snat_ports: 1024..=u16::MAX,
+        service_cidrs: Vec::new(),
     };
     let desired = compile(cluster, &node, &mut Ids::default(), &Capacities::default());
     let reports = cluster.reports();

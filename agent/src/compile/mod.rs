@@ -6,13 +6,18 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod frontends;
 mod ids;
+mod names;
+mod ranges;
 mod services;
+mod sets;
 mod skipped;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use ipnetwork::IpNetwork;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{Cover, Node, PortRange, capacity};
 
@@ -22,7 +27,7 @@ use crate::model::Cluster;
 use choice::Place;
 
 pub use ids::Ids;
-pub use skipped::{Reason, Skipped, Table};
+pub use skipped::{Part, Reason, Skipped, Table};
 
 /// What must be known of the node beside the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub struct NodeContext {
     pub addr_v6: Option<Ipv6Addr>,
     /// Source ports for masqueraded flows.
     pub snat_ports: RangeInclusive<u16>,
+    /// Ranges of cluster IPs, beside those that ServiceCIDR objects name.
+    pub service_cidrs: Vec<IpNetwork>,
 }
 
 /// How many entries the tables hold.
@@ -46,6 +53,10 @@ pub struct Capacities {
     pub services: u32,
     /// Of `BACKENDS` and `SERVING`.
     pub backends: u32,
+    /// Of `SOURCE_RANGES`.
+    pub source_ranges: u32,
+    /// Of `SERVICE_CIDRS`.
+    pub service_cidrs: u32,
 }
 
 impl Default for Capacities {
@@ -54,6 +65,8 @@ impl Default for Capacities {
             frontends: capacity::FRONTENDS,
             services: capacity::SERVICES,
             backends: capacity::BACKENDS,
+            source_ranges: capacity::SOURCE_RANGES,
+            service_cidrs: capacity::SERVICE_CIDRS,
         }
     }
 }
@@ -79,7 +92,15 @@ pub fn compile(
         zone: cluster.node(&node.name).and_then(crate::model::Node::zone),
     };
     let mut desired = services::compile_services(cluster, place, ids, capacities);
-    desired.contents.node = compile_node(cluster, node);
+    desired.contents.service_cidrs = ranges::compile_service_cidrs(
+        cluster,
+        &node.service_cidrs,
+        capacities,
+        &mut desired.skipped,
+    );
+    let mut entry = compile_node(cluster, node);
+    ranges::compile_guards(&desired.contents, &mut entry);
+    desired.contents.node = entry;
     desired
 }
 
@@ -92,8 +113,8 @@ fn compile_node(cluster: &Cluster, node: &NodeContext) -> Node {
     Node {
         addr_v4: v4.map_or(Addr::UNSPECIFIED, Addr::from),
         addr_v6: v6.map_or(Addr::UNSPECIFIED, Addr::from),
-        cover_v4: Cover::default(),
-        cover_v6: Cover::default(),
+        cover_v4: Cover::NOTHING,
+        cover_v6: Cover::NOTHING,
         snat_ports: [
             PortRange::new(*node.snat_ports.start(), *node.snat_ports.end()),
             PortRange::NONE,

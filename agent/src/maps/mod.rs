@@ -3,6 +3,7 @@
 //! [`diff()`](diff::diff) says in which order; [`memory`] holds the same tables on the host,
 //! [`kernel`] in the kernel, where [`pins`] gives them names.
 
+pub mod cover;
 pub mod diff;
 pub mod kernel;
 pub mod memory;

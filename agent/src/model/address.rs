@@ -96,7 +96,10 @@ pub(super) fn parse_any(text: &str) -> Result<IpAddr, String> {
 }
 
 /// A prefix as `ADDRESS/LENGTH`; what the address says beyond the length does not count.
-pub(super) fn parse_network(text: &str) -> Result<IpNetwork, String> {
+///
+/// # Errors
+/// Says what it is not.
+pub fn parse_network(text: &str) -> Result<IpNetwork, String> {
     let wrong = || format!("{text:?} is not ADDRESS/LENGTH");
     let (addr, length) = text.split_once('/').ok_or_else(wrong)?;
     if !length.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -20,7 +20,7 @@ mod reference;
 mod service;
 mod service_cidr;
 
-pub use address::Family;
+pub use address::{Family, parse_network};
 pub use cluster::{Changed, Cluster};
 pub use endpoints::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Hints};
 pub use event::{Change, Event, Problem, Report, SourceId};

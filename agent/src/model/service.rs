@@ -61,14 +61,14 @@ pub struct Service {
 }
 
 impl Service {
-    /// Its first cluster IP of this family, if it is of this family: without one nothing of it is
+    /// Its cluster IPs of this family, if it is of this family: without one nothing of it is
     /// served in that family.
-    #[must_use]
-    pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
-        let mut addrs = self.cluster_ips.iter().copied();
-        addrs
-            .find(|addr| Family::of(addr) == family)
-            .filter(|_| self.families.contains(&family))
+    pub fn cluster_ips_of(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        let is_served = self.families.contains(&family);
+        self.cluster_ips
+            .iter()
+            .copied()
+            .filter(move |addr| is_served && Family::of(addr) == family)
     }
 }
 

@@ -36,6 +36,7 @@ impl World {
                 std::net::IpAddr::V6(v6) => Some(*v6),
             }),
             snat_ports: node.snat_ports.0..=node.snat_ports.1,
+            service_cidrs: Vec::new(),
         };
         let mut world = Self {
             cluster: Cluster::from_objects(objects),

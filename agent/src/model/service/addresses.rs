@@ -144,8 +144,18 @@ impl SourceRanges {
     }
 
     pub(super) fn read(spec: &api::ServiceSpec, ignored: &mut Vec<Invalid>) -> Self {
-        let mut read = Self::default();
         let texts = spec.load_balancer_source_ranges.iter().flatten();
+        Self::read_texts(texts.map(String::as_str), ignored)
+    }
+
+    /// Those of these texts: for tests.
+    #[cfg(test)]
+    pub(crate) fn from_texts(texts: &[&str]) -> Self {
+        Self::read_texts(texts.iter().copied(), &mut Vec::new())
+    }
+
+    fn read_texts<'a>(texts: impl Iterator<Item = &'a str>, ignored: &mut Vec<Invalid>) -> Self {
+        let mut read = Self::default();
         for (index, text) in texts.enumerate() {
             // The API server lets blanks around a range pass.
             let text = text.trim();
