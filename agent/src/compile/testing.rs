@@ -159,16 +159,20 @@ fn services() -> impl Strategy<Value = Object> {
         .prop_map(random_service)
 }
 
+/// A service by the numbers of its name, creation and addresses, and whether its policies are
+/// Local and its clients keep their endpoints.
+type RandomService = (
+    u8,
+    Option<i64>,
+    u8,
+    Option<u16>,
+    Vec<RandomPort>,
+    RandomOutside,
+    [bool; 3],
+);
+
 fn random_service(
-    (name, created, v4, v6, ports, outside, [is_local, is_local_outside, is_sticky]): (
-        u8,
-        Option<i64>,
-        u8,
-        Option<u16>,
-        Vec<RandomPort>,
-        RandomOutside,
-        [bool; 3],
-    ),
+    (name, created, v4, v6, ports, outside, [is_local, is_local_outside, is_sticky]): RandomService,
 ) -> Object {
     let mut addrs = vec![Ipv4Addr::new(10, 32, 0, v4).to_string()];
     addrs.extend(v6.map(|v6| Ipv6Addr::new(0xfd00, 0x10, 0x32, 0, 0, 0, 0, v6 + 1).to_string()));

@@ -41,8 +41,8 @@ pub struct KernelTables {
     serving: Table<ServingKey, Present>,
     service_names: Table<u32, ServiceName>,
     node_port_addrs: Table<Addr, Present>,
-    source_ranges: Table<SourceRange, Present>,
-    service_cidrs: Table<Cidr, Present>,
+    source_ranges: PrefixTable<SourceRange>,
+    service_cidrs: PrefixTable<Cidr>,
     interfaces: Table<u32, Interface>,
     node: Table<u32, Node>,
     affinity: Table<AffinityKey, Affinity>,
@@ -111,8 +111,8 @@ impl KernelTables {
             serving: Table::new(name::SERVING, map(name::SERVING)?)?,
             service_names: Table::new(name::SERVICE_NAMES, map(name::SERVICE_NAMES)?)?,
             node_port_addrs: Table::new(name::NODE_PORT_ADDRS, map(name::NODE_PORT_ADDRS)?)?,
-            source_ranges: Table::new(name::SOURCE_RANGES, map(name::SOURCE_RANGES)?)?,
-            service_cidrs: Table::new(name::SERVICE_CIDRS, map(name::SERVICE_CIDRS)?)?,
+            source_ranges: PrefixTable::new(name::SOURCE_RANGES, map(name::SOURCE_RANGES)?)?,
+            service_cidrs: PrefixTable::new(name::SERVICE_CIDRS, map(name::SERVICE_CIDRS)?)?,
             interfaces: Table::new(name::INTERFACES, map(name::INTERFACES)?)?,
             node: Table::new(name::NODE, map(name::NODE)?)?,
             affinity: Table::new(name::AFFINITY, map(name::AFFINITY)?)?,
@@ -224,7 +224,7 @@ impl KernelTables {
                 })
             }
             Some(Write::PutSourceRange(_)) => self.source_ranges.put(run, |write| match write {
-                Write::PutSourceRange(key) => Some((*key, Present::default())),
+                Write::PutSourceRange(key) => Some(*key),
                 _ => None,
             }),
             Some(Write::RemoveSourceRange(_)) => {
@@ -234,7 +234,7 @@ impl KernelTables {
                 })
             }
             Some(Write::PutServiceCidr(_)) => self.service_cidrs.put(run, |write| match write {
-                Write::PutServiceCidr(key) => Some((*key, Present::default())),
+                Write::PutServiceCidr(key) => Some(*key),
                 _ => None,
             }),
             Some(Write::RemoveServiceCidr(_)) => {
@@ -313,8 +313,8 @@ impl KernelTables {
             (self.serving.name, self.serving.capacity),
             (self.service_names.name, self.service_names.capacity),
             (self.node_port_addrs.name, self.node_port_addrs.capacity),
-            (self.source_ranges.name, self.source_ranges.capacity),
-            (self.service_cidrs.name, self.service_cidrs.capacity),
+            (self.source_ranges.0.name, self.source_ranges.0.capacity),
+            (self.service_cidrs.0.name, self.service_cidrs.0.capacity),
             (self.interfaces.name, self.interfaces.capacity),
             (self.flows.name, self.flows.capacity),
             (self.affinity.name, self.affinity.capacity),
@@ -385,5 +385,43 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     ) -> Result<(), (Stopped, u32)> {
         let keys: Vec<K> = run.iter().filter_map(key).collect();
         syscall::delete(self.fd(), &keys).map_err(|stopped| (stopped, self.capacity))
+    }
+}
+
+/// A table of prefixes, in which presence says it all: read and written one by one.
+struct PrefixTable<K>(Table<K, Present>);
+
+impl<K: Pod + Ord> PrefixTable<K> {
+    fn new(name: &'static str, map: MapData) -> Result<Self> {
+        Table::new(name, map).map(Self)
+    }
+
+    fn keys(&self) -> Result<BTreeSet<K>> {
+        let mut keys = BTreeSet::new();
+        let mut last = None;
+        loop {
+            let next = syscall::next_key(self.0.fd(), last.as_ref())
+                .with_context(|| format!("read the table {}", self.0.name))?;
+            match next {
+                // A key seen twice: the walk has begun again, and everything was seen.
+                Some(key) if keys.insert(key) => last = Some(key),
+                Some(_) | None => return Ok(keys),
+            }
+        }
+    }
+
+    fn put(&self, run: &[Write], key: impl Fn(&Write) -> Option<K>) -> Result<(), (Stopped, u32)> {
+        let keys: Vec<K> = run.iter().filter_map(key).collect();
+        syscall::update_each(self.0.fd(), &keys, &Present::default())
+            .map_err(|stopped| (stopped, self.0.capacity))
+    }
+
+    fn remove(
+        &self,
+        run: &[Write],
+        key: impl Fn(&Write) -> Option<K>,
+    ) -> Result<(), (Stopped, u32)> {
+        let keys: Vec<K> = run.iter().filter_map(key).collect();
+        syscall::delete_each(self.0.fd(), &keys).map_err(|stopped| (stopped, self.0.capacity))
     }
 }
