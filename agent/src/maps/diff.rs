@@ -30,8 +30,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 
 use weir_ebpf::tables::{
-    Backend, BackendKey, Frontend, FrontendKey, Node, PortRange, Service, ServiceName, ServingKey,
-    SourceRange,
+    Backend, BackendKey, Frontend, FrontendFlags, FrontendKey, Node, PortRange, Service,
+    ServiceName, ServingKey, SourceRange,
 };
 
 use super::{Contents, Plan, UNSETTLED, Write, cover};
@@ -41,6 +41,7 @@ use super::{Contents, Plan, UNSETTLED, Write, cover};
 pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     let changes = changes(desired, actual);
     let mut handed_over = re_pointed(desired, actual, &changes, Change::is_handed_over);
+    handed_over.extend(newly_restricted(desired, actual, &changes));
     // While such a frontend is missing, packets to it are to be left alone, not refused.
     let addresses = handed_over
         .iter()
@@ -99,17 +100,18 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     let put = desired.frontends.iter().filter(|(key, frontend)| {
         handed_over.contains(*key) || actual.frontends.get(*key) != Some(*frontend)
     });
+    let write = |(key, frontend): (&FrontendKey, &Frontend)| Write::PutFrontend(*key, *frontend);
     let (addresses, ports): (Vec<_>, Vec<_>) = put.partition(|(key, _)| key.is_address_only());
-    plan.extend(
-        ports
-            .into_iter()
-            .chain(addresses)
-            .map(|(key, frontend)| Write::PutFrontend(*key, *frontend)),
-    );
-    settle(&mut plan, &retired_last);
+    let is_present =
+        |key: &FrontendKey| actual.frontends.contains_key(key) && !handed_over.contains(key);
+    let (present, absent): (Vec<_>, Vec<_>) =
+        ports.into_iter().partition(|(key, _)| is_present(key));
+    plan.extend(present.into_iter().map(write));
     for change in changes.values().filter(|change| change.keeps_owner()) {
         remove_ranges(&mut plan, change);
     }
+    plan.extend(absent.into_iter().chain(addresses).map(write));
+    settle(&mut plan, &retired_last);
     let new = desired.service_cidrs.difference(&actual.service_cidrs);
     plan.extend(new.map(|cidr| Write::PutServiceCidr(*cidr)));
     if desired.node != widened {
@@ -303,6 +305,29 @@ fn re_pointed(
                 .frontends
                 .get(*key)
                 .is_some_and(|wanted| wanted != *frontend)
+        })
+        .map(|(key, _)| *key)
+        .collect()
+}
+
+/// The frontends that come to a service port just when it lets fewer clients in: they must not
+/// lead there while those of before still may come.
+fn newly_restricted(
+    desired: &Contents,
+    actual: &Contents,
+    changes: &BTreeMap<u32, Change>,
+) -> Vec<FrontendKey> {
+    let lets_fewer_in = |change: &Change| change.keeps_owner() && !change.ranges_removed.is_empty();
+    desired
+        .frontends
+        .iter()
+        .filter(|(_, new)| {
+            new.flags.contains(FrontendFlags::SOURCE_RANGES)
+                && changes.get(&new.service).is_some_and(lets_fewer_in)
+        })
+        .filter(|(key, new)| {
+            let old = actual.frontends.get(*key);
+            old.is_some_and(|old| old.service != new.service)
         })
         .map(|(key, _)| *key)
         .collect()

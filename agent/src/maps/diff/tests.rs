@@ -1,6 +1,5 @@
 use proptest::prelude::*;
 use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::FrontendFlags;
 
 use super::*;
 use crate::compile::Ids;
