@@ -121,7 +121,7 @@ impl<'a> Owners<'a> {
             }
             match self.by_key.get(&claim.key) {
                 None => claims.push(claim),
-                Some(owner) => skipped.push(subject.skipped(taken(&claim, owner))),
+                Some(owner) => skipped.push(subject.skipped(taken(&claim, &subject, owner))),
             }
         }
         let new_addrs: BTreeSet<Addr> = claims
@@ -142,8 +142,8 @@ impl<'a> Owners<'a> {
     }
 }
 
-fn taken(claim: &Claim, owner: &Subject<'_>) -> Reason {
-    let by = owner.reference();
+fn taken(claim: &Claim, subject: &Subject<'_>, owner: &Subject<'_>) -> Reason {
+    let by = Some(owner.reference()).filter(|by| *by != subject.reference());
     match claim.kind {
         Kind::NodePort => Reason::NodePortTaken {
             port: claim.key.port.number(),

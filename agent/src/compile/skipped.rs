@@ -40,15 +40,15 @@ pub enum Reason {
     AddressTaken {
         /// The address.
         addr: IpAddr,
-        /// The service that answers there.
-        by: ObjectRef,
+        /// The service that answers there; `None`: another port of the same.
+        by: Option<ObjectRef>,
     },
     /// Another service port has the same node port and protocol, and is older as above.
     NodePortTaken {
         /// The node port.
         port: u16,
-        /// The service that answers there.
-        by: ObjectRef,
+        /// The service that answers there; `None`: another port of the same.
+        by: Option<ObjectRef>,
     },
     /// An endpoint answers at another port than the service port; for SCTP only addresses are
     /// translated, since its checksum does not cover them.
@@ -137,14 +137,12 @@ impl fmt::Display for Skipped {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddressTaken { addr, by } => write!(
-                f,
-                "{addr} with this port and protocol belongs to {by}, which came first"
-            ),
-            Self::NodePortTaken { port, by } => write!(
-                f,
-                "node port {port} with this protocol belongs to {by}, which came first"
-            ),
+            Self::AddressTaken { addr, by } => {
+                write!(f, "{addr} with this port and protocol {}", belongs_to(by))
+            }
+            Self::NodePortTaken { port, by } => {
+                write!(f, "node port {port} with this protocol {}", belongs_to(by))
+            }
             Self::SctpPort { addr, port } => write!(
                 f,
                 "the endpoint {addr} is left out, because it answers at port {port} and SCTP \
@@ -186,6 +184,13 @@ impl fmt::Display for Reason {
                  the table SOURCE_RANGES is full ({capacity} entries)"
             ),
         }
+    }
+}
+
+fn belongs_to(by: &Option<ObjectRef>) -> String {
+    match by {
+        Some(by) => format!("belongs to {by}, which came first"),
+        None => "belongs to another port of it".to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use weir_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
 use weir_ebpf::tables::{BackendKey, Frontend, FrontendKey, ServiceFlags, ServingKey};
 
+mod addresses;
 mod ids;
 
 use super::testing::{clusters, compile_all, context, endpoint, service, service_ref};
