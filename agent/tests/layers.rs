@@ -12,6 +12,7 @@ const PURE: &[&str] = &[
     "src/compile",
     "src/maps/mod.rs",
     "src/maps/cover.rs",
+    "src/maps/flows.rs",
     "src/maps/diff.rs",
     "src/maps/diff",
     "src/maps/memory.rs",

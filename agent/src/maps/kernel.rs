@@ -23,6 +23,7 @@ use weir_ebpf::tables::{
     Present, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
+use crate::maps::flows::Judge;
 use crate::maps::pins::Pins;
 use crate::maps::{Contents, Plan, Write};
 
@@ -270,6 +271,23 @@ impl KernelTables {
         self.sockets.entries()
     }
 
+    /// Forgets the entries of the programs' own tables that these contents make stale; says how
+    /// many. A flow that begins just now may be among them, and begins once more.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to list a table or to remove from it.
+    pub fn forget_stale(&mut self, contents: &Contents) -> Result<usize> {
+        let judge = Judge::new(contents);
+        let flows = self
+            .flows
+            .forget(|tuple, flow| judge.stale_entries(tuple, flow))?;
+        let peers = self
+            .sockets
+            .forget(|key, peer| judge.stale_peers(key, peer))?;
+        Ok(flows + peers)
+    }
+
     /// Where clients of services with session affinity went last.
     #[must_use]
     pub fn affinity(&self) -> Entries<'_, AffinityKey, Affinity> {
@@ -367,6 +385,19 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
 
     fn get(&self, key: &K) -> Result<Option<V>> {
         syscall::lookup(self.fd(), key).with_context(|| format!("read the table {}", self.name))
+    }
+
+    /// Removes the entries that this says of any of them, and says how many.
+    fn forget(&self, stale_by: impl Fn(&K, &V) -> Vec<K>) -> Result<usize> {
+        let mut stale = Vec::new();
+        for entry in self.entries() {
+            let (key, value) = entry.with_context(|| format!("read the table {}", self.name))?;
+            stale.extend(stale_by(&key, &value));
+        }
+        syscall::delete(self.fd(), &stale)
+            .map_err(|Stopped { error, .. }| error)
+            .with_context(|| format!("remove from the table {}", self.name))?;
+        Ok(stale.len())
     }
 
     fn put(
