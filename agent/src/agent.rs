@@ -20,7 +20,7 @@ use crate::{
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Desired, Ids, compile},
     config::Config,
-    maps::{Contents, Plan, Write, diff::diff, kernel::KernelTables},
+    maps::{Contents, Plan, Write, diff::diff, flows::may_leave_stale, kernel::KernelTables},
     model::{Changed, Cluster, Event, SourceId},
     observe::report::{Reporter, Synchronised},
     own_node::OwnNode,
@@ -200,11 +200,22 @@ impl Agent {
             .context(&self.config, &self.cluster, &self.tables.capacities());
         let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
         let plan = diff(&desired.contents, &self.actual);
+        let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
         self.actual = desired.contents.clone();
         self.attach(is_repair)?;
-        self.close_stale_sockets(&plan, is_repair)?;
+        if is_stale {
+            self.tables.forget_stale(&self.actual)?;
+        }
+        let is_stale = is_stale
+            || plan
+                .0
+                .iter()
+                .any(|it| matches!(it, Write::RemoveServing(_)));
+        if is_stale {
+            self.close_stale_sockets()?;
+        }
         Ok((desired, plan))
     }
 
@@ -236,16 +247,8 @@ impl Agent {
 
     /// A connected UDP socket of the node meets no program again: when its backend goes, it is
     /// closed, and the application opens it anew.
-    fn close_stale_sockets(&self, plan: &Plan, is_repair: bool) -> Result<()> {
-        let is_due = is_repair
-            || plan
-                .0
-                .iter()
-                .any(|write| matches!(write, Write::RemoveServing(_)));
-        if !is_due {
-            return Ok(());
-        }
-        let closed = destroy_stale_udp_sockets(&self.actual.serving, &self.tables)?;
+    fn close_stale_sockets(&self) -> Result<()> {
+        let closed = destroy_stale_udp_sockets(&self.actual, &self.tables)?;
         if closed > 0 {
             info!(
                 closed,
@@ -263,6 +266,8 @@ impl Agent {
             frontends: of(name::FRONTENDS),
             services: of(name::SERVICES).min(of(name::SERVICE_NAMES)),
             backends: of(name::BACKENDS).min(of(name::SERVING)),
+            source_ranges: of(name::SOURCE_RANGES),
+            service_cidrs: of(name::SERVICE_CIDRS),
         }
     }
 }

@@ -11,9 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use ipnetwork::IpNetwork;
 use weir_ebpf::tables::capacity;
 
-use crate::{attach::TcChoice, sources::node::node_ports::NodePortAddresses};
+use crate::{attach::TcChoice, model::parse_network, sources::node::node_ports::NodePortAddresses};
 
 /// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
 /// that are containers): each has directories of its own.
@@ -87,6 +88,11 @@ pub struct AgentArguments {
     )]
     pub service_node_port_range: RangeInclusive<u16>,
 
+    /// Ranges that cluster IPs are taken from, as ADDRESS/LENGTH, beside those of ServiceCIDR objects
+    #[arg(long, value_name = "CIDRS", env = "WEIR_SERVICE_CIDR", value_delimiter = ',',
+          value_parser = parse_network)]
+    pub service_cidr: Vec<IpNetwork>,
+
     /// How programs are attached to interfaces: TCX from Linux 6.6, clsact below
     #[arg(long, value_name = "WAY", env = "WEIR_TC", default_value = "auto")]
     pub tc: TcAttach,
@@ -142,6 +148,8 @@ pub struct Config {
     pub nodeport_addresses: NodePortAddresses,
     /// The cluster's range of node ports.
     pub service_node_ports: RangeInclusive<u16>,
+    /// Ranges of cluster IPs.
+    pub service_cidrs: Vec<IpNetwork>,
     /// How to attach to interfaces.
     pub tc: TcAttach,
     /// `FRONTENDS`
@@ -219,6 +227,7 @@ impl AgentArguments {
             run_dir: self.paths.run_dir,
             nodeport_addresses,
             service_node_ports: self.service_node_port_range,
+            service_cidrs: self.service_cidr,
             tc: self.tc,
             max_frontends: self.max_frontends,
             max_backends: self.max_backends,

@@ -6,9 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod frontends;
 mod ids;
+mod names;
 mod node;
+mod ranges;
 mod services;
+mod sets;
 mod skipped;
 
 use weir_ebpf::tables::capacity;
@@ -20,7 +24,7 @@ use choice::Place;
 
 pub use ids::Ids;
 pub use node::{InterfaceAddresses, NodeContext};
-pub use skipped::{Reason, Skipped, Table};
+pub use skipped::{Part, Reason, Skipped, Table};
 
 /// How many entries the tables hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,10 @@ pub struct Capacities {
     pub services: u32,
     /// Of `BACKENDS` and `SERVING`.
     pub backends: u32,
+    /// Of `SOURCE_RANGES`.
+    pub source_ranges: u32,
+    /// Of `SERVICE_CIDRS`.
+    pub service_cidrs: u32,
 }
 
 impl Default for Capacities {
@@ -39,6 +47,8 @@ impl Default for Capacities {
             frontends: capacity::FRONTENDS,
             services: capacity::SERVICES,
             backends: capacity::BACKENDS,
+            source_ranges: capacity::SOURCE_RANGES,
+            service_cidrs: capacity::SERVICE_CIDRS,
         }
     }
 }
@@ -64,7 +74,16 @@ pub fn compile(
         zone: cluster.node(&node.name).and_then(crate::model::Node::zone),
     };
     let mut desired = services::compile_services(cluster, place, ids, capacities);
+    desired.contents.service_cidrs = ranges::compile_service_cidrs(
+        cluster,
+        &node.service_cidrs,
+        capacities,
+        &mut desired.skipped,
+    );
     node::compile_node(cluster, node, &mut desired.contents);
+    let mut entry = desired.contents.node;
+    ranges::compile_guards(&desired.contents, &mut entry);
+    desired.contents.node = entry;
     desired
 }
 

@@ -182,6 +182,7 @@ impl Executor for Program {
         for write in &plan.0 {
             write.apply_to(&mut self.contents);
         }
+        self.tables.forget_stale(&self.contents)?;
         let contents = self.tables.read()?;
         ensure!(
             contents == self.contents,

@@ -1,9 +1,9 @@
 //! The map commands of bpf(2) that aya 0.14 has no names for: many entries in one call, and
 //! opening a pinned map for reading alone.
 //!
-//! Batches exist since Linux 5.6, for tries of prefixes since 5.13. Every access of the agent to
-//! its tables goes through them, a single entry being a batch of one, so that there is one path to
-//! know; a kernel that has none for a kind of map is asked for one entry after the other.
+//! Batches exist since Linux 5.6. Every access of the agent to its hash tables and arrays goes
+//! through them, a single entry being a batch of one. Longest-prefix tables have batches only
+//! since Linux 5.13, and are small: theirs go one by one, on every kernel.
 //!
 //! Callers promise that `K` and `V` are the map's key and value: the kernel copies as many bytes
 //! as the *map* says. [`pins`](crate::maps::pins) compares both before a table is opened.
@@ -24,9 +24,6 @@ const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 const MAP_DELETE_BATCH: libc::c_long = 27;
-
-/// What the kernel says where a kind of map has no batches (`ENOTSUPP`, which `errno.h` lacks).
-const NO_BATCHES: i32 = 524;
 
 /// `BPF_F_RDONLY`: what the descriptor may do, not what the map is.
 const READ_ONLY: u32 = 1 << 3;
@@ -53,18 +50,6 @@ struct Element {
     key: u64,
     value: u64,
     flags: u64,
-}
-
-impl Element {
-    fn of<K>(map: BorrowedFd<'_>, key: &K) -> Self {
-        Self {
-            map_fd: descriptor(map),
-            padding: 0,
-            key: (&raw const *key).addr() as u64,
-            value: 0,
-            flags: 0,
-        }
-    }
 }
 
 /// `struct { … }` of `union bpf_attr` for the object that a path names.
@@ -156,36 +141,13 @@ pub(super) fn update<K: Pod, V: Pod>(
     if keys.is_empty() {
         return Ok(());
     }
-    let result = run(
+    run(
         MAP_UPDATE_BATCH,
         map,
         keys.len(),
         keys.as_ptr().addr() as u64,
         values.as_ptr().addr() as u64,
-    );
-    match result {
-        Err(Stopped { error, .. }) if error.raw_os_error() == Some(NO_BATCHES) => {
-            one_by_one(keys.iter().zip(values), |(key, value)| {
-                let mut element = Element {
-                    value: (&raw const *value).addr() as u64,
-                    ..Element::of(map, key)
-                };
-                bpf(MAP_UPDATE_ELEM, &mut element)
-            })
-        }
-        result => result,
-    }
-}
-
-/// Makes a call for each entry, and stops at the first that the kernel refuses.
-fn one_by_one<T>(
-    entries: impl Iterator<Item = T>,
-    call: impl Fn(T) -> io::Result<libc::c_long>,
-) -> Result<(), Stopped> {
-    for (done, entry) in entries.enumerate() {
-        call(entry).map_err(|error| Stopped { done, error })?;
-    }
-    Ok(())
+    )
 }
 
 /// Removes entries, in order; those that are absent are passed over.
@@ -201,14 +163,6 @@ pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), Stop
             0,
         ) {
             Ok(()) => return Ok(()),
-            Err(Stopped { error, .. }) if error.raw_os_error() == Some(NO_BATCHES) => {
-                return one_by_one(left.iter(), |key| {
-                    match bpf(MAP_DELETE_ELEM, &mut Element::of(map, key)) {
-                        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(0),
-                        result => result,
-                    }
-                });
-            }
             // The kernel stops at the first key that is absent.
             Err(Stopped { done, error }) if error.raw_os_error() == Some(libc::ENOENT) => {
                 first += done + 1;
@@ -227,12 +181,61 @@ pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), Stop
 /// One entry.
 pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = V::zeroed();
-    let mut element = Element {
-        value: (&raw mut value).addr() as u64,
-        ..Element::of(map, key)
-    };
-    match bpf(MAP_LOOKUP_ELEM, &mut element) {
+    let key = (&raw const *key).addr() as u64;
+    let value_at = (&raw mut value).addr() as u64;
+    match bpf(MAP_LOOKUP_ELEM, &mut element(map, key, value_at)) {
         Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn element(map: BorrowedFd<'_>, key: u64, value: u64) -> Element {
+    Element {
+        map_fd: descriptor(map),
+        padding: 0,
+        key,
+        value,
+        flags: 0,
+    }
+}
+
+/// Sets entries, in order, one by one.
+pub(super) fn update_each<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    value: &V,
+) -> Result<(), Stopped> {
+    for (done, key) in keys.iter().enumerate() {
+        let key = (&raw const *key).addr() as u64;
+        let value = (&raw const *value).addr() as u64;
+        bpf(MAP_UPDATE_ELEM, &mut element(map, key, value))
+            .map_err(|error| Stopped { done, error })?;
+    }
+    Ok(())
+}
+
+/// Removes entries, in order, one by one; those that are absent are passed over.
+pub(super) fn delete_each<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), Stopped> {
+    for (done, key) in keys.iter().enumerate() {
+        let key = (&raw const *key).addr() as u64;
+        match bpf(MAP_DELETE_ELEM, &mut element(map, key, 0)) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(Stopped { done, error }),
+        }
+    }
+    Ok(())
+}
+
+/// The key that follows this one, or the first. What is removed meanwhile by another writer
+/// would make the walk begin again: for tables that the agent alone writes.
+pub(super) fn next_key<K: Pod>(map: BorrowedFd<'_>, after: Option<&K>) -> io::Result<Option<K>> {
+    let mut next = K::zeroed();
+    let after = after.map_or(0, |key| (&raw const *key).addr() as u64);
+    let next_at = (&raw mut next).addr() as u64;
+    match bpf(MAP_GET_NEXT_KEY, &mut element(map, after, next_at)) {
+        Ok(_) => Ok(Some(next)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
@@ -248,7 +251,6 @@ pub struct Entries<'map, K, V> {
     place: [u64; 8],
     begun: bool,
     ended: bool,
-    has_batches: bool,
     keys: Vec<K>,
     values: Vec<V>,
     /// Which of the fetched ones come next.
@@ -269,7 +271,6 @@ impl<'map, K: Pod, V: Pod> Entries<'map, K, V> {
             place: [0; 8],
             begun: false,
             ended: false,
-            has_batches: true,
             keys: vec![K::zeroed(); CHUNK],
             values: vec![V::zeroed(); CHUNK],
             next: 0..0,
@@ -277,51 +278,6 @@ impl<'map, K: Pod, V: Pod> Entries<'map, K, V> {
     }
 
     fn fetch(&mut self) -> io::Result<()> {
-        if self.has_batches {
-            self.fetch_batch()
-        } else {
-            self.fetch_one_by_one()
-        }
-    }
-
-    /// As many as fit, each found by the one before it.
-    fn fetch_one_by_one(&mut self) -> io::Result<()> {
-        let mut count = 0;
-        // The last one fetched: the place to go on from.
-        let mut last = self.begun.then(|| self.keys[self.next.end - 1]);
-        while count < self.keys.len() {
-            let mut key = K::zeroed();
-            let mut element = Element {
-                key: last
-                    .as_ref()
-                    .map_or(0, |last| (&raw const *last).addr() as u64),
-                value: (&raw mut key).addr() as u64,
-                ..Element::of(self.map, &key)
-            };
-            match bpf(MAP_GET_NEXT_KEY, &mut element) {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                    self.ended = true;
-                    break;
-                }
-                Err(error) => {
-                    self.ended = true;
-                    return Err(error);
-                }
-            }
-            last = Some(key);
-            // It may have been removed meanwhile.
-            if let Some(value) = lookup(self.map, &key)? {
-                (self.keys[count], self.values[count]) = (key, value);
-                count += 1;
-            }
-        }
-        self.begun = count > 0;
-        self.next = 0..count;
-        Ok(())
-    }
-
-    fn fetch_batch(&mut self) -> io::Result<()> {
         let mut after = [0u64; 8];
         let mut batch = Batch {
             in_batch: if self.begun {
@@ -343,10 +299,6 @@ impl<'map, K: Pod, V: Pod> Entries<'map, K, V> {
             }
             // The end; the last entries come with it.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.ended = true,
-            Err(error) if error.raw_os_error() == Some(NO_BATCHES) => {
-                self.has_batches = false;
-                return Ok(());
-            }
             // One bucket holds more than we have room for.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 let room = self.keys.len() * 2;
