@@ -184,7 +184,9 @@ impl<E: Executor> Line<'_, E> {
         }
         let called = self.executor.call(&self.socket_call(kind, peer))?;
         match called.verdict {
-            Verdict::Pass | Verdict::Translate => Ok(Some(canonical(called.peer))),
+            Verdict::Pass | Verdict::PassFragment | Verdict::Translate => {
+                Ok(Some(canonical(called.peer)))
+            }
             Verdict::Reject(_) => Ok(None),
             Verdict::Drop(reason) => bail!("{kind:?} to {peer} was dropped: {reason:?}"),
         }
@@ -295,7 +297,7 @@ impl<E: Executor> Line<'_, E> {
         if let Some(hook) = entry(from) {
             let (verdict, output) = send(self.executor, hook, &packet)?;
             match verdict {
-                Verdict::Pass | Verdict::Translate => packet = output,
+                Verdict::Pass | Verdict::PassFragment | Verdict::Translate => packet = output,
                 Verdict::Reject(_) => return Ok(Carried::Refused),
                 Verdict::Drop(_) => return Ok(Carried::Lost),
             }
@@ -329,7 +331,7 @@ impl<E: Executor> Line<'_, E> {
         let (verdict, output) = send(self.executor, hook, packet)
             .with_context(|| format!("{packet} at {}", hook.name()))?;
         match verdict {
-            Verdict::Pass | Verdict::Translate => Ok(output),
+            Verdict::Pass | Verdict::PassFragment | Verdict::Translate => Ok(output),
             Verdict::Reject(_) | Verdict::Drop(_) => {
                 bail!("{packet} at {}: {verdict:?}", hook.name())
             }
