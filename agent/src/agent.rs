@@ -165,7 +165,7 @@ impl Agent {
         match self.cluster.apply(event) {
             Changed::Nothing => {}
             Changed::Report => self.reporter.problems(&self.cluster),
-            Changed::Objects => {
+            Changed::Objects(_) => {
                 self.reporter.problems(&self.cluster);
                 self.schedule.note();
             }
