@@ -11,6 +11,15 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    /// For programs: the name in metrics, which never changes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoBackend => "no_backend",
+            Self::NoSuchPort => "no_such_port",
+        }
+    }
+
     /// For operators.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
@@ -39,6 +48,19 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// For programs: the name in metrics, which never changes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NoSourcePort => "no_source_port",
+            Self::NotRewritten => "not_rewritten",
+            Self::Unanswerable => "unanswerable",
+            Self::SctpPort => "sctp_port",
+            Self::NoLocalEndpoint => "no_local_endpoint",
+        }
+    }
+
     /// For operators.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
@@ -84,6 +106,27 @@ impl Verdict {
         Self::Reject(RejectReason::NoSuchPort),
         Self::Drop(DropReason::NoLocalEndpoint),
     ];
+
+    /// What becomes of the packet, in a word: the name in metrics, which never changes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Translate => "translate",
+            Self::Reject(_) => "reject",
+            Self::Drop(_) => "drop",
+        }
+    }
+
+    /// Why a packet does not go on, by its name in metrics.
+    #[must_use]
+    pub const fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Pass | Self::Translate => None,
+            Self::Reject(reason) => Some(reason.name()),
+            Self::Drop(reason) => Some(reason.name()),
+        }
+    }
 
     /// The verdict's number, which never changes its meaning within a layout version.
     #[inline(always)]
