@@ -21,6 +21,8 @@ const MAPPED: u32 = 0xffff_u32.to_be();
 impl Addr {
     /// `::`, which is no host's address and stands for "none" in tables.
     pub const UNSPECIFIED: Self = Self([0; 4]);
+    /// `0.0.0.0`, likewise.
+    pub const UNSPECIFIED_V4: Self = Self([0, 0, MAPPED, 0]);
 
     /// From the four bytes of an IPv4 address, read as one word in network byte order.
     #[inline(always)]
@@ -49,6 +51,26 @@ impl Addr {
     #[must_use]
     pub const fn is_unspecified(self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
+    }
+}
+
+impl Addr {
+    /// Do the first `length` bits agree with those of `prefix`?
+    #[must_use]
+    pub fn has_prefix(self, prefix: Self, length: u32) -> bool {
+        let bits = |addr: Self| u128::from_be_bytes(bytemuck::cast(addr.0));
+        let differing = bits(self) ^ bits(prefix);
+        differing.leading_zeros() >= length.min(u128::BITS)
+    }
+
+    /// Writes a prefix of this address as people write it, an IPv4 one with its own length.
+    pub(crate) fn fmt_prefix(
+        self,
+        length: u32,
+        f: &mut core::fmt::Formatter<'_>,
+    ) -> core::fmt::Result {
+        let before = if self.is_v4() { 96 } else { 0 };
+        write!(f, "{self}/{}", length.saturating_sub(before))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     packet::{Headers, NotParsed, PacketMut, Transport},
     reject,
     service::{self, Choice, Lookup, Standing},
-    tables::{Backend, Flow, FlowRole, FlowState, Tables, Tuple},
+    tables::{Backend, Flow, FlowFlags, FlowRole, FlowState, Tables, Tuple},
     verdict::{DropReason, RejectReason, Verdict},
 };
 
@@ -69,7 +69,7 @@ pub fn from_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> De
         return Decision::Pass;
     }
     match known_flow(headers, tables, flow) {
-        Some(FlowRole::FORWARD | FlowRole::HAIRPIN_REPLY) => Decision::Translate,
+        Some(FlowRole::FORWARD | FlowRole::SNAT_REPLY) => Decision::Translate,
         Some(_) => Decision::Pass,
         None => new_flow(headers, tables, flow),
     }
@@ -83,7 +83,7 @@ pub fn to_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Deci
         return Decision::Pass;
     }
     match known_flow(headers, tables, flow) {
-        Some(FlowRole::REPLY | FlowRole::HAIRPIN_FORWARD) => Decision::Translate,
+        Some(FlowRole::REPLY | FlowRole::SNAT_FORWARD) => Decision::Translate,
         Some(_) | None => Decision::Pass,
     }
 }
@@ -226,8 +226,8 @@ const fn opposite(tuple: &Tuple, flow: &Flow) -> Flow {
     let role = match flow.role {
         FlowRole::FORWARD => FlowRole::REPLY,
         FlowRole::REPLY => FlowRole::FORWARD,
-        FlowRole::HAIRPIN_FORWARD => FlowRole::HAIRPIN_REPLY,
-        _ => FlowRole::HAIRPIN_FORWARD,
+        FlowRole::SNAT_FORWARD => FlowRole::SNAT_REPLY,
+        _ => FlowRole::SNAT_FORWARD,
     };
     Flow {
         to: tuple.reversed(),
@@ -274,7 +274,8 @@ fn open_flow<T: Tables>(
         revision: choice.revision,
         state: conntrack::advance(FlowState::OPENING, headers.kind(), true),
         role: FlowRole::FORWARD,
-        reserved: [0; 6],
+        flags: FlowFlags::NONE,
+        reserved: [0; 5],
     };
     let is_hairpin = flow.to.src == flow.to.dst;
     // A hairpin from the very port it goes to would have one tuple in both directions.
@@ -370,7 +371,7 @@ fn open_hairpin<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
     };
     let tuple = &flow.to;
     let mut inner = Flow {
-        role: FlowRole::HAIRPIN_FORWARD,
+        role: FlowRole::SNAT_FORWARD,
         ..*flow
     };
     inner.to.src = if node_addr.is_unspecified() {
@@ -392,13 +393,22 @@ fn open_hairpin<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
 /// A port for a translated source, each of the node's range as likely as the others.
 #[inline(always)]
 fn random_port<T: Tables>(tables: &T) -> Port {
-    let node = tables.node().unwrap_or_default();
-    let count = u32::from(node.snat_port_max.wrapping_sub(node.snat_port_min)) + 1;
+    let [first, second] = tables.node().unwrap_or_default().snat_ports;
+    let count = first.count() + second.count();
     let product = u64::from(tables.random()) * u64::from(count);
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "less than count, which is at most 65536"
+        reason = "less than count, which is less than 2^17"
     )]
-    let offset = (product >> 32) as u16;
-    Port::new(node.snat_port_min.wrapping_add(offset))
+    let offset = (product >> 32) as u32;
+    let port = if offset < first.count() {
+        u32::from(first.min) + offset
+    } else {
+        u32::from(second.min) + offset - first.count()
+    };
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "in one of two ranges of ports"
+    )]
+    Port::new(port as u16)
 }

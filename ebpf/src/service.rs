@@ -37,7 +37,7 @@ pub struct Choice {
 /// the exact key has missed, some 15 ns more for a packet that has no flow.
 #[inline(always)]
 pub fn select<T: Tables>(tables: &T, key: &FrontendKey) -> Lookup {
-    let Some(Frontend { service }) = tables.frontend(key) else {
+    let Some(Frontend { service, .. }) = tables.frontend(key) else {
         return match tables.frontend(&FrontendKey::address_only(key.addr)) {
             Some(_) => Lookup::NoSuchPort,
             None => Lookup::NotAService,

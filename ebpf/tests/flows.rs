@@ -339,7 +339,7 @@ fn a_hairpin_whose_inner_entry_was_forgotten_heals() {
     let world = world();
     let asked = tuple(Protocol::UDP, (BACKEND, 40_000), (VIP, 80));
     hairpin(&world, &asked, ACK).expect("the source is translated");
-    for inner in world.tuples(FlowRole::HAIRPIN_FORWARD) {
+    for inner in world.tuples(FlowRole::SNAT_FORWARD) {
         world.evict(&inner);
     }
     world.wait(2 * SECOND);

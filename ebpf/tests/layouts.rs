@@ -3,12 +3,14 @@
 use std::mem::{align_of, offset_of, size_of};
 
 use weir_ebpf::tables::{
-    Backend, BackendKey, Flow, FlowRole, FlowState, Frontend, FrontendKey, LAYOUT_VERSION, Node,
-    Service, ServiceFlags, ServiceName, Serving, ServingKey, SocketFlow, SocketKey, Tuple, name,
+    Affinity, AffinityKey, Backend, BackendFlags, BackendKey, Cidr, Cover, EndpointSet, Flow,
+    FlowFlags, FlowRole, FlowState, Frontend, FrontendFlags, FrontendKey, Interface,
+    LAYOUT_VERSION, Node, PortRange, Present, Service, ServiceFlags, ServiceName, ServingKey,
+    SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
 /// The version whose layouts stand below.
-const PINNED: u32 = 2;
+const PINNED: u32 = 3;
 
 /// Panics unless the type has this size and alignment and these fields, at these offsets and of
 /// these sizes, one directly behind the other.
@@ -41,19 +43,28 @@ fn length_of<T, F>(_field: impl Fn(&T) -> F) -> usize {
 #[test]
 fn the_agents_tables_have_the_layouts_of_their_version() {
     assert_layout!(FrontendKey: 20, align 4 { addr: 0 + 16, port: 16 + 2, protocol: 18 + 1, reserved: 19 + 1 });
-    assert_layout!(Frontend: 4, align 4 { service: 0 + 4 });
+    assert_layout!(Frontend: 12, align 4 { service: 0 + 4, from_outside: 4 + 4, flags: 8 + 4 });
     // The first two are read by one load of eight bytes.
-    assert_layout!(Service: 16, align 4 {
-        backend_count: 0 + 4, revision: 4 + 4, flags: 8 + 4, affinity_timeout: 12 + 4,
+    assert_layout!(Service: 24, align 4 {
+        backend_count: 0 + 4, revision: 4 + 4, flags: 8 + 4, affinity_timeout: 12 + 4, affinity: 16 + 4,
+        reserved: 20 + 4,
     });
     assert_layout!(BackendKey: 8, align 4 { service: 0 + 4, slot: 4 + 4 });
-    assert_layout!(Backend: 20, align 4 { addr: 0 + 16, port: 16 + 2, reserved: 18 + 2 });
+    assert_layout!(Backend: 20, align 4 { addr: 0 + 16, port: 16 + 2, flags: 18 + 2 });
     assert_layout!(ServingKey: 24, align 4 { service: 0 + 4, backend: 4 + 20 });
-    assert_layout!(Serving: 4, align 4 { reserved: 0 + 4 });
-    assert_layout!(ServiceName: 196, align 2 {
-        namespace: 0 + 64, name: 64 + 64, port_name: 128 + 64, port: 192 + 2, protocol: 194 + 1, family: 195 + 1,
+    assert_layout!(Present: 4, align 4 { reserved: 0 + 4 });
+    assert_layout!(ServiceName: 198, align 2 {
+        namespace: 0 + 64, name: 64 + 64, port_name: 128 + 64, port: 192 + 2, protocol: 194 + 1, family: 195 + 1, set: 196 + 1,
+        reserved: 197 + 1,
     });
-    assert_layout!(Node: 36, align 4 { addr_v4: 0 + 16, addr_v6: 16 + 16, snat_port_min: 32 + 2, snat_port_max: 34 + 2 });
+    assert_layout!(SourceRange: 24, align 4 { prefix_len: 0 + 4, service: 4 + 4, addr: 8 + 16 });
+    assert_layout!(Cidr: 20, align 4 { prefix_len: 0 + 4, addr: 4 + 16 });
+    assert_layout!(Interface: 32, align 4 { addr_v4: 0 + 16, addr_v6: 16 + 16 });
+    assert_layout!(Cover: 32, align 4 { prefix: 0 + 16, mask: 16 + 16 });
+    assert_layout!(PortRange: 4, align 2 { min: 0 + 2, max: 2 + 2 });
+    assert_layout!(Node: 108, align 4 {
+        addr_v4: 0 + 16, addr_v6: 16 + 16, cover_v4: 32 + 32, cover_v6: 64 + 32, snat_ports: 96 + 8, node_ports: 104 + 4,
+    });
 }
 
 #[test]
@@ -62,8 +73,11 @@ fn the_programs_tables_have_the_layouts_of_their_version() {
         src: 0 + 16, dst: 16 + 16, src_port: 32 + 2, dst_port: 34 + 2, protocol: 36 + 1, reserved: 37 + 3,
     });
     assert_layout!(Flow: 64, align 8 {
-        to: 0 + 40, last_seen: 40 + 8, service: 48 + 4, revision: 52 + 4, state: 56 + 1, role: 57 + 1, reserved: 58 + 6,
+        to: 0 + 40, last_seen: 40 + 8, service: 48 + 4, revision: 52 + 4, state: 56 + 1, role: 57 + 1, flags: 58 + 1,
+        reserved: 59 + 5,
     });
+    assert_layout!(AffinityKey: 20, align 4 { client: 0 + 16, affinity: 16 + 4 });
+    assert_layout!(Affinity: 32, align 8 { backend: 0 + 20, reserved: 20 + 4, last_used: 24 + 8 });
     assert_layout!(SocketKey: 32, align 8 {
         cookie: 0 + 8, addr: 8 + 16, port: 24 + 2, protocol: 26 + 1, role: 27 + 1, reserved: 28 + 4,
     });
@@ -85,11 +99,20 @@ fn the_numbers_in_tables_keep_their_meaning() {
     let roles = [
         FlowRole::FORWARD,
         FlowRole::REPLY,
-        FlowRole::HAIRPIN_FORWARD,
-        FlowRole::HAIRPIN_REPLY,
+        FlowRole::SNAT_FORWARD,
+        FlowRole::SNAT_REPLY,
     ];
     assert_eq!(roles.map(|role| role.0), [0, 1, 2, 3]);
     assert_eq!(ServiceFlags::DROPS_WITHOUT_BACKEND.0, 1);
+    assert_eq!(BackendFlags::LOCAL.0, 1);
+    assert_eq!(FlowFlags::SNAT.0, 1);
+    assert_eq!((EndpointSet::CLUSTER.0, EndpointSet::LOCAL.0), (0, 1));
+    let flags = [
+        FrontendFlags::MASQUERADE_OUTSIDE,
+        FrontendFlags::MASQUERADE_PODS,
+        FrontendFlags::SOURCE_RANGES,
+    ];
+    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4]);
 }
 
 #[test]
@@ -101,7 +124,12 @@ fn the_maps_keep_their_names() {
         (name::BACKENDS, "BACKENDS"),
         (name::SERVING, "SERVING"),
         (name::SERVICE_NAMES, "SERVICE_NAMES"),
+        (name::NODE_PORT_ADDRS, "NODE_PORT_ADDRS"),
+        (name::SOURCE_RANGES, "SOURCE_RANGES"),
+        (name::SERVICE_CIDRS, "SERVICE_CIDRS"),
+        (name::INTERFACES, "INTERFACES"),
         (name::NODE, "NODE"),
+        (name::AFFINITY, "AFFINITY"),
         (name::FLOWS, "FLOWS"),
         (name::SOCKETS, "SOCKETS"),
         (name::COUNTERS, "COUNTERS"),

@@ -159,7 +159,7 @@ impl Ids {
                 );
                 contents.serving.insert(ServingKey {
                     service: number,
-                    backend,
+                    backend: backend.identity(),
                 });
             }
         }
@@ -177,7 +177,7 @@ impl Entry {
             }
             slots.push(backend);
         }
-        let distinct: BTreeSet<Backend> = slots.iter().copied().collect();
+        let distinct: BTreeSet<Backend> = slots.iter().map(|slot| slot.identity()).collect();
         let serving: BTreeSet<Backend> = contents.serving_of(number).collect();
         // A number that has a name but no revision was given, and not written, just before.
         let is_settled = (1..UNSETTLED).contains(&service.revision)
@@ -198,6 +198,8 @@ impl Entry {
             revision: self.revision,
             flags: self.flags,
             affinity_timeout: 0,
+            affinity: 0,
+            reserved: 0,
         }
     }
 

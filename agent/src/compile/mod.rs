@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::{Node, capacity};
+use weir_ebpf::tables::{Cover, Node, PortRange, capacity};
 
 use crate::maps::Contents;
 use crate::model::Cluster;
@@ -92,8 +92,13 @@ fn compile_node(cluster: &Cluster, node: &NodeContext) -> Node {
     Node {
         addr_v4: v4.map_or(Addr::UNSPECIFIED, Addr::from),
         addr_v6: v6.map_or(Addr::UNSPECIFIED, Addr::from),
-        snat_port_min: *node.snat_ports.start(),
-        snat_port_max: *node.snat_ports.end(),
+        cover_v4: Cover::default(),
+        cover_v6: Cover::default(),
+        snat_ports: [
+            PortRange::new(*node.snat_ports.start(), *node.snat_ports.end()),
+            PortRange::NONE,
+        ],
+        node_ports: PortRange::NONE,
     }
 }
 

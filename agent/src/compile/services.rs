@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
-use weir_ebpf::tables::{Backend, Frontend, FrontendKey, ServiceFlags, ServiceName};
+use weir_ebpf::tables::{
+    Backend, EndpointSet, Frontend, FrontendFlags, FrontendKey, ServiceFlags, ServiceName,
+};
 
 use crate::model::{
     Cluster, EndpointGroup, Family, Kind, ObjectRef, Protocol, Service, ServicePort, ServiceRef,
@@ -52,7 +54,7 @@ pub(super) fn compile_services(
         }
         let frontends = &mut desired.contents.frontends;
         for key in &draft.frontends {
-            frontends.insert(*key, Frontend { service: number });
+            frontends.insert(*key, Frontend::to(number, FrontendFlags::NONE));
             frontends.insert(FrontendKey::address_only(key.addr), Frontend::ADDRESS_ONLY);
         }
     }
@@ -222,6 +224,8 @@ fn service_name(id: &ServiceRef, port: &ServicePort, family: Family) -> ServiceN
         port: Port::new(port.port.get()),
         protocol: wire_protocol(port.protocol),
         family: family.number(),
+        set: EndpointSet::CLUSTER,
+        reserved: 0,
     }
 }
 

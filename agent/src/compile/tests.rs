@@ -366,7 +366,7 @@ fn the_node_object_says_which_addresses_the_node_has() {
     let desired = compiled([]);
     assert_eq!(desired.contents.node.addr_v4.to_string(), "10.240.0.11");
     assert!(desired.contents.node.addr_v6.is_unspecified());
-    assert_eq!(desired.contents.node.snat_port_max, 29_999);
+    assert_eq!(desired.contents.node.snat_ports[0].max, 29_999);
     let desired = compiled([Object::Node(Node {
         name: "worker-0".to_owned(),
         addrs: vec!["fd00:10:240::11".parse().unwrap()],

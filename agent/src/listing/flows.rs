@@ -192,7 +192,8 @@ mod tests {
             revision: 1,
             state: FlowState::OPENING,
             role: FlowRole::FORWARD,
-            reserved: [0; 6],
+            flags: weir_ebpf::tables::FlowFlags::NONE,
+            reserved: [0; 5],
         };
         let reply = Flow {
             to: called.reversed(),
@@ -257,12 +258,12 @@ mod tests {
         let inner = tuple(Protocol::TCP, "10.240.0.1:1024", "10.200.0.2:8080");
         let inner_forward = Flow {
             to: inner,
-            role: FlowRole::HAIRPIN_FORWARD,
+            role: FlowRole::SNAT_FORWARD,
             ..entries[&called]
         };
         let inner_reply = Flow {
             to: to.reversed(),
-            role: FlowRole::HAIRPIN_REPLY,
+            role: FlowRole::SNAT_REPLY,
             ..inner_forward
         };
         entries.insert(to, inner_forward);

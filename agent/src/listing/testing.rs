@@ -51,6 +51,8 @@ impl World {
                 port: Port::new(at.port()),
                 protocol: Protocol::TCP,
                 family: if at.is_ipv4() { 4 } else { 6 },
+                set: weir_ebpf::tables::EndpointSet::CLUSTER,
+                reserved: 0,
             },
         );
         self.contents.services.insert(
@@ -76,7 +78,10 @@ impl World {
     pub fn frontend(mut self, at: &str, service: u32) -> Self {
         let (addr, port) = addr(socket(at));
         let key = FrontendKey::new(addr, port, Protocol::TCP);
-        self.contents.frontends.insert(key, Frontend { service });
+        self.contents.frontends.insert(
+            key,
+            Frontend::to(service, weir_ebpf::tables::FrontendFlags::NONE),
+        );
         self
     }
 }

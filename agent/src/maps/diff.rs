@@ -72,6 +72,7 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     if desired.node != actual.node {
         plan.push(Write::PutNode(desired.node));
     }
+    surroundings(&mut plan, desired, actual);
     let removed =
         |key: &FrontendKey| !desired.frontends.contains_key(key) || handed_over.contains(key);
     plan.extend(
@@ -98,6 +99,28 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     );
     settle(&mut plan, &retired_last);
     Plan(plan)
+}
+
+/// What frontends rely on, and nothing refers to by number.
+fn surroundings(plan: &mut Vec<Write>, desired: &Contents, actual: &Contents) {
+    for (index, new, _) in differences(&desired.interfaces, &actual.interfaces) {
+        plan.push(match new {
+            Some(interface) => Write::PutInterface(*index, *interface),
+            None => Write::RemoveInterface(*index),
+        });
+    }
+    let gone = actual.node_port_addrs.difference(&desired.node_port_addrs);
+    plan.extend(gone.map(|addr| Write::RemoveNodePortAddr(*addr)));
+    let new = desired.node_port_addrs.difference(&actual.node_port_addrs);
+    plan.extend(new.map(|addr| Write::PutNodePortAddr(*addr)));
+    let gone = actual.source_ranges.difference(&desired.source_ranges);
+    plan.extend(gone.map(|range| Write::RemoveSourceRange(*range)));
+    let new = desired.source_ranges.difference(&actual.source_ranges);
+    plan.extend(new.map(|range| Write::PutSourceRange(*range)));
+    let gone = actual.service_cidrs.difference(&desired.service_cidrs);
+    plan.extend(gone.map(|cidr| Write::RemoveServiceCidr(*cidr)));
+    let new = desired.service_cidrs.difference(&actual.service_cidrs);
+    plan.extend(new.map(|cidr| Write::PutServiceCidr(*cidr)));
 }
 
 /// What changes about one number, apart from the frontends that lead to it.

@@ -8,7 +8,7 @@
     reason = "bpf(2) has no safe wrapper for batches of entries"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::discriminant;
@@ -17,9 +17,10 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, PerCpuArray};
 use bytemuck::Pod;
+use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Backend, BackendKey, Flow, Frontend, FrontendKey, Node, Service, ServiceName, Serving,
-    ServingKey, SocketFlow, SocketKey, Tuple, name,
+    Affinity, AffinityKey, Backend, BackendKey, Cidr, Flow, Frontend, FrontendKey, Interface, Node,
+    Present, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
 use crate::maps::pins::Pins;
@@ -37,9 +38,14 @@ pub struct KernelTables {
     frontends: Table<FrontendKey, Frontend>,
     services: Table<u32, Service>,
     backends: Table<BackendKey, Backend>,
-    serving: Table<ServingKey, Serving>,
+    serving: Table<ServingKey, Present>,
     service_names: Table<u32, ServiceName>,
+    node_port_addrs: Table<Addr, Present>,
+    source_ranges: Table<SourceRange, Present>,
+    service_cidrs: Table<Cidr, Present>,
+    interfaces: Table<u32, Interface>,
     node: Table<u32, Node>,
+    affinity: Table<AffinityKey, Affinity>,
     flows: Table<Tuple, Flow>,
     sockets: Table<SocketKey, SocketFlow>,
     counters: PerCpuArray<MapData, u64>,
@@ -104,7 +110,12 @@ impl KernelTables {
             backends: Table::new(name::BACKENDS, map(name::BACKENDS)?)?,
             serving: Table::new(name::SERVING, map(name::SERVING)?)?,
             service_names: Table::new(name::SERVICE_NAMES, map(name::SERVICE_NAMES)?)?,
+            node_port_addrs: Table::new(name::NODE_PORT_ADDRS, map(name::NODE_PORT_ADDRS)?)?,
+            source_ranges: Table::new(name::SOURCE_RANGES, map(name::SOURCE_RANGES)?)?,
+            service_cidrs: Table::new(name::SERVICE_CIDRS, map(name::SERVICE_CIDRS)?)?,
+            interfaces: Table::new(name::INTERFACES, map(name::INTERFACES)?)?,
             node: Table::new(name::NODE, map(name::NODE)?)?,
+            affinity: Table::new(name::AFFINITY, map(name::AFFINITY)?)?,
             flows: Table::new(name::FLOWS, map(name::FLOWS)?)?,
             sockets: Table::new(name::SOCKETS, map(name::SOCKETS)?)?,
             counters,
@@ -126,12 +137,12 @@ impl KernelTables {
                 .filter(|(_, service)| *service != Service::default())
                 .collect(),
             backends: self.backends.collect()?,
-            serving: self
-                .serving
-                .collect::<BTreeMap<_, _>>()?
-                .into_keys()
-                .collect(),
+            serving: self.serving.keys()?,
             service_names: self.service_names.collect()?,
+            node_port_addrs: self.node_port_addrs.keys()?,
+            source_ranges: self.source_ranges.keys()?,
+            service_cidrs: self.service_cidrs.keys()?,
+            interfaces: self.interfaces.collect()?,
             node: self.node.get(&0)?.unwrap_or_default(),
         })
     }
@@ -185,7 +196,7 @@ impl KernelTables {
                 _ => None,
             }),
             Some(Write::PutServing(_)) => self.serving.put(run, |write| match write {
-                Write::PutServing(key) => Some((*key, Serving::default())),
+                Write::PutServing(key) => Some((*key, Present::default())),
                 _ => None,
             }),
             Some(Write::RemoveServing(_)) => self.serving.remove(run, |write| match write {
@@ -202,6 +213,44 @@ impl KernelTables {
                     _ => None,
                 })
             }
+            Some(Write::PutNodePortAddr(_)) => self.node_port_addrs.put(run, |write| match write {
+                Write::PutNodePortAddr(key) => Some((*key, Present::default())),
+                _ => None,
+            }),
+            Some(Write::RemoveNodePortAddr(_)) => {
+                self.node_port_addrs.remove(run, |write| match write {
+                    Write::RemoveNodePortAddr(key) => Some(*key),
+                    _ => None,
+                })
+            }
+            Some(Write::PutSourceRange(_)) => self.source_ranges.put(run, |write| match write {
+                Write::PutSourceRange(key) => Some((*key, Present::default())),
+                _ => None,
+            }),
+            Some(Write::RemoveSourceRange(_)) => {
+                self.source_ranges.remove(run, |write| match write {
+                    Write::RemoveSourceRange(key) => Some(*key),
+                    _ => None,
+                })
+            }
+            Some(Write::PutServiceCidr(_)) => self.service_cidrs.put(run, |write| match write {
+                Write::PutServiceCidr(key) => Some((*key, Present::default())),
+                _ => None,
+            }),
+            Some(Write::RemoveServiceCidr(_)) => {
+                self.service_cidrs.remove(run, |write| match write {
+                    Write::RemoveServiceCidr(key) => Some(*key),
+                    _ => None,
+                })
+            }
+            Some(Write::PutInterface(..)) => self.interfaces.put(run, |write| match write {
+                Write::PutInterface(key, value) => Some((*key, *value)),
+                _ => None,
+            }),
+            Some(Write::RemoveInterface(_)) => self.interfaces.remove(run, |write| match write {
+                Write::RemoveInterface(key) => Some(*key),
+                _ => None,
+            }),
             Some(Write::PutNode(_)) => self.node.put(run, |write| match write {
                 Write::PutNode(value) => Some((0, *value)),
                 _ => None,
@@ -219,6 +268,12 @@ impl KernelTables {
     #[must_use]
     pub fn sockets(&self) -> Entries<'_, SocketKey, SocketFlow> {
         self.sockets.entries()
+    }
+
+    /// Where clients of services with session affinity went last.
+    #[must_use]
+    pub fn affinity(&self) -> Entries<'_, AffinityKey, Affinity> {
+        self.affinity.entries()
     }
 
     /// One socket's peer.
@@ -257,7 +312,12 @@ impl KernelTables {
             (self.backends.name, self.backends.capacity),
             (self.serving.name, self.serving.capacity),
             (self.service_names.name, self.service_names.capacity),
+            (self.node_port_addrs.name, self.node_port_addrs.capacity),
+            (self.source_ranges.name, self.source_ranges.capacity),
+            (self.service_cidrs.name, self.service_cidrs.capacity),
+            (self.interfaces.name, self.interfaces.capacity),
             (self.flows.name, self.flows.capacity),
+            (self.affinity.name, self.affinity.capacity),
             (self.sockets.name, self.sockets.capacity),
         ])
     }
@@ -299,6 +359,10 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         self.entries()
             .collect::<io::Result<C>>()
             .with_context(|| format!("read the table {}", self.name))
+    }
+
+    fn keys(&self) -> Result<BTreeSet<K>> {
+        Ok(self.collect::<BTreeMap<K, V>>()?.into_keys().collect())
     }
 
     fn get(&self, key: &K) -> Result<Option<V>> {

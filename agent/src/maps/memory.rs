@@ -7,9 +7,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Backend, BackendKey, Flow, Frontend, FrontendKey, Nanos, Node, Service, ServingKey, SocketFlow,
-    SocketKey, Tables, Tuple,
+    Affinity, AffinityKey, Backend, BackendKey, Flow, Frontend, FrontendKey, Interface, Nanos,
+    Node, Service, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
 };
 
 use super::{Contents, Plan};
@@ -23,6 +24,7 @@ pub struct MemoryTables {
     pub contents: Contents,
     flows: RefCell<BTreeMap<Tuple, Flow>>,
     sockets: RefCell<BTreeMap<SocketKey, SocketFlow>>,
+    affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     now: Cell<Nanos>,
     random: Cell<u64>,
 }
@@ -89,6 +91,38 @@ impl Tables for MemoryTables {
 
     fn node(&self) -> Option<Node> {
         Some(self.contents.node)
+    }
+
+    fn is_node_port_addr(&self, addr: &Addr) -> bool {
+        self.contents.node_port_addrs.contains(addr)
+    }
+
+    fn is_source_allowed(&self, service: u32, client: &Addr) -> bool {
+        self.contents
+            .source_ranges
+            .iter()
+            .any(|range| range.service == service && range.contains(*client))
+    }
+
+    fn is_service_addr(&self, addr: &Addr) -> bool {
+        let mut cidrs = self.contents.service_cidrs.iter();
+        cidrs.any(|cidr| cidr.contains(*addr))
+    }
+
+    fn interface(&self, index: u32) -> Option<Interface> {
+        self.contents.interfaces.get(&index).copied()
+    }
+
+    fn update_affinity<R>(
+        &self,
+        key: &AffinityKey,
+        change: impl FnOnce(&mut Affinity) -> R,
+    ) -> Option<R> {
+        self.affinity.borrow_mut().get_mut(key).map(change)
+    }
+
+    fn put_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        self.affinity.borrow_mut().insert(*key, *affinity);
     }
 
     fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {

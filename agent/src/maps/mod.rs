@@ -11,8 +11,10 @@ pub mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Backend, BackendKey, Frontend, FrontendKey, Node, Service, ServiceName, ServingKey, name,
+    Backend, BackendKey, Cidr, Frontend, FrontendKey, Interface, Node, Service, ServiceName,
+    ServingKey, SourceRange, name,
 };
 
 /// Set in the `revision` of a [`Service`] while its set of backends is being changed.
@@ -36,6 +38,14 @@ pub struct Contents {
     pub serving: BTreeSet<ServingKey>,
     /// `SERVICE_NAMES`
     pub service_names: BTreeMap<u32, ServiceName>,
+    /// `NODE_PORT_ADDRS`
+    pub node_port_addrs: BTreeSet<Addr>,
+    /// `SOURCE_RANGES`
+    pub source_ranges: BTreeSet<SourceRange>,
+    /// `SERVICE_CIDRS`
+    pub service_cidrs: BTreeSet<Cidr>,
+    /// `INTERFACES`
+    pub interfaces: BTreeMap<u32, Interface>,
     /// `NODE`
     pub node: Node,
 }
@@ -50,6 +60,10 @@ impl Contents {
             name::BACKENDS => Some(self.backends.len()),
             name::SERVING => Some(self.serving.len()),
             name::SERVICE_NAMES => Some(self.service_names.len()),
+            name::NODE_PORT_ADDRS => Some(self.node_port_addrs.len()),
+            name::SOURCE_RANGES => Some(self.source_ranges.len()),
+            name::SERVICE_CIDRS => Some(self.service_cidrs.len()),
+            name::INTERFACES => Some(self.interfaces.len()),
             name::NODE => Some(1),
             _ => None,
         }
@@ -77,6 +91,22 @@ pub enum Write {
     PutServiceName(u32, ServiceName),
     /// Removes one; absent is no error.
     RemoveServiceName(u32),
+    /// Adds to `NODE_PORT_ADDRS`.
+    PutNodePortAddr(Addr),
+    /// Removes from it; absent is no error.
+    RemoveNodePortAddr(Addr),
+    /// Adds to `SOURCE_RANGES`.
+    PutSourceRange(SourceRange),
+    /// Removes from it; absent is no error.
+    RemoveSourceRange(SourceRange),
+    /// Adds to `SERVICE_CIDRS`.
+    PutServiceCidr(Cidr),
+    /// Removes from it; absent is no error.
+    RemoveServiceCidr(Cidr),
+    /// Sets an entry of `INTERFACES`.
+    PutInterface(u32, Interface),
+    /// Removes one; absent is no error.
+    RemoveInterface(u32),
     /// Sets `NODE`.
     PutNode(Node),
 }
@@ -141,6 +171,30 @@ impl Write {
             }
             Self::RemoveServiceName(number) => {
                 contents.service_names.remove(&number);
+            }
+            Self::PutNodePortAddr(addr) => {
+                contents.node_port_addrs.insert(addr);
+            }
+            Self::RemoveNodePortAddr(addr) => {
+                contents.node_port_addrs.remove(&addr);
+            }
+            Self::PutSourceRange(range) => {
+                contents.source_ranges.insert(range);
+            }
+            Self::RemoveSourceRange(range) => {
+                contents.source_ranges.remove(&range);
+            }
+            Self::PutServiceCidr(cidr) => {
+                contents.service_cidrs.insert(cidr);
+            }
+            Self::RemoveServiceCidr(cidr) => {
+                contents.service_cidrs.remove(&cidr);
+            }
+            Self::PutInterface(index, interface) => {
+                contents.interfaces.insert(index, interface);
+            }
+            Self::RemoveInterface(index) => {
+                contents.interfaces.remove(&index);
             }
             Self::PutNode(node) => contents.node = node,
         }

@@ -24,9 +24,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Backend, BackendKey, Flow, Frontend, FrontendKey, LAYOUT_VERSION, Node, Service, ServiceName,
-    Serving, ServingKey, SocketFlow, SocketKey, Tuple, name,
+    Affinity, AffinityKey, Backend, BackendKey, Cidr, Flow, Frontend, FrontendKey, Interface,
+    LAYOUT_VERSION, Node, Present, Service, ServiceName, ServingKey, SocketFlow, SocketKey,
+    SourceRange, Tuple, name,
 };
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are added.
@@ -99,7 +101,7 @@ pub fn layouts() -> BTreeMap<&'static str, Layout> {
         ),
         (
             name::SERVING,
-            Layout::of::<ServingKey, Serving>(MapType::Hash, NO_PREALLOC),
+            Layout::of::<ServingKey, Present>(MapType::Hash, NO_PREALLOC),
         ),
         (
             name::SERVICE_NAMES,
@@ -109,7 +111,27 @@ pub fn layouts() -> BTreeMap<&'static str, Layout> {
             name::SERVICES,
             Layout::of::<u32, Service>(MapType::Array, 0),
         ),
+        (
+            name::NODE_PORT_ADDRS,
+            Layout::of::<Addr, Present>(MapType::Hash, NO_PREALLOC),
+        ),
+        (
+            name::SOURCE_RANGES,
+            Layout::of::<SourceRange, Present>(MapType::LpmTrie, NO_PREALLOC),
+        ),
+        (
+            name::SERVICE_CIDRS,
+            Layout::of::<Cidr, Present>(MapType::LpmTrie, NO_PREALLOC),
+        ),
+        (
+            name::INTERFACES,
+            Layout::of::<u32, Interface>(MapType::Hash, NO_PREALLOC),
+        ),
         (name::NODE, Layout::of::<u32, Node>(MapType::Array, 0)),
+        (
+            name::AFFINITY,
+            Layout::of::<AffinityKey, Affinity>(MapType::LruHash, 0),
+        ),
         (name::FLOWS, Layout::of::<Tuple, Flow>(MapType::LruHash, 0)),
         (
             name::SOCKETS,

@@ -38,6 +38,8 @@ fn service() -> Plan {
                 port: Port::new(80),
                 protocol: Protocol::TCP,
                 family: 4,
+                set: weir_ebpf::tables::EndpointSet::CLUSTER,
+                reserved: 0,
             },
         ),
         Write::PutServing(ServingKey {
@@ -61,7 +63,7 @@ fn service() -> Plan {
         ),
         Write::PutFrontend(
             FrontendKey::new(addr("10.32.0.140"), Port::new(80), Protocol::TCP),
-            Frontend { service: 7 },
+            Frontend::to(7, weir_ebpf::tables::FrontendFlags::NONE),
         ),
     ])
 }
@@ -88,7 +90,8 @@ fn put_flow(bed: &Bed) {
         revision: 3,
         state: FlowState::ESTABLISHED,
         role: FlowRole::FORWARD,
-        reserved: [0; 6],
+        flags: weir_ebpf::tables::FlowFlags::NONE,
+        reserved: [0; 5],
     };
     let map = MapData::from_pin(Pins::new(&bed.bpffs()).map(name::FLOWS)).unwrap();
     let mut map: HashMap<_, [u8; size_of::<Tuple>()], [u8; size_of::<Flow>()]> =

@@ -35,7 +35,10 @@ fn serve(dataplane: &Dataplane, service: u32, frontend: &str, protocol: Protocol
                     ..Service::default()
                 },
             ),
-            Write::PutFrontend(key, Frontend { service }),
+            Write::PutFrontend(
+                key,
+                Frontend::to(service, weir_ebpf::tables::FrontendFlags::NONE),
+            ),
         ]))
         .unwrap();
 }

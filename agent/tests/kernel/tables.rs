@@ -34,6 +34,8 @@ fn service_name(number: u32) -> ServiceName {
         port: Port::new(80),
         protocol: Protocol::TCP,
         family: 4,
+        set: weir_ebpf::tables::EndpointSet::CLUSTER,
+        reserved: 0,
     }
 }
 
@@ -42,16 +44,19 @@ fn contents(services: u32) -> Contents {
     let mut contents = Contents {
         node: Node {
             addr_v4: addr(0),
-            snat_port_min: 1024,
-            snat_port_max: 29_999,
+            snat_ports: [
+                weir_ebpf::tables::PortRange::new(1024, 29_999),
+                weir_ebpf::tables::PortRange::NONE,
+            ],
             ..Node::default()
         },
         ..Contents::default()
     };
     for service in 1..=services {
-        contents
-            .frontends
-            .insert(frontend(service), Frontend { service });
+        contents.frontends.insert(
+            frontend(service),
+            Frontend::to(service, weir_ebpf::tables::FrontendFlags::NONE),
+        );
         contents.services.insert(
             service,
             Service {

@@ -15,8 +15,9 @@ use weir_ebpf::{
     datapath::{self, Decision},
     packet::{self, Headers},
     tables::{
-        Backend, BackendKey, Flow, FlowRole, FlowState, Frontend, FrontendKey, Nanos, Node,
-        Service, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
+        Affinity, AffinityKey, Backend, BackendKey, Cidr, Cover, Flow, FlowRole, FlowState,
+        Frontend, FrontendFlags, FrontendKey, Interface, Nanos, Node, PortRange, Service,
+        ServingKey, SocketFlow, SocketKey, SourceRange, Tables, Tuple,
     },
     verdict::Verdict,
 };
@@ -50,6 +51,16 @@ pub struct World {
     pub flows: RefCell<BTreeMap<Tuple, Flow>>,
     /// `SOCKETS`
     pub sockets: RefCell<BTreeMap<SocketKey, SocketFlow>>,
+    /// `AFFINITY`
+    pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
+    /// `NODE_PORT_ADDRS`
+    pub node_port_addrs: RefCell<BTreeSet<Addr>>,
+    /// `SOURCE_RANGES`
+    pub source_ranges: RefCell<BTreeSet<SourceRange>>,
+    /// `SERVICE_CIDRS`
+    pub service_cidrs: RefCell<BTreeSet<Cidr>>,
+    /// `INTERFACES`
+    pub interfaces: RefCell<BTreeMap<u32, Interface>>,
     frontends: RefCell<BTreeMap<FrontendKey, Frontend>>,
     services: RefCell<BTreeMap<u32, Service>>,
     backends: RefCell<BTreeMap<BackendKey, Backend>>,
@@ -65,11 +76,18 @@ impl Default for World {
             node: Cell::new(Node {
                 addr_v4: Addr::from(std::net::Ipv4Addr::new(10, 240, 0, 1)),
                 addr_v6: Addr::UNSPECIFIED,
-                snat_port_min: 16_384,
-                snat_port_max: 32_767,
+                cover_v4: Cover::default(),
+                cover_v6: Cover::default(),
+                snat_ports: [PortRange::new(16_384, 32_767), PortRange::NONE],
+                node_ports: PortRange::new(30_000, 32_767),
             }),
             flows: RefCell::default(),
             sockets: RefCell::default(),
+            affinity: RefCell::default(),
+            node_port_addrs: RefCell::default(),
+            source_ranges: RefCell::default(),
+            service_cidrs: RefCell::default(),
+            interfaces: RefCell::default(),
             frontends: RefCell::default(),
             services: RefCell::default(),
             backends: RefCell::default(),
@@ -96,7 +114,7 @@ impl World {
     pub fn add_frontend(&self, addr: Addr, port: u16, protocol: Protocol, service: u32) {
         self.frontends.borrow_mut().insert(
             FrontendKey::new(addr, Port::new(port), protocol),
-            Frontend { service },
+            Frontend::to(service, FrontendFlags::NONE),
         );
     }
 
@@ -234,6 +252,37 @@ impl Tables for World {
 
     fn node(&self) -> Option<Node> {
         Some(self.node.get())
+    }
+
+    fn is_node_port_addr(&self, addr: &Addr) -> bool {
+        self.node_port_addrs.borrow().contains(addr)
+    }
+
+    fn is_source_allowed(&self, service: u32, client: &Addr) -> bool {
+        let ranges = self.source_ranges.borrow();
+        let mut own = ranges.iter().filter(|range| range.service == service);
+        own.any(|range| range.contains(*client))
+    }
+
+    fn is_service_addr(&self, addr: &Addr) -> bool {
+        let cidrs = self.service_cidrs.borrow();
+        cidrs.iter().any(|cidr| cidr.contains(*addr))
+    }
+
+    fn interface(&self, index: u32) -> Option<Interface> {
+        self.interfaces.borrow().get(&index).copied()
+    }
+
+    fn update_affinity<R>(
+        &self,
+        key: &AffinityKey,
+        change: impl FnOnce(&mut Affinity) -> R,
+    ) -> Option<R> {
+        self.affinity.borrow_mut().get_mut(key).map(change)
+    }
+
+    fn put_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        self.affinity.borrow_mut().insert(*key, *affinity);
     }
 
     fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {

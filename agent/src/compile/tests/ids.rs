@@ -144,6 +144,8 @@ fn tables_full_of_nonsense_are_survived() {
                 revision: u32::MAX,
                 flags: ServiceFlags(u32::MAX),
                 affinity_timeout: u32::MAX,
+                affinity: u32::MAX,
+                reserved: 0,
             },
         );
     }

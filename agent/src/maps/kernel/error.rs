@@ -60,6 +60,10 @@ pub(super) fn table(write: &Write) -> &'static str {
         Write::PutBackend(..) | Write::RemoveBackend(_) => name::BACKENDS,
         Write::PutServing(_) | Write::RemoveServing(_) => name::SERVING,
         Write::PutServiceName(..) | Write::RemoveServiceName(_) => name::SERVICE_NAMES,
+        Write::PutNodePortAddr(_) | Write::RemoveNodePortAddr(_) => name::NODE_PORT_ADDRS,
+        Write::PutSourceRange(_) | Write::RemoveSourceRange(_) => name::SOURCE_RANGES,
+        Write::PutServiceCidr(_) | Write::RemoveServiceCidr(_) => name::SERVICE_CIDRS,
+        Write::PutInterface(..) | Write::RemoveInterface(_) => name::INTERFACES,
         Write::PutNode(_) => name::NODE,
     }
 }
@@ -118,6 +122,20 @@ impl fmt::Display for Described<'_> {
                 value.port
             ),
             Write::RemoveServiceName(service) => write!(f, "remove name of service {service}"),
+            Write::PutNodePortAddr(addr) => write!(f, "put node port address {addr}"),
+            Write::RemoveNodePortAddr(addr) => write!(f, "remove node port address {addr}"),
+            Write::PutSourceRange(range) => {
+                write!(f, "put source range {range} of service {}", range.service)
+            }
+            Write::RemoveSourceRange(range) => write!(
+                f,
+                "remove source range {range} of service {}",
+                range.service
+            ),
+            Write::PutServiceCidr(cidr) => write!(f, "put service CIDR {cidr}"),
+            Write::RemoveServiceCidr(cidr) => write!(f, "remove service CIDR {cidr}"),
+            Write::PutInterface(index, _) => write!(f, "put interface {index}"),
+            Write::RemoveInterface(index) => write!(f, "remove interface {index}"),
             Write::PutNode(_) => f.write_str("put the node's entry"),
         }
     }
@@ -129,14 +147,14 @@ mod tests {
     use std::net::IpAddr;
 
     use weir_ebpf::addr::{Port, Protocol};
-    use weir_ebpf::tables::{Frontend, FrontendKey};
+    use weir_ebpf::tables::{Frontend, FrontendFlags, FrontendKey};
 
     fn refused(errno: i32) -> String {
         let addr: IpAddr = "fd00:10:32::8c".parse().unwrap();
         ApplyError {
             write: Box::new(Write::PutFrontend(
                 FrontendKey::new(addr.into(), Port::new(80), Protocol::TCP),
-                Frontend { service: 7 },
+                Frontend::to(7, FrontendFlags::NONE),
             )),
             applied: 3,
             table: name::FRONTENDS,

@@ -4,12 +4,14 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
 };
 use weir_ebpf::{
+    addr::Addr,
     tables::{
-        Backend, BackendKey, Flow, Frontend, FrontendKey, Nanos, Node, Service, ServiceName,
-        Serving, ServingKey, SocketFlow, SocketKey, Tables, Tuple, capacity,
+        Affinity, AffinityKey, Backend, BackendKey, Flow, Frontend, FrontendKey, Interface, Nanos,
+        Node, Present, Service, ServiceName, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
+        capacity,
     },
     verdict::{self, Hook, Verdict},
 };
@@ -26,11 +28,23 @@ static SERVICES: Array<Service> = Array::with_max_entries(capacity::SERVICES, 0)
 static BACKENDS: HashMap<BackendKey, Backend> =
     HashMap::with_max_entries(capacity::BACKENDS, BPF_F_NO_PREALLOC);
 #[map]
-static SERVING: HashMap<ServingKey, Serving> =
+static SERVING: HashMap<ServingKey, Present> =
     HashMap::with_max_entries(capacity::BACKENDS, BPF_F_NO_PREALLOC);
 #[map]
 static SERVICE_NAMES: HashMap<u32, ServiceName> =
     HashMap::with_max_entries(capacity::SERVICES, BPF_F_NO_PREALLOC);
+#[map]
+static NODE_PORT_ADDRS: HashMap<Addr, Present> =
+    HashMap::with_max_entries(capacity::NODE_PORT_ADDRS, BPF_F_NO_PREALLOC);
+#[map]
+static SOURCE_RANGES: LpmTrie<ServiceAddr, Present> =
+    LpmTrie::with_max_entries(capacity::SOURCE_RANGES, BPF_F_NO_PREALLOC);
+#[map]
+static SERVICE_CIDRS: LpmTrie<Addr, Present> =
+    LpmTrie::with_max_entries(capacity::SERVICE_CIDRS, BPF_F_NO_PREALLOC);
+#[map]
+static INTERFACES: HashMap<u32, Interface> =
+    HashMap::with_max_entries(capacity::INTERFACES, BPF_F_NO_PREALLOC);
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(1, 0);
 #[map]
@@ -39,7 +53,17 @@ static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(capacity::F
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> =
     LruHashMap::with_max_entries(capacity::SOCKETS, 0);
 #[map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity> =
+    LruHashMap::with_max_entries(capacity::AFFINITY, 0);
+#[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNTERS, 0);
+
+/// What a [`SourceRange`](weir_ebpf::tables::SourceRange) has behind its length.
+#[repr(C)]
+struct ServiceAddr {
+    service: u32,
+    addr: Addr,
+}
 
 /// The kernel's maps as the datapath's tables.
 pub struct KernelTables;
@@ -61,12 +85,11 @@ impl Tables for KernelTables {
         let first: u64 = unsafe { entry.cast::<u64>().read_volatile() };
         let [backend_count, revision]: [u32; 2] = bytemuck::cast(first);
         // SAFETY: as above; the fields are aligned to four, and any bytes are valid.
-        let (flags, affinity_timeout) = unsafe { ((*entry).flags, (*entry).affinity_timeout) };
+        let rest = unsafe { *entry };
         Some(Service {
             backend_count,
             revision,
-            flags,
-            affinity_timeout,
+            ..rest
         })
     }
 
@@ -84,6 +107,49 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn node(&self) -> Option<Node> {
         NODE.get(0).copied()
+    }
+
+    #[inline(always)]
+    fn is_node_port_addr(&self, addr: &Addr) -> bool {
+        NODE_PORT_ADDRS.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn is_source_allowed(&self, service: u32, client: &Addr) -> bool {
+        let data = ServiceAddr {
+            service,
+            addr: *client,
+        };
+        let length = 8 * size_of::<ServiceAddr>() as u32;
+        SOURCE_RANGES.get(&Key::new(length, data)).is_some()
+    }
+
+    #[inline(always)]
+    fn is_service_addr(&self, addr: &Addr) -> bool {
+        let length = 8 * size_of::<Addr>() as u32;
+        SERVICE_CIDRS.get(&Key::new(length, *addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn interface(&self, index: u32) -> Option<Interface> {
+        // SAFETY: as in `frontend`.
+        unsafe { INTERFACES.get(&index) }.copied()
+    }
+
+    #[inline(always)]
+    fn update_affinity<R>(
+        &self,
+        key: &AffinityKey,
+        change: impl FnOnce(&mut Affinity) -> R,
+    ) -> Option<R> {
+        let affinity = AFFINITY.get_ptr_mut(key)?;
+        // SAFETY: as in `update_flow`.
+        Some(change(unsafe { &mut *affinity }))
+    }
+
+    #[inline(always)]
+    fn put_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        let _ = AFFINITY.insert(key, affinity, u64::from(BPF_ANY));
     }
 
     #[inline(always)]

@@ -1,0 +1,144 @@
+//! Flows: the packets of one conversation.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Nanos;
+use crate::addr::{Addr, Port, Protocol};
+
+/// The addresses and ports of a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct Tuple {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port.
+    pub src_port: Port,
+    /// Destination port.
+    pub dst_port: Port,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl Tuple {
+    /// The tuple of an answer to a packet with this one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            protocol: self.protocol,
+            reserved: [0; 3],
+        }
+    }
+}
+
+impl core::fmt::Display for Tuple {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self {
+            src,
+            src_port,
+            dst,
+            dst_port,
+            protocol,
+            reserved: _,
+        } = self;
+        write!(f, "{protocol} {src}:{src_port} > {dst}:{dst_port}")
+    }
+}
+
+/// Where a flow stands. See `conntrack` for the transitions.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+pub struct FlowState(pub u8);
+
+impl FlowState {
+    /// The client has spoken, nobody has answered.
+    pub const OPENING: Self = Self(0);
+    /// Both have spoken.
+    pub const ESTABLISHED: Self = Self(1);
+    /// One side has said that it is done (TCP FIN, SCTP SHUTDOWN).
+    pub const CLOSING: Self = Self(2);
+    /// Both have, or one has reset the connection.
+    pub const CLOSED: Self = Self(3);
+}
+
+/// At which hook a flow's packets are translated, and in which direction of the flow they go.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct FlowRole(pub u8);
+
+impl FlowRole {
+    /// From the client to the frontend: destination translated where it enters the node, in
+    /// `from_pod` or `from_network`.
+    pub const FORWARD: Self = Self(0);
+    /// From the backend to the client: source translated back where it leaves the node, in
+    /// `to_pod` or `to_network`.
+    pub const REPLY: Self = Self(1);
+    /// From the client to the backend, which is to see another source: translated where it
+    /// leaves the node, in `to_network` (masquerade) or `to_pod` (a pod that reaches itself).
+    pub const SNAT_FORWARD: Self = Self(2);
+    /// The answer to that: destination translated back where it enters the node, in
+    /// `from_network` or `from_pod`.
+    pub const SNAT_REPLY: Self = Self(3);
+
+    /// Does this entry belong to the direction in which the flow was opened?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_original(self) -> bool {
+        matches!(self, Self::FORWARD | Self::SNAT_FORWARD)
+    }
+}
+
+/// What becomes of the packets of one tuple. A flow has one entry for each tuple it shows at a
+/// hook: two, or four where its source is translated, too.
+///
+/// Written by the programs; the agent only reads it. When the table is full the least recently
+/// used flow goes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Flow {
+    /// Source and destination after translation.
+    pub to: Tuple,
+    /// When a packet of either direction was last seen, to the second: between, nothing is
+    /// written.
+    pub last_seen: Nanos,
+    /// The service port, as in [`Frontend`].
+    pub service: u32,
+    /// The revision of the service port under which the backend was last found to serve.
+    pub revision: u32,
+    /// Where the flow stands. Kept in the entries of both directions, each moved on by the
+    /// packets it sees.
+    pub state: FlowState,
+    /// Direction and hook.
+    pub role: FlowRole,
+    /// What else is known of it.
+    pub flags: FlowFlags,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// Bits of [`Flow::flags`]; those without a name are zero.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct FlowFlags(pub u8);
+
+impl FlowFlags {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Its source is translated where it leaves the node. The same in all its entries.
+    pub const SNAT: Self = Self(1 << 0);
+
+    /// Are all bits of `other` set here?
+    #[inline(always)]
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
