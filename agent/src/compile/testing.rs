@@ -13,7 +13,7 @@ use super::{Capacities, Desired, Ids, NodeContext, compile};
 use crate::maps::Contents;
 use crate::model::{
     Affinity, Cluster, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Family, Hints, Object,
-    Protocol, Service, ServicePort, ServiceRef, TrafficPolicy,
+    Protocol, Service, ServicePort, ServiceRef, ServiceType, SourceRanges, TrafficPolicy,
 };
 
 pub(crate) fn context() -> NodeContext {
@@ -35,6 +35,7 @@ pub(crate) fn service(name: &str, addrs: &[&str], ports: &[(&str, u16, Protocol)
     Service {
         id: service_ref(name),
         created: None,
+        service_type: ServiceType::ClusterIp,
         families: cluster_ips.iter().map(Family::of).collect(),
         cluster_ips,
         ports: ports
@@ -42,12 +43,18 @@ pub(crate) fn service(name: &str, addrs: &[&str], ports: &[(&str, u16, Protocol)
             .map(|&(name, port, protocol)| ServicePort {
                 name: name.to_owned(),
                 port: NonZeroU16::new(port).unwrap(),
+                node_port: None,
                 protocol,
             })
             .collect(),
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: SourceRanges::default(),
         affinity: Affinity::None,
         internal_traffic_policy: TrafficPolicy::Cluster,
         external_traffic_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
+        ignored: Vec::new(),
     }
 }
 

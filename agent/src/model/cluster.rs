@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Change, EndpointSlice, Endpoints, Event, Kind, Node, Object, ObjectRef, Problem, Report,
-    Service, SourceId,
+    Service, ServiceCidr, SourceId,
 };
 
 /// What the cluster says.
@@ -100,6 +100,7 @@ impl Cluster {
                 Object::EndpointSlice(_)
                 | Object::Endpoints(_)
                 | Object::Node(_)
+                | Object::ServiceCidr(_)
                 | Object::NotOurs(..) => None,
             })
     }
@@ -112,6 +113,7 @@ impl Cluster {
                 Object::Service(_)
                 | Object::Endpoints(_)
                 | Object::Node(_)
+                | Object::ServiceCidr(_)
                 | Object::NotOurs(..) => None,
             })
     }
@@ -123,6 +125,20 @@ impl Cluster {
                 Object::Endpoints(endpoints) => Some(endpoints),
                 Object::Service(_)
                 | Object::EndpointSlice(_)
+                | Object::Node(_)
+                | Object::ServiceCidr(_)
+                | Object::NotOurs(..) => None,
+            })
+    }
+
+    /// All ranges of cluster IPs, by name.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
+        self.objects(Kind::ServiceCidr)
+            .filter_map(|object| match object {
+                Object::ServiceCidr(service_cidr) => Some(service_cidr),
+                Object::Service(_)
+                | Object::EndpointSlice(_)
+                | Object::Endpoints(_)
                 | Object::Node(_)
                 | Object::NotOurs(..) => None,
             })
@@ -139,6 +155,7 @@ impl Cluster {
                 Object::Service(_)
                 | Object::EndpointSlice(_)
                 | Object::Endpoints(_)
+                | Object::ServiceCidr(_)
                 | Object::NotOurs(..) => None,
             })
     }

@@ -18,6 +18,7 @@ mod object;
 mod port;
 mod reference;
 mod service;
+mod service_cidr;
 
 pub use address::Family;
 pub use cluster::{Changed, Cluster};
@@ -29,4 +30,5 @@ pub use node::Node;
 pub use object::{NotOurs, Object};
 pub use port::Protocol;
 pub use reference::{Kind, ObjectRef, ServiceRef};
-pub use service::{Affinity, Service, ServicePort, TrafficPolicy};
+pub use service::{Affinity, Service, ServicePort, ServiceType, SourceRanges, TrafficPolicy};
+pub use service_cidr::ServiceCidr;

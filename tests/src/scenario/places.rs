@@ -62,7 +62,10 @@ impl Places {
                         self.add_group(group);
                     }
                 }
-                Object::Service(_) | Object::Node(_) | Object::NotOurs(..) => {}
+                Object::Service(_)
+                | Object::Node(_)
+                | Object::ServiceCidr(_)
+                | Object::NotOurs(..) => {}
             }
         }
     }
