@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod health_checks;
 mod ids;
 mod services;
 mod skipped;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -17,10 +19,11 @@ use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{Cover, Node, PortRange, capacity};
 
 use crate::maps::Contents;
-use crate::model::Cluster;
+use crate::model::{Cluster, ServiceRef};
 
 use choice::Place;
 
+pub use health_checks::HealthCheck;
 pub use ids::Ids;
 pub use skipped::{Reason, Skipped, Table};
 
@@ -65,6 +68,8 @@ pub struct Desired {
     pub contents: Contents,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
+    /// What load balancers ask this node, by the service that they ask about.
+    pub health_checks: BTreeMap<ServiceRef, HealthCheck>,
 }
 
 /// What this node's tables should hold.
@@ -80,6 +85,7 @@ pub fn compile(
     };
     let mut desired = services::compile_services(cluster, place, ids, capacities);
     desired.contents.node = compile_node(cluster, node);
+    desired.health_checks = health_checks::health_checks(cluster, &node.name);
     desired
 }
 

@@ -203,7 +203,7 @@ fn choose_backends(
 
 /// The endpoints of each service: those of its slices, or where it has none those of the core
 /// Endpoints of its name.
-fn groups_by_service(cluster: &Cluster) -> BTreeMap<&ServiceRef, Vec<&EndpointGroup>> {
+pub(super) fn groups_by_service(cluster: &Cluster) -> BTreeMap<&ServiceRef, Vec<&EndpointGroup>> {
     let mut groups: BTreeMap<&ServiceRef, Vec<&EndpointGroup>> = BTreeMap::new();
     for slice in cluster.endpoint_slices() {
         groups.entry(&slice.service).or_default().push(&slice.group);

@@ -1,4 +1,6 @@
 //! What the agent shows of itself.
 
+pub mod health;
+pub mod http;
 pub mod report;
 pub mod status;
