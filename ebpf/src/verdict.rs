@@ -118,16 +118,6 @@ impl Verdict {
         }
     }
 
-    /// Why a packet does not go on, by its name in metrics.
-    #[must_use]
-    pub const fn reason(self) -> Option<&'static str> {
-        match self {
-            Self::Pass | Self::Translate => None,
-            Self::Reject(reason) => Some(reason.name()),
-            Self::Drop(reason) => Some(reason.name()),
-        }
-    }
-
     /// The verdict's number, which never changes its meaning within a layout version.
     #[inline(always)]
     #[must_use]

@@ -167,10 +167,7 @@ mod tests {
             ..ready("10.200.0.4")
         };
         let endpoints = vec![ready("10.200.0.2"), elsewhere, nowhere, terminating];
-        assert_eq!(
-            count([slice("web-1", &[("", 8080)], endpoints.clone())]),
-            1
-        );
+        assert_eq!(count([slice("web-1", &[("", 8080)], endpoints.clone())]), 1);
         assert_eq!(count([slice("web-1", &[], endpoints)]), 0);
     }
 

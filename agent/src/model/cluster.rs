@@ -144,20 +144,25 @@ impl Cluster {
             })
     }
 
+    /// The object of this name that is in force.
+    #[must_use]
+    pub fn get(&self, reference: &ObjectRef) -> Option<&Object> {
+        self.sources
+            .values()
+            .find_map(|source| source.objects.get(reference))
+    }
+
     /// The node of this name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
-        let reference = ObjectRef::new(Kind::Node, "", name);
-        self.sources
-            .values()
-            .find_map(|source| match source.objects.get(&reference)? {
-                Object::Node(node) => Some(node),
-                Object::Service(_)
-                | Object::EndpointSlice(_)
-                | Object::Endpoints(_)
-                | Object::ServiceCidr(_)
-                | Object::NotOurs(..) => None,
-            })
+        match self.get(&ObjectRef::new(Kind::Node, "", name))? {
+            Object::Node(node) => Some(node),
+            Object::Service(_)
+            | Object::EndpointSlice(_)
+            | Object::Endpoints(_)
+            | Object::ServiceCidr(_)
+            | Object::NotOurs(..) => None,
+        }
     }
 
     /// What each source cannot use, and the objects that come from two.

@@ -215,7 +215,8 @@ mod tests {
     fn one_that_starts_is_healthy() {
         let clock = Clock::new();
         let health = Health::default();
-        let expected = "{\"lastUpdated\":\"2026-11-21T08:00:00Z\",\"currentTime\":\"2026-11-21T08:00:00Z\"";
+        let expected =
+            "{\"lastUpdated\":\"2026-11-21T08:00:00Z\",\"currentTime\":\"2026-11-21T08:00:00Z\"";
         let checked = health.healthz(clock.at(3600));
         assert_eq!(
             (checked.is_well, checked.body),

@@ -9,6 +9,7 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -41,6 +42,12 @@ const AFTER_A_REFUSAL: Duration = Duration::from_millis(100);
 /// An answer.
 pub type Response = hyper::Response<Full<Bytes>>;
 
+/// An answer that may take its time.
+pub type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+/// What answers: it gets the path that is asked for.
+pub type Handler = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
+
 /// Something that listens and answers. Dropping it ends it and its connections, soon.
 #[derive(Debug)]
 pub struct Server {
@@ -49,22 +56,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at an address (port 0: one that is free) and answers each request by `answer`,
-    /// which gets the path.
+    /// Listens at an address (port 0: one that is free) and answers each request.
     ///
     /// The unspecified address of either family means every address of both, as with kube-proxy.
     ///
     /// # Errors
     /// The kernel's, as for an address that is taken.
-    pub fn start<A, F>(address: SocketAddr, answer: A) -> io::Result<Self>
-    where
-        A: Fn(String) -> F + Send + Sync + 'static,
-        F: Future<Output = Response> + Send + 'static,
-    {
+    pub fn start(address: SocketAddr, handler: Handler) -> io::Result<Self> {
         let listener = listen(address)?;
         Ok(Self {
             address: listener.local_addr()?,
-            task: tokio::spawn(accept(listener, Arc::new(answer))),
+            task: tokio::spawn(accept(listener, handler)),
         })
     }
 
@@ -116,11 +118,7 @@ fn bind(address: SocketAddr, is_for_both_families: bool) -> io::Result<TcpListen
     socket.listen(BACKLOG)
 }
 
-async fn accept<A, F>(listener: TcpListener, answer: Arc<A>)
-where
-    A: Fn(String) -> F + Send + Sync + 'static,
-    F: Future<Output = Response> + Send + 'static,
-{
+async fn accept(listener: TcpListener, handler: Handler) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // They end with this task.
     let mut connections = JoinSet::new();
@@ -130,9 +128,9 @@ where
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answer = Arc::clone(&answer);
+                let handler = Arc::clone(&handler);
                 connections.spawn(async move {
-                    serve(stream, &*answer).await;
+                    serve(stream, &handler).await;
                     drop(place);
                 });
             }
@@ -145,14 +143,9 @@ where
     }
 }
 
-async fn serve<A, F>(stream: TcpStream, answer: &A)
-where
-    A: Fn(String) -> F,
-    F: Future<Output = Response>,
-{
+async fn serve(stream: TcpStream, handler: &Handler) {
     let service = service_fn(async |request: Request<Incoming>| {
-        let response = answer(request.uri().path().to_owned()).await;
-        Ok::<_, Infallible>(response)
+        Ok::<_, Infallible>(handler(request.uri().path()).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -162,16 +155,18 @@ where
     }
 }
 
+/// A handler whose answers are there at once.
+pub fn at_once(answer: impl Fn(&str) -> Response + Send + Sync + 'static) -> Handler {
+    Arc::new(move |path| Box::pin(std::future::ready(answer(path))))
+}
+
 /// An answer whose type nobody is to guess from its content.
 #[must_use]
 pub fn response(status: StatusCode, content_type: &'static str, body: String) -> Response {
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(content_type),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
