@@ -172,7 +172,7 @@ impl Executor for Program {
         let (action, output) = self.run(hook, frame)?;
         let verdict = self.counted(hook, &before)?;
         let expected = match verdict {
-            Verdict::Pass | Verdict::Translate => NEXT,
+            Verdict::Pass | Verdict::PassFragment | Verdict::Translate => NEXT,
             Verdict::Reject(_) => REDIRECT,
             Verdict::Drop(_) => SHOT,
         };

@@ -176,7 +176,9 @@ impl<E: Executor> Line<'_, E> {
         }
         let called = self.executor.call(&self.socket_call(kind, peer))?;
         match called.verdict {
-            Verdict::Pass | Verdict::Translate => Ok(Some(canonical(called.peer))),
+            Verdict::Pass | Verdict::PassFragment | Verdict::Translate => {
+                Ok(Some(canonical(called.peer)))
+            }
             Verdict::Reject(_) => Ok(None),
             Verdict::Drop(reason) => bail!("{kind:?} to {peer} was dropped: {reason:?}"),
         }
@@ -280,7 +282,7 @@ impl<E: Executor> Line<'_, E> {
         if !self.talk.is_node {
             let (verdict, output) = send(self.executor, Hook::FromPod, &packet)?;
             match verdict {
-                Verdict::Pass | Verdict::Translate => packet = output,
+                Verdict::Pass | Verdict::PassFragment | Verdict::Translate => packet = output,
                 Verdict::Reject(_) => return Ok(Carried::Refused),
                 Verdict::Drop(_) => return Ok(Carried::Lost),
             }
@@ -309,7 +311,7 @@ impl<E: Executor> Line<'_, E> {
         let (verdict, output) = send(self.executor, hook, packet)
             .with_context(|| format!("{packet} at {}", hook.name()))?;
         match verdict {
-            Verdict::Pass | Verdict::Translate => Ok(output),
+            Verdict::Pass | Verdict::PassFragment | Verdict::Translate => Ok(output),
             Verdict::Reject(_) | Verdict::Drop(_) => {
                 bail!("{packet} at {}: {verdict:?}", hook.name())
             }

@@ -299,7 +299,7 @@ fn check(
 ) -> Result<()> {
     let sent = memory.send(Hook::FromPod, &frame::build(packet)?)?;
     let answer = match sent.verdict {
-        Verdict::Pass => Answer::LeftAlone,
+        Verdict::Pass | Verdict::PassFragment => Answer::LeftAlone,
         Verdict::Reject(RejectReason::NoBackend) => Answer::NoEndpoint,
         Verdict::Reject(RejectReason::NoSuchPort) => Answer::NoSuchPort,
         Verdict::Drop(DropReason::NoLocalEndpoint) => Answer::NoneHere,
@@ -309,6 +309,7 @@ fn check(
             ensure!(all.contains(&reached), "reached {reached}, not of {all:?}");
             Answer::Served(all)
         }
+        Verdict::Reject(other) => anyhow::bail!("refused: {}", other.sentence()),
         Verdict::Drop(other) => anyhow::bail!("dropped: {}", other.sentence()),
     };
     ensure!(

@@ -1,7 +1,7 @@
 //! The YAML of what is expected of a step.
 //!
-//! Of a translated packet one of `packet` (also `answer to NAME`, `like NAME`), `one_of` and
-//! `reaches` is expected, of a call `peer` (also `backend of NAME`), `one_of` and `reaches`; of
+//! Of a translated packet one of `packet` (also `answer to NAME`, `like NAME`, `error from ADDRESS
+//! about NAME`), `one_of` and `reaches` is expected, of a call `peer` (also `backend of NAME`), `one_of` and `reaches`; of
 //! conversations see [`talk`](super::talk).
 
 use std::fmt;
@@ -15,6 +15,7 @@ use weir_ebpf::verdict::{DropReason, RejectReason, Verdict};
 
 use super::super::notation::Notation;
 use super::talk::{AnswersText, Expected, Talk, WordText};
+use super::text::parse_from_about;
 use super::{Expect, Outcome, PeerText};
 
 /// Fields, or a word that says it all.
@@ -146,7 +147,7 @@ impl FieldsText {
                 result != Outcome::Unsaid,
                 "`translate` needs one of packet, peer, one_of, reaches"
             ),
-            Verdict::Pass | Verdict::Drop(_) => ensure!(
+            Verdict::Pass | Verdict::PassFragment | Verdict::Drop(_) => ensure!(
                 result == Outcome::Unsaid,
                 "a packet that passes is as it was, a dropped one is nowhere"
             ),
@@ -190,7 +191,7 @@ impl FieldsText {
 /// What a verdict's reason is called in a scenario.
 const fn reason_name(verdict: Verdict) -> Option<&'static str> {
     match verdict {
-        Verdict::Pass | Verdict::Translate => None,
+        Verdict::Pass | Verdict::PassFragment | Verdict::Translate => None,
         Verdict::Reject(RejectReason::NoBackend) => Some("no-backend"),
         Verdict::Drop(DropReason::Malformed) => Some("malformed"),
         Verdict::Drop(DropReason::NoSourcePort) => Some("no-source-port"),
@@ -199,10 +200,21 @@ const fn reason_name(verdict: Verdict) -> Option<&'static str> {
         Verdict::Reject(RejectReason::NoSuchPort) => Some("no-such-port"),
         Verdict::Drop(DropReason::SctpPort) => Some("sctp-port"),
         Verdict::Drop(DropReason::NoLocalEndpoint) => Some("no-local-endpoint"),
+        Verdict::Drop(DropReason::SourceRange) | Verdict::Reject(RejectReason::SourceRange) => {
+            Some("source-range")
+        }
+        Verdict::Drop(DropReason::ServiceAddress) => Some("service-address"),
+        Verdict::Drop(DropReason::NoNodeAddress) => Some("no-node-address"),
+        Verdict::Drop(DropReason::NoFirstFragment) => Some("no-first-fragment"),
     }
 }
 
 fn parse_expected_packet(text: &str) -> Result<Outcome> {
+    if let Some(error) = text.strip_prefix("error ") {
+        let (from, about, rest) = parse_from_about(error)?;
+        ensure!(rest.is_empty(), "nothing follows the name {about:?}");
+        return Ok(Outcome::Error(from, about.to_owned()));
+    }
     Ok(match text.strip_prefix("answer to ") {
         Some(name) => Outcome::AnswerTo(name.trim().to_owned()),
         None => match text.strip_prefix("like ") {
