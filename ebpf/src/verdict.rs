@@ -20,6 +20,7 @@ impl RejectReason {
         match self {
             Self::NoBackend => "no_backend",
             Self::NoSuchPort => "no_such_port",
+            Self::SourceRange => "source_range",
         }
     }
 
@@ -70,6 +71,10 @@ impl DropReason {
             Self::Unanswerable => "unanswerable",
             Self::SctpPort => "sctp_port",
             Self::NoLocalEndpoint => "no_local_endpoint",
+            Self::SourceRange => "source_range",
+            Self::ServiceAddress => "service_address",
+            Self::NoNodeAddress => "no_node_address",
+            Self::NoFirstFragment => "no_first_fragment",
         }
     }
 
@@ -140,6 +145,7 @@ impl Verdict {
         match self {
             Self::Pass => "pass",
             Self::Translate => "translate",
+            Self::PassFragment => "pass_fragment",
             Self::Reject(_) => "reject",
             Self::Drop(_) => "drop",
         }

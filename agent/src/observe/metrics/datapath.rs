@@ -101,7 +101,7 @@ impl Datapath {
                     .with_label_values(&[hook.name(), verdict.name()])
                     .inc_by(count);
                 let (vector, reason) = match verdict {
-                    Verdict::Pass | Verdict::Translate => continue,
+                    Verdict::Pass | Verdict::Translate | Verdict::PassFragment => continue,
                     Verdict::Reject(reason) => (&self.rejects, reason.name()),
                     Verdict::Drop(reason) => (&self.drops, reason.name()),
                 };
