@@ -91,6 +91,7 @@ impl OwnNode {
         let mut context = NodeContext {
             name: config.node_name.clone(),
             snat_ports: self.snat_ports.in_table(),
+            service_cidrs: config.service_cidrs.clone(),
             ..NodeContext::default()
         };
         let Some(state) = &self.state else {

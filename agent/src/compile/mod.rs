@@ -6,21 +6,29 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod frontends;
+mod health_checks;
 mod ids;
+mod names;
 mod node;
+mod ranges;
 mod services;
+mod sets;
 mod skipped;
+
+use std::collections::BTreeMap;
 
 use weir_ebpf::tables::capacity;
 
 use crate::maps::Contents;
-use crate::model::Cluster;
+use crate::model::{Cluster, ServiceRef};
 
 use choice::Place;
 
+pub use health_checks::HealthCheck;
 pub use ids::Ids;
 pub use node::{InterfaceAddresses, NodeContext};
-pub use skipped::{Reason, Skipped, Table};
+pub use skipped::{Part, Reason, Skipped, Table};
 
 /// How many entries the tables hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +39,10 @@ pub struct Capacities {
     pub services: u32,
     /// Of `BACKENDS` and `SERVING`.
     pub backends: u32,
+    /// Of `SOURCE_RANGES`.
+    pub source_ranges: u32,
+    /// Of `SERVICE_CIDRS`.
+    pub service_cidrs: u32,
 }
 
 impl Default for Capacities {
@@ -39,6 +51,8 @@ impl Default for Capacities {
             frontends: capacity::FRONTENDS,
             services: capacity::SERVICES,
             backends: capacity::BACKENDS,
+            source_ranges: capacity::SOURCE_RANGES,
+            service_cidrs: capacity::SERVICE_CIDRS,
         }
     }
 }
@@ -50,6 +64,8 @@ pub struct Desired {
     pub contents: Contents,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
+    /// What load balancers ask this node, by the service that they ask about.
+    pub health_checks: BTreeMap<ServiceRef, HealthCheck>,
 }
 
 /// What this node's tables should hold.
@@ -64,7 +80,17 @@ pub fn compile(
         zone: cluster.node(&node.name).and_then(crate::model::Node::zone),
     };
     let mut desired = services::compile_services(cluster, place, ids, capacities);
+    desired.contents.service_cidrs = ranges::compile_service_cidrs(
+        cluster,
+        &node.service_cidrs,
+        capacities,
+        &mut desired.skipped,
+    );
     node::compile_node(cluster, node, &mut desired.contents);
+    let mut entry = desired.contents.node;
+    ranges::compile_guards(&desired.contents, &mut entry);
+    desired.contents.node = entry;
+    desired.health_checks = health_checks::health_checks(cluster, &node.name);
     desired
 }
 

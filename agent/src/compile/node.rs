@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnetwork::IpNetwork;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{Interface, Node, PortRange};
 
@@ -24,6 +25,8 @@ pub struct NodeContext {
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// Interfaces that lead to the network, by index.
     pub interfaces: BTreeMap<u32, InterfaceAddresses>,
+    /// Ranges of cluster IPs, beside those that `ServiceCIDR` objects name.
+    pub service_cidrs: Vec<IpNetwork>,
 }
 
 /// The addresses that flows get which are masqueraded as they leave by an interface.

@@ -15,6 +15,7 @@ pub(super) struct Metadata {
     pub reference: ObjectRef,
     pub created: Option<Timestamp>,
     pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Metadata {
@@ -28,7 +29,9 @@ impl Metadata {
         match kind {
             // Services give their names to tables, whose fields hold a label.
             Kind::Service => validate_label(&name),
-            Kind::EndpointSlice | Kind::Endpoints | Kind::Node => validate_subdomain(&name),
+            Kind::EndpointSlice | Kind::Endpoints | Kind::Node | Kind::ServiceCidr => {
+                validate_subdomain(&name)
+            }
         }
         .map_err(|message| invalid("name", message))?;
         let namespace = if kind.is_namespaced() {
@@ -49,6 +52,7 @@ impl Metadata {
             },
             created: metadata.creation_timestamp.map(|time| time.0),
             labels: metadata.labels.unwrap_or_default(),
+            annotations: metadata.annotations.unwrap_or_default(),
         })
     }
 

@@ -127,15 +127,10 @@ pub fn read_objects(given: &[Given], directory: &Path) -> Result<Vec<Object>> {
 pub fn parse_reference(text: &str) -> Result<ObjectRef> {
     let expected = || format!("{text:?} is not `KIND NAMESPACE/NAME`");
     let (kind, name) = text.split_once(' ').with_context(expected)?;
-    let kind = [
-        Kind::Service,
-        Kind::EndpointSlice,
-        Kind::Endpoints,
-        Kind::Node,
-    ]
-    .into_iter()
-    .find(|known| known.name() == kind)
-    .with_context(expected)?;
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|known| known.name() == kind)
+        .with_context(expected)?;
     let (namespace, name) = match name.split_once('/') {
         Some(both) if kind.is_namespaced() => both,
         None if !kind.is_namespaced() => ("", name),
