@@ -11,4 +11,5 @@ mod health;
 mod lifecycle;
 mod packet;
 mod socket;
+mod uplink;
 mod world;
