@@ -13,7 +13,9 @@ mod ranges;
 mod services;
 mod sets;
 mod skipped;
+mod unchosen;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -22,12 +24,13 @@ use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{Cover, Node, PortRange, capacity};
 
 use crate::maps::Contents;
-use crate::model::Cluster;
+use crate::model::{Cluster, ServiceRef};
 
 use choice::Place;
 
 pub use ids::Ids;
 pub use skipped::{Part, Reason, Skipped, Table};
+pub use unchosen::{Account, Unchosen, Unused, Why, WhyUnused};
 
 /// What must be known of the node beside the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub struct Desired {
     pub contents: Contents,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
+    /// The endpoints of each service that nobody is led to; services without any are left out.
+    pub unchosen: BTreeMap<ServiceRef, Account>,
 }
 
 /// What this node's tables should hold.

@@ -7,6 +7,7 @@ use weir_ebpf::tables::{BackendKey, Frontend, FrontendKey, ServiceFlags, Serving
 
 mod addresses;
 mod ids;
+mod unchosen;
 
 use super::testing::{clusters, compile_all, context, endpoint, service, service_ref};
 use super::*;
@@ -367,7 +368,7 @@ fn the_node_object_says_which_addresses_the_node_has() {
     let desired = compiled([Object::Node(Node {
         name: "worker-0".to_owned(),
         addrs: vec!["fd00:10:240::11".parse().unwrap()],
-        labels: std::collections::BTreeMap::new(),
+        labels: BTreeMap::new(),
     })]);
     assert!(desired.contents.node.addr_v4.is_unspecified());
     assert_eq!(desired.contents.node.addr_v6.to_string(), "fd00:10:240::11");
