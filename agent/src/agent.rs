@@ -6,11 +6,7 @@
 //! - One task owns the model and the tables; everything else sends it messages.
 //! - What cannot be done is reported and tried again; what was already programmed stays.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -21,12 +17,17 @@ use tracing::{error, info, warn};
 use weir_ebpf::tables::name;
 
 use crate::{
-    attach::{self, AgentLock, Dataplane, destroy_stale_udp_sockets},
-    compile::{Capacities, Desired, Ids, NodeContext, compile},
+    attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
+    compile::{Capacities, Desired, Ids, compile},
     config::Config,
     maps::{Contents, Plan, Write, diff::diff, flows::may_leave_stale, kernel::KernelTables},
     model::{Changed, Cluster, Event, SourceId},
-    observe::report::{Reporter, Synchronised},
+    observe::{
+        metrics::Extent,
+        report::{Reporter, Synchronised},
+        surface::{self, Surface},
+    },
+    own_node::OwnNode,
     schedule::Schedule,
     sources::{
         manifests,
@@ -42,6 +43,7 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("create --run-dir {}", config.run_dir.display()))?;
     let _lock = AgentLock::acquire(&config.lock_file())?;
+    let surface = Surface::open(&config);
     let dataplane = load(&config, packets_are_logged)?;
 
     let (sender, events) = mpsc::channel(64);
@@ -51,7 +53,7 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
     let mut shutdown = Shutdown::new()?;
-    let mut agent = Agent::new(config, dataplane)?;
+    let mut agent = Agent::new(config, dataplane, surface)?;
     tokio::select! {
         result = agent.work(events, nodes) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -104,29 +106,30 @@ fn capacities(config: &Config) -> BTreeMap<&'static str, u32> {
 struct Agent {
     config: Config,
     cluster: Cluster,
-    node: Option<NodeState>,
+    node: OwnNode,
     ids: Ids,
     dataplane: Dataplane,
     tables: KernelTables,
     /// What the tables hold: as last read or written.
     actual: Contents,
     /// The interfaces that programs were attached to; `None` before the first time.
-    attached: Option<BTreeSet<u32>>,
-    snat_ports: RangeInclusive<u16>,
+    attached: Option<BTreeMap<u32, Role>>,
     schedule: Schedule,
     reporter: Reporter,
+    surface: Surface,
 }
 
 impl Agent {
-    fn new(config: Config, dataplane: Dataplane) -> Result<Self> {
+    fn new(config: Config, dataplane: Dataplane, surface: Surface) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
             .read()
             .context("read the tables of an earlier agent")?;
+        surface.read_from(dataplane.tables()?);
         let reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
         Ok(Self {
             cluster: Cluster::default(),
-            node: None,
+            node: OwnNode::new(&config)?,
             ids: Ids::from_contents(&actual),
             schedule: Schedule::new(config.resync),
             config,
@@ -134,8 +137,8 @@ impl Agent {
             tables,
             actual,
             attached: None,
-            snat_ports: node::snat_ports()?,
             reporter,
+            surface,
         })
     }
 
@@ -148,9 +151,10 @@ impl Agent {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
                 Ok(()) = nodes.changed() => {
-                    self.node.clone_from(&nodes.borrow_and_update());
-                    self.schedule.note();
+                    self.node.note(nodes.borrow_and_update().clone());
+                    self.queue();
                 }
+                listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
         }
@@ -158,35 +162,68 @@ impl Agent {
 
     /// Has every source delivered its first complete list?
     fn is_ready(&self) -> bool {
-        self.node.is_some() && self.cluster.is_ready(SourceId::MANIFESTS)
+        self.node.is_known() && self.cluster.is_ready(SourceId::MANIFESTS)
     }
 
     fn note(&mut self, event: Event) {
-        match self.cluster.apply(event) {
-            Changed::Nothing => {}
-            Changed::Report => self.reporter.problems(&self.cluster),
-            Changed::Objects => {
-                self.reporter.problems(&self.cluster);
-                self.schedule.note();
-            }
+        let changed = self.cluster.apply(event);
+        if changed != Changed::Nothing {
+            let problems = self.reporter.problems(&self.cluster);
+            self.surface.see_problems(problems);
+        }
+        if let Changed::Objects(objects) = changed {
+            self.surface.changed(&objects, &self.cluster);
+            let node = self.cluster.node(&self.config.node_name);
+            self.surface.see_node(node);
+            self.queue();
+        }
+    }
+
+    /// Something has to be written, as soon as that can be.
+    fn queue(&mut self) {
+        self.schedule.note();
+        // What waits for the sources' first lists is not late.
+        if self.is_ready() {
+            self.surface.queued();
         }
     }
 
     fn synchronise(&mut self) {
+        let extent = if self.schedule.is_repair() || self.attached.is_none() {
+            Extent::Full
+        } else {
+            Extent::Partial
+        };
         let start = Instant::now();
         let result = self.bring_up_to_date();
         let now = Instant::now();
+        let took = now - start;
         self.schedule.done(result.is_ok(), now);
+        self.surface.ended(extent, took);
         match result {
-            Ok((desired, plan)) => self.reporter.synchronised(Synchronised {
-                took: now - start,
-                writes: plan.0.len(),
-                contents: &desired.contents,
-                skipped: &desired.skipped,
-                interfaces: self.interfaces().collect(),
-            }),
+            Ok((desired, plan)) => {
+                let interfaces = self.node.pod_interfaces();
+                self.surface.synchronised(surface::Synchronised {
+                    contents: &desired.contents,
+                    health_checks: &desired.health_checks,
+                    health_check_addresses: None,
+                    writes: plan.0.len(),
+                    skipped: desired.skipped.len(),
+                    interfaces: interfaces.len(),
+                });
+                self.reporter.synchronised(Synchronised {
+                    took,
+                    writes: plan.0.len(),
+                    contents: &desired.contents,
+                    skipped: &desired.skipped,
+                    unchosen: &desired.unchosen,
+                    interfaces,
+                    network_interfaces: self.node.network_interfaces(),
+                });
+            }
             Err(error) => {
                 error!("not up to date, what was programmed stays in force: {error:#}");
+                self.surface.failed();
                 self.reporter.failed(&error);
             }
         }
@@ -196,9 +233,12 @@ impl Agent {
         let is_repair = self.schedule.is_repair();
         if is_repair {
             self.actual = self.tables.read()?;
+            self.node.read_snat_ports(&self.config)?;
         }
         let capacities = self.table_capacities();
-        let context = self.context();
+        let context = self
+            .node
+            .context(&self.config, &self.cluster, &self.tables.capacities());
         let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
         let plan = diff(&desired.contents, &self.actual);
         let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
@@ -223,7 +263,7 @@ impl Agent {
     /// Programs meet tables that are complete: they are attached after the first time these were
     /// written.
     fn attach(&mut self, is_repair: bool) -> Result<()> {
-        let wanted: BTreeSet<u32> = self.interfaces().map(|(index, _)| index).collect();
+        let wanted = self.node.roles();
         if !is_repair && self.attached.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -257,24 +297,6 @@ impl Agent {
             );
         }
         Ok(())
-    }
-
-    fn context(&self) -> NodeContext {
-        NodeContext {
-            name: self.config.node_name.clone(),
-            addr_v4: self.node.as_ref().and_then(NodeState::addr_v4),
-            addr_v6: self.node.as_ref().and_then(NodeState::addr_v6),
-            snat_ports: self.snat_ports.clone(),
-            service_cidrs: self.config.service_cidrs.clone(),
-        }
-    }
-
-    /// Interfaces that carry, or are to carry, programs.
-    fn interfaces(&self) -> impl Iterator<Item = (u32, String)> {
-        self.node
-            .iter()
-            .flat_map(|node| &node.pod_interfaces)
-            .map(|(&index, interface)| (index, interface.name.clone()))
     }
 
     /// The sizes the tables really have, which an earlier agent may have chosen.

@@ -4,16 +4,19 @@
 //! variable instead. What is wrong is said with the flag's name and what to do about it.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ipnetwork::IpNetwork;
 use weir_ebpf::tables::capacity;
 
-use crate::{attach::TcChoice, model::parse_network};
+use crate::{attach::TcChoice, model::parse_network, sources::node::node_ports::NodePortAddresses};
 
 /// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
 /// that are containers): each has directories of its own.
@@ -66,6 +69,27 @@ pub struct AgentArguments {
     #[command(flatten)]
     pub paths: Paths,
 
+    /// At which of its addresses the node serves node ports: `primary` (the Node object's first
+    /// of each family), or blocks such as 10.240.0.0/24,fd00:10:240::/64 (a family of which none
+    /// is given is not restricted) [default: all but loopback ones]
+    #[arg(
+        long,
+        value_name = "BLOCKS",
+        env = "WEIR_NODEPORT_ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub nodeport_addresses: Vec<String>,
+
+    /// The cluster's range of node ports, as the API server has it: masqueraded flows leave it alone
+    #[arg(
+        long,
+        value_name = "FIRST-LAST",
+        env = "WEIR_SERVICE_NODE_PORT_RANGE",
+        default_value = "30000-32767",
+        value_parser = port_range
+    )]
+    pub service_node_port_range: RangeInclusive<u16>,
+
     /// Ranges that cluster IPs are taken from, as ADDRESS/LENGTH, beside those of ServiceCIDR objects
     #[arg(long, value_name = "CIDRS", env = "WEIR_SERVICE_CIDR", value_delimiter = ',',
           value_parser = parse_network)]
@@ -94,7 +118,26 @@ pub struct AgentArguments {
     #[arg(long, value_name = "SECONDS", env = "WEIR_RESYNC_SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub resync_seconds: u64,
+
+    /// Where /healthz and /livez answer; 0.0.0.0 and [::] mean every address of both families;
+    /// empty: nowhere
+    #[arg(long, value_name = "ADDRESS[:PORT]", env = "WEIR_HEALTHZ_BIND_ADDRESS",
+          default_value = "0.0.0.0:10256", value_parser = healthz_address)]
+    pub healthz_bind_address: BindAddress,
+
+    /// Where /metrics, /proxyMode and /configz answer; empty: nowhere
+    #[arg(long, value_name = "ADDRESS[:PORT]", env = "WEIR_METRICS_BIND_ADDRESS",
+          default_value = "127.0.0.1:10249", value_parser = metrics_address)]
+    pub metrics_bind_address: BindAddress,
+
+    /// All flags by their names, as they were given or are by default: for /configz.
+    #[arg(skip)]
+    pub flags: BTreeMap<String, String>,
 }
+
+/// Where a server listens, if it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindAddress(pub Option<SocketAddr>);
 
 /// Which kernel interface holds the programs at a network interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -122,6 +165,10 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Lock and status.
     pub run_dir: PathBuf,
+    /// At which addresses node ports are served.
+    pub nodeport_addresses: NodePortAddresses,
+    /// The cluster's range of node ports.
+    pub service_node_ports: RangeInclusive<u16>,
     /// Ranges of cluster IPs.
     pub service_cidrs: Vec<IpNetwork>,
     /// How to attach to interfaces.
@@ -134,6 +181,12 @@ pub struct Config {
     pub max_flows: u32,
     /// At the latest after this, everything is compared.
     pub resync: Duration,
+    /// `/healthz`, `/livez`
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// `/metrics`, `/proxyMode`, `/configz`
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// All flags by their names, with the values that are in force.
+    pub flags: BTreeMap<String, String>,
 }
 
 impl Config {
@@ -190,6 +243,11 @@ impl AgentArguments {
                 cgroup_root.display()
             );
         }
+        let nodeport_addresses = NodePortAddresses::parse(&self.nodeport_addresses)
+            .map_err(|error| anyhow!("--nodeport-addresses: {error}"))?;
+        let mut flags = self.flags;
+        flags.insert("node-name".to_owned(), node_name.clone());
+        flags.insert("cgroup-root".to_owned(), cgroup_root.display().to_string());
         Ok(Config {
             manifests: self.manifests,
             node_name,
@@ -197,13 +255,53 @@ impl AgentArguments {
             netns_dir: self.netns_dir,
             bpffs: self.paths.bpffs,
             run_dir: self.paths.run_dir,
+            nodeport_addresses,
+            service_node_ports: self.service_node_port_range,
             service_cidrs: self.service_cidr,
             tc: self.tc,
             max_frontends: self.max_frontends,
             max_backends: self.max_backends,
             max_flows: self.max_flows,
             resync: Duration::from_secs(self.resync_seconds),
+            healthz_bind_address: self.healthz_bind_address.0,
+            metrics_bind_address: self.metrics_bind_address.0,
+            flags,
         })
+    }
+}
+
+/// As the API server's flag of the same name has it.
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let numbers = text.split_once('-').and_then(|(first, last)| {
+        let first: u16 = first.trim().parse().ok()?;
+        let last: u16 = last.trim().parse().ok()?;
+        (0 < first && first <= last).then_some(first..=last)
+    });
+    numbers.ok_or_else(|| "say the first and the last port, as in 30000-32767".to_owned())
+}
+
+fn healthz_address(text: &str) -> Result<BindAddress, String> {
+    bind_address(text, 10256)
+}
+
+fn metrics_address(text: &str) -> Result<BindAddress, String> {
+    bind_address(text, 10249)
+}
+
+/// As kube-proxy's flags: an address with a port or, for the usual port, without.
+fn bind_address(text: &str, usual_port: u16) -> Result<BindAddress, String> {
+    if text.is_empty() {
+        return Ok(BindAddress(None));
+    }
+    let address = text
+        .parse()
+        .or_else(|_| text.parse().map(|addr: IpAddr| (addr, usual_port).into()));
+    match address {
+        Ok(address) => Ok(BindAddress(Some(address))),
+        Err(_) => Err(
+            "is not an address and port, as in 127.0.0.1:10249 or [::1]:10249; empty switches it off"
+                .to_owned(),
+        ),
     }
 }
 
@@ -227,10 +325,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn bind_addresses_are_written_as_for_kube_proxy() {
+        for (text, expected) in [
+            ("", None),
+            ("0.0.0.0:10256", Some("0.0.0.0:10256")),
+            ("[::]:1", Some("[::]:1")),
+            ("127.0.0.1", Some("127.0.0.1:10249")),
+            ("::1", Some("[::1]:10249")),
+        ] {
+            let expected = expected.map(|address| address.parse().unwrap());
+            assert_eq!(metrics_address(text), Ok(BindAddress(expected)), "{text}");
+        }
+        for text in ["localhost:10249", ":10249", "127.0.0.1:70000"] {
+            assert!(metrics_address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn the_cgroup2_mount_is_found_beside_version_1() {
         let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(cgroup2_mount("tmpfs / tmpfs rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn a_range_of_node_ports_is_two_ports() {
+        assert_eq!(port_range("30000-32767"), Ok(30_000..=32_767));
+        assert_eq!(port_range("30000 - 30000"), Ok(30_000..=30_000));
+        for text in ["30000", "32767-30000", "0-100", "30000-70000", "a-b", ""] {
+            let error = port_range(text).unwrap_err();
+            assert!(error.contains("30000-32767"), "{text}: {error}");
+        }
     }
 }

@@ -66,17 +66,11 @@ pub fn check(arguments: &Arguments) -> Result<ExitCode> {
 
 fn answer(cluster: &Cluster) -> Answer {
     // What is said of the node does not matter here.
-    let node = NodeContext {
-        name: String::new(),
-        addr_v4: None,
-        addr_v6: None,
-        snat_ports: 1024..=u16::MAX,
-        service_cidrs: Vec::new(),
-    };
+    let node = NodeContext::default();
     let desired = compile(cluster, &node, &mut Ids::default(), &Capacities::default());
     let reports = cluster.reports();
     Answer {
-        service_ports: desired.contents.service_names.len(),
+        service_ports: desired.contents.service_ports(),
         frontends: desired
             .contents
             .frontends

@@ -50,8 +50,10 @@ pub fn show(arguments: &Arguments) -> Result<ExitCode> {
 fn exit_code(answer: &Answer) -> ExitCode {
     match &answer.status {
         Some(status) if answer.running && status.ready => {
-            let is_content =
-                status.error.is_none() && status.problems.is_empty() && status.skipped.is_empty();
+            let is_content = status.error.is_none()
+                && status.problems.is_empty()
+                && status.skipped.is_empty()
+                && status.listeners.iter().all(|one| one.error.is_none());
             ExitCode::from(u8::from(!is_content))
         }
         _ => ExitCode::from(2),
@@ -85,9 +87,10 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
         ));
     }
     output::line(&format!(
-        "  {} service ports, {} pod interfaces",
+        "  {} service ports, {} pod interfaces, {} network interfaces",
         status.service_ports,
-        status.interfaces.len()
+        status.interfaces.len(),
+        status.network_interfaces.len()
     ));
 
     output::heading("Tables");
@@ -104,14 +107,31 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
             [table.name.clone(), entries, table.capacity.to_string()]
         }),
     );
-    if !status.interfaces.is_empty() {
-        output::heading("Pods' interfaces");
+    for (heading, interfaces) in [
+        ("Pods' interfaces", &status.interfaces),
+        ("Network interfaces", &status.network_interfaces),
+    ] {
+        if !interfaces.is_empty() {
+            output::heading(heading);
+            output::table(
+                ["INDEX", "NAME"],
+                interfaces
+                    .iter()
+                    .map(|interface| [interface.index.to_string(), interface.name.clone()]),
+            );
+        }
+    }
+    if !status.listeners.is_empty() {
+        output::heading("Ports");
         output::table(
-            ["INDEX", "NAME"],
-            status
-                .interfaces
-                .iter()
-                .map(|interface| [interface.index.to_string(), interface.name.clone()]),
+            ["ADDRESS", "WHAT FOR", "STATE"],
+            status.listeners.iter().map(|listener| {
+                let state = match &listener.error {
+                    None => "open".to_owned(),
+                    Some(error) => format!("closed: {error}"),
+                };
+                [listener.address.clone(), listener.purpose.clone(), state]
+            }),
         );
     }
     if !status.problems.is_empty() {

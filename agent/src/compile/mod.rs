@@ -7,8 +7,10 @@
 
 mod choice;
 mod frontends;
+mod health_checks;
 mod ids;
 mod names;
+mod node;
 mod ranges;
 mod services;
 mod sets;
@@ -16,36 +18,19 @@ mod skipped;
 mod unchosen;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 
-use ipnetwork::IpNetwork;
-use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::{Cover, Node, PortRange, capacity};
+use weir_ebpf::tables::capacity;
 
 use crate::maps::Contents;
 use crate::model::{Cluster, ServiceRef};
 
 use choice::Place;
 
+pub use health_checks::HealthCheck;
 pub use ids::Ids;
+pub use node::{InterfaceAddresses, NodeContext};
 pub use skipped::{Part, Reason, Skipped, Table};
 pub use unchosen::{Account, Unchosen, Unused, Why, WhyUnused};
-
-/// What must be known of the node beside the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeContext {
-    /// Its name; the Node object of this name says more.
-    pub name: String,
-    /// Its IPv4 address where there is no Node object.
-    pub addr_v4: Option<Ipv4Addr>,
-    /// Its IPv6 address where there is no Node object.
-    pub addr_v6: Option<Ipv6Addr>,
-    /// Source ports for masqueraded flows.
-    pub snat_ports: RangeInclusive<u16>,
-    /// Ranges of cluster IPs, beside those that ServiceCIDR objects name.
-    pub service_cidrs: Vec<IpNetwork>,
-}
 
 /// How many entries the tables hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +68,8 @@ pub struct Desired {
     pub skipped: Vec<Skipped>,
     /// The endpoints of each service that nobody is led to; services without any are left out.
     pub unchosen: BTreeMap<ServiceRef, Account>,
+    /// What load balancers ask this node, by the service that they ask about.
+    pub health_checks: BTreeMap<ServiceRef, HealthCheck>,
 }
 
 /// What this node's tables should hold.
@@ -103,29 +90,12 @@ pub fn compile(
         capacities,
         &mut desired.skipped,
     );
-    let mut entry = compile_node(cluster, node);
+    node::compile_node(cluster, node, &mut desired.contents);
+    let mut entry = desired.contents.node;
     ranges::compile_guards(&desired.contents, &mut entry);
     desired.contents.node = entry;
+    desired.health_checks = health_checks::health_checks(cluster, &node.name);
     desired
-}
-
-/// Once the Node object is there, it alone says which addresses the node has.
-fn compile_node(cluster: &Cluster, node: &NodeContext) -> Node {
-    let (v4, v6) = match cluster.node(&node.name) {
-        Some(object) => (object.addr_v4(), object.addr_v6()),
-        None => (node.addr_v4, node.addr_v6),
-    };
-    Node {
-        addr_v4: v4.map_or(Addr::UNSPECIFIED, Addr::from),
-        addr_v6: v6.map_or(Addr::UNSPECIFIED, Addr::from),
-        cover_v4: Cover::NOTHING,
-        cover_v6: Cover::NOTHING,
-        snat_ports: [
-            PortRange::new(*node.snat_ports.start(), *node.snat_ports.end()),
-            PortRange::NONE,
-        ],
-        node_ports: PortRange::NONE,
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use weir_ebpf::tables::{Backend, ServiceName};
+use weir_ebpf::tables::{Backend, PortRange, ServiceName};
 
 use super::{Capacities, Desired, Ids, NodeContext, compile};
 use crate::maps::Contents;
@@ -22,9 +22,8 @@ pub(crate) fn context() -> NodeContext {
     NodeContext {
         name: "worker-0".to_owned(),
         addr_v4: Some(Ipv4Addr::new(10, 240, 0, 11)),
-        addr_v6: None,
-        snat_ports: 1024..=29_999,
-        service_cidrs: Vec::new(),
+        snat_ports: [PortRange::new(1024, 29_999), PortRange::NONE],
+        ..NodeContext::default()
     }
 }
 
@@ -258,6 +257,7 @@ fn slices() -> impl Strategy<Value = Object> {
                 });
             Object::EndpointSlice(EndpointSlice {
                 name: format!("web-{service}-{slice}-{family}").to_lowercase(),
+                triggered: None,
                 service: service_ref(&format!("web-{service}")),
                 group: EndpointGroup {
                     family,

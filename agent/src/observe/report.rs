@@ -10,19 +10,22 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::status::{Interface, Problem, Program, Skipped, Status, Sync, Table};
+use super::endpoints;
+use super::listeners::Listening;
+use super::status::{Interface, Listener, Problem, Program, Skipped, Status, Sync, Table};
 use crate::{
     attach::ProgramReport,
     compile,
     config::Config,
     maps::Contents,
-    model::{self, Cluster, Report, SourceId},
+    model::{self, Cluster, Report, ServiceRef, SourceId},
 };
 
 /// The status, and the directory it is shown in.
 pub struct Reporter {
     run_dir: PathBuf,
     status: Status,
+    endpoints: endpoints::Files,
     /// Whether the last attempt to write the status failed: said once, not at each change.
     is_unwritable: bool,
 }
@@ -37,8 +40,12 @@ pub struct Synchronised<'a> {
     pub contents: &'a Contents,
     /// What was left out.
     pub skipped: &'a [compile::Skipped],
-    /// The interfaces that carry programs: number and name.
+    /// The endpoints that are not chosen.
+    pub unchosen: &'a BTreeMap<ServiceRef, compile::Account>,
+    /// The pods' interfaces: index and name.
     pub interfaces: Vec<(u32, String)>,
+    /// The interfaces that lead to the network: index and name.
+    pub network_interfaces: Vec<(u32, String)>,
 }
 
 impl Reporter {
@@ -82,7 +89,9 @@ impl Reporter {
             service_ports: 0,
             tables,
             interfaces: Vec::new(),
+            network_interfaces: Vec::new(),
             programs,
+            listeners: Vec::new(),
             problems: Vec::new(),
             skipped: Vec::new(),
             unknown_kinds: Vec::new(),
@@ -90,13 +99,15 @@ impl Reporter {
         status.write(&config.run_dir).context("the first status")?;
         Ok(Self {
             run_dir: config.run_dir.clone(),
+            endpoints: endpoints::Files::new(&config.run_dir),
             status,
             is_unwritable: false,
         })
     }
 
-    /// Says what the sources cannot use. They have logged it themselves.
-    pub fn problems(&mut self, cluster: &Cluster) {
+    /// Says what the sources cannot use, and gives how much that is. They have logged it
+    /// themselves.
+    pub fn problems(&mut self, cluster: &Cluster) -> usize {
         let reports = cluster.reports();
         let problems: Vec<Problem> = reports
             .iter()
@@ -110,6 +121,20 @@ impl Reporter {
         let unknown_kinds = unknown_kinds(&reports);
         self.status.problems = problems;
         self.status.unknown_kinds = unknown_kinds;
+        self.show();
+        self.status.problems.len()
+    }
+
+    /// Says where the agent answers. Whoever listens has logged it.
+    pub fn listeners(&mut self, listening: &Listening) {
+        self.status.listeners = listening
+            .iter()
+            .map(|(listener, outcome)| Listener {
+                purpose: listener.purpose.to_string(),
+                address: outcome.as_ref().unwrap_or(&listener.address).to_string(),
+                error: outcome.as_ref().err().cloned(),
+            })
+            .collect();
         self.show();
     }
 
@@ -128,15 +153,12 @@ impl Reporter {
         status.generation += 1;
         status.error = None;
         status.skipped = skipped;
-        status.service_ports = done.contents.service_names.len();
+        status.service_ports = done.contents.service_ports();
         for table in &mut status.tables {
             table.entries = done.contents.entries(&table.name).unwrap_or(table.entries);
         }
-        status.interfaces = done
-            .interfaces
-            .into_iter()
-            .map(|(index, name)| Interface { index, name })
-            .collect();
+        status.interfaces = interfaces_status(done.interfaces);
+        status.network_interfaces = interfaces_status(done.network_interfaces);
         let microseconds = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
         status.last_sync = Some(Sync {
             at: Timestamp::now(),
@@ -147,11 +169,13 @@ impl Reporter {
             info!(
                 writes = done.writes,
                 service_ports = status.service_ports,
-                interfaces = status.interfaces.len(),
+                interfaces = status.interfaces.len() + status.network_interfaces.len(),
                 microseconds,
                 "synchronised"
             );
         }
+        let result = self.endpoints.update(done.unchosen);
+        self.shown(result);
         self.show();
     }
 
@@ -162,16 +186,28 @@ impl Reporter {
     }
 
     fn show(&mut self) {
-        match self.status.write(&self.run_dir) {
+        let result = self.status.write(&self.run_dir);
+        self.shown(result);
+    }
+
+    fn shown(&mut self, result: Result<()>) {
+        match result {
             Ok(()) => self.is_unwritable = false,
             // The tables matter more than what is said about them.
             Err(error) if !self.is_unwritable => {
                 self.is_unwritable = true;
-                warn!("`weir status` will show old news: {error:#}");
+                warn!("`weir status` and `weir service get` will show old news: {error:#}");
             }
             Err(_) => {}
         }
     }
+}
+
+fn interfaces_status(interfaces: Vec<(u32, String)>) -> Vec<Interface> {
+    interfaces
+        .into_iter()
+        .map(|(index, name)| Interface { index, name })
+        .collect()
 }
 
 fn unknown_kinds(reports: &BTreeMap<SourceId, Report>) -> Vec<String> {

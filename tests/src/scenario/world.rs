@@ -8,6 +8,7 @@ use weir_agent::maps::diff::diff;
 use weir_agent::maps::{Contents, Plan};
 use weir_agent::model::{Change, Cluster, Event, Kind, Object, ObjectRef, SourceId};
 use weir_agent::sources::manifests;
+use weir_ebpf::tables::PortRange;
 
 use super::format::{Given, Node};
 
@@ -35,8 +36,11 @@ impl World {
                 std::net::IpAddr::V4(_) => None,
                 std::net::IpAddr::V6(v6) => Some(*v6),
             }),
-            snat_ports: node.snat_ports.0..=node.snat_ports.1,
-            service_cidrs: Vec::new(),
+            snat_ports: [
+                PortRange::new(node.snat_ports.0, node.snat_ports.1),
+                PortRange::NONE,
+            ],
+            ..NodeContext::default()
         };
         let mut world = Self {
             cluster: Cluster::from_objects(objects),

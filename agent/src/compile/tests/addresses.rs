@@ -438,7 +438,7 @@ fn a_service_whose_sets_do_not_all_get_numbers_is_left_out_whole() {
 fn of_a_hundred_thousand_endpoints_those_that_fit_serve_and_other_services_too() {
     let endpoints: Vec<(String, Conditions)> = (0_u32..100_000)
         .map(|number| {
-            let addr = Ipv4Addr::from_bits(0x0ac8_0000 + number);
+            let addr = std::net::Ipv4Addr::from_bits(0x0ac8_0000 + number);
             (addr.to_string(), READY)
         })
         .collect();
@@ -457,6 +457,7 @@ fn of_a_hundred_thousand_endpoints_those_that_fit_serve_and_other_services_too()
         Object::EndpointSlice(EndpointSlice {
             name: "first-1".to_owned(),
             service: service_ref("first"),
+            triggered: None,
             group: group(("", 8080), &[("10.199.0.2", READY)]),
         }),
     ]);

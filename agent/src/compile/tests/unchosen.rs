@@ -1,6 +1,7 @@
 //! Why endpoints are not chosen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use weir_ebpf::tables::EndpointSet;
 
@@ -85,6 +86,7 @@ fn hints_for_others_are_a_reason() {
         };
         Object::EndpointSlice(EndpointSlice {
             name: format!("web-{}", addr.replace('.', "-")),
+            triggered: None,
             service: service_ref("web"),
             group,
         })
@@ -99,8 +101,8 @@ fn hints_for_others_are_a_reason() {
         web(),
         Object::Node(Node {
             name: "worker-0".to_owned(),
-            addrs: Vec::new(),
             labels: [("topology.kubernetes.io/zone".to_owned(), "a".to_owned())].into(),
+            ..Node::default()
         }),
         hinted("10.200.0.2", &[], &["a"]),
         hinted("10.200.0.3", &[], &["b"]),
