@@ -216,6 +216,7 @@ impl Agent {
                     writes: plan.0.len(),
                     contents: &desired.contents,
                     skipped: &desired.skipped,
+                    unchosen: &desired.unchosen,
                     interfaces,
                     network_interfaces: self.node.network_interfaces(),
                 });
