@@ -305,7 +305,7 @@ impl<E: Executor> Line<'_, E> {
         if let Some(hook) = exit(self.places.side(packet.dst.ip())) {
             let (verdict, output) = send(self.executor, hook, &packet)?;
             match verdict {
-                Verdict::Pass | Verdict::Translate => packet = output,
+                Verdict::Pass | Verdict::PassFragment | Verdict::Translate => packet = output,
                 Verdict::Reject(_) => bail!("{packet} was refused at {}", hook.name()),
                 Verdict::Drop(_) => return Ok(Carried::Lost),
             }
@@ -344,7 +344,7 @@ const fn entry(side: Side) -> Option<Hook> {
     match side {
         Side::Pod => Some(Hook::FromPod),
         Side::Node => None,
-        Side::Beyond => None,
+        Side::Beyond => Some(Hook::FromNetwork),
     }
 }
 
@@ -353,7 +353,7 @@ const fn exit(side: Side) -> Option<Hook> {
     match side {
         Side::Pod => Some(Hook::ToPod),
         Side::Node => None,
-        Side::Beyond => None,
+        Side::Beyond => Some(Hook::ToNetwork),
     }
 }
 
