@@ -1,6 +1,6 @@
 //! Which service port an address, port and protocol lead to, and in what role the address does.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::world::{IpMode, Service, ServiceKind, ServicePort, ServiceType, World};
 
@@ -70,7 +70,8 @@ pub fn find<'a>(world: &'a World, to: SocketAddr, protocol: &str) -> Found<'a> {
 
 /// Is the service a proxy's business in this family? One that has no cluster IP of the family has
 /// no other address of it either.
-fn is_served(service: &Service, is_v6: bool) -> bool {
+#[must_use]
+pub fn is_served(service: &Service, is_v6: bool) -> bool {
     match service.kind {
         ServiceKind::Ordinary => service
             .cluster_ips
@@ -81,11 +82,7 @@ fn is_served(service: &Service, is_v6: bool) -> bool {
 }
 
 fn role_of_address(service: &Service, to: SocketAddr) -> Option<Role> {
-    let is_ingress = service.service_type == ServiceType::LoadBalancer
-        && service
-            .ingress
-            .iter()
-            .any(|ingress| ingress.ip == to.ip() && ingress.mode != Some(IpMode::Proxy));
+    let is_ingress = load_balancer_addresses(service).any(|addr| addr == to.ip());
     if service.cluster_ips.contains(&to.ip()) {
         Some(Role::ClusterIp)
     } else if is_ingress {
@@ -95,6 +92,18 @@ fn role_of_address(service: &Service, to: SocketAddr) -> Option<Role> {
     } else {
         None
     }
+}
+
+/// The addresses of a service's load balancer with which packets reach the node.
+pub fn load_balancer_addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
+    let ingress = match service.service_type {
+        ServiceType::LoadBalancer => service.ingress.as_slice(),
+        ServiceType::ClusterIp | ServiceType::NodePort => &[],
+    };
+    let by_packets = ingress
+        .iter()
+        .filter(|ingress| ingress.mode != Some(IpMode::Proxy));
+    by_packets.map(|ingress| ingress.ip)
 }
 
 fn node_port<'a>(world: &'a World, to: SocketAddr, protocol: &str) -> Option<Found<'a>> {

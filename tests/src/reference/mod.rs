@@ -17,6 +17,7 @@ pub mod affinity;
 pub mod endpoints;
 pub mod frontends;
 pub mod manifests;
+pub mod nftables;
 #[cfg(test)]
 mod tests;
 pub mod world;
