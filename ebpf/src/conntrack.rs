@@ -82,7 +82,11 @@ const fn is_opening(kind: Transport) -> bool {
     match kind {
         Transport::Tcp(flags) => flags.is_opening(),
         Transport::Sctp(chunk) => chunk == SCTP_INIT,
-        Transport::Udp | Transport::LaterFragment | Transport::Other => false,
+        Transport::Udp
+        | Transport::LaterFragment
+        | Transport::IcmpError(_)
+        | Transport::Echo
+        | Transport::Other => false,
     }
 }
 

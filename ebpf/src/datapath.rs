@@ -2,25 +2,78 @@
 //!
 //! Invariants:
 //! - Destination translation happens where a packet enters the node from its client, the reverse
-//!   where the reply leaves the node towards that client. Everything between sees pod addresses
-//!   in both directions.
+//!   where the reply leaves the node towards that client; source translation where it leaves the
+//!   node towards its backend, the reverse where the answer enters. Everything between sees the
+//!   client's and the pod's addresses in both directions.
 //! - The reply of a translated flow is translated back, whatever has since happened to the
 //!   service.
 //! - A flow remembers its backend's address, never its slot.
 //! - A packet leaves with exactly one verdict, counted once; every drop has a reason.
 //! - Traffic that is none of our business passes untouched.
+//! - What follows a flow, an ICMP error about one of its packets or the rest of a datagram in
+//!   fragments, is translated as the flow is, and changes nothing in it.
 //!
 //! A decision is a value; [`carry_out`] performs it on the packet.
 
+mod flow;
+mod masquerade;
+mod open;
+
 use crate::{
-    addr::{Port, Protocol},
-    conntrack, nat,
-    packet::{Headers, NotParsed, PacketMut, Transport},
+    addr::{Addr, Protocol},
+    fragments, icmp, nat,
+    packet::{Headers, NotParsed, Packet, PacketMut, Transport},
     reject,
-    service::{self, Choice, Lookup, Standing},
-    tables::{Backend, Flow, FlowFlags, FlowRole, FlowState, Tables, Tuple},
+    service::{self, Origin},
+    tables::{Flow, FlowRole, Tables, Tuple},
     verdict::{DropReason, RejectReason, Verdict},
 };
+
+/// What a program works with while it handles one packet.
+///
+/// The caller's: a program has 512 bytes of stack, and keeps this elsewhere. Nothing in it lasts
+/// from one packet to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Workspace {
+    /// What the packet says of itself.
+    pub headers: Headers,
+    /// The packet's flow, where a decision speaks of one.
+    pub flow: Flow,
+    /// The other pair of entries of a flow whose source is translated.
+    inner: Flow,
+    spare: Spare,
+    pub(crate) quote: icmp::Quote,
+}
+
+/// Where an entry is put together.
+#[derive(Clone, Copy, Debug)]
+struct Spare {
+    key: Tuple,
+    entry: Flow,
+}
+
+impl Workspace {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            headers: Headers::none(),
+            flow: bytemuck::Zeroable::zeroed(),
+            inner: bytemuck::Zeroable::zeroed(),
+            spare: Spare {
+                key: bytemuck::Zeroable::zeroed(),
+                entry: bytemuck::Zeroable::zeroed(),
+            },
+            quote: icmp::Quote::none(),
+        }
+    }
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// What to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +82,11 @@ pub enum Decision {
     Pass,
     /// Give it the addresses and ports that its [`Flow`] says.
     Translate,
+    /// Let it, an ICMP error, speak of the packet that its receiver sent, by the [`Flow`] of the
+    /// answers to that packet.
+    TranslateError,
+    /// Leave it, a later fragment, as it is.
+    PassFragment,
     /// Answer it.
     Reject(RejectReason),
     /// Let it disappear.
@@ -42,7 +100,8 @@ impl Decision {
     pub const fn verdict(self) -> Verdict {
         match self {
             Self::Pass => Verdict::Pass,
-            Self::Translate => Verdict::Translate,
+            Self::Translate | Self::TranslateError => Verdict::Translate,
+            Self::PassFragment => Verdict::PassFragment,
             Self::Reject(reason) => Verdict::Reject(reason),
             Self::Drop(reason) => Verdict::Drop(reason),
         }
@@ -61,30 +120,180 @@ pub const fn not_parsed(why: NotParsed) -> Decision {
 
 /// A packet that a pod sends: DNAT to a backend, and the reverse of a hairpin's SNAT.
 ///
-/// `flow` is where the packet's flow is put, if it has one. It is the caller's, as the packet's
-/// headers are, since every copy is stack that a program does not have.
+/// `work` holds the packet's headers; its flow is put there, if it has one.
 #[inline(always)]
-pub fn from_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
-    if !headers.kind().has_ports() {
-        return Decision::Pass;
-    }
-    match known_flow(headers, tables, flow) {
-        Some(FlowRole::FORWARD | FlowRole::SNAT_REPLY) => Decision::Translate,
-        Some(_) => Decision::Pass,
-        None => new_flow(headers, tables, flow),
-    }
+pub fn from_pod<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
+    entering(packet, tables, work, Origin::Pod)
+}
+
+/// A packet that comes from beyond the node: DNAT to a backend, and the reverse of a masqueraded
+/// flow's SNAT. `work` as in [`from_pod`].
+#[inline(always)]
+pub fn from_network<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+) -> Decision {
+    entering(packet, tables, work, Origin::Outside)
 }
 
 /// A packet that a pod receives: the reverse of DNAT for the pod's own flows, and SNAT of a
-/// hairpin. `flow` as in [`from_pod`].
+/// hairpin. `work` as in [`from_pod`].
 #[inline(always)]
-pub fn to_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
-    if !headers.kind().has_ports() {
-        return Decision::Pass;
+pub fn to_pod<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
+    leaving(packet, tables, work, None)
+}
+
+/// A packet that leaves the node by the interface with this index: the reverse of DNAT for
+/// clients there, and SNAT of what is masqueraded. `work` as in [`from_pod`].
+#[inline(always)]
+pub fn to_network<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    interface: u32,
+    work: &mut Workspace,
+) -> Decision {
+    leaving(packet, tables, work, Some(interface))
+}
+
+#[inline(always)]
+fn entering<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+    origin: Origin,
+) -> Decision {
+    if !work.headers.kind().has_ports() {
+        return match follow(packet, tables, work, true) {
+            Decision::Pass | Decision::PassFragment => refuse_without_port(tables, &work.headers),
+            decision => decision,
+        };
     }
-    match known_flow(headers, tables, flow) {
-        Some(FlowRole::REPLY | FlowRole::SNAT_FORWARD) => Decision::Translate,
-        Some(_) | None => Decision::Pass,
+    let decision = match flow::known(tables, work) {
+        Some(role) if role.is_entering() => Decision::Translate,
+        Some(_) => Decision::Pass,
+        None => open::flow(tables, work, origin),
+    };
+    remember_fragment(tables, work, decision, true);
+    decision
+}
+
+#[inline(always)]
+fn leaving<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+    interface: Option<u32>,
+) -> Decision {
+    if !work.headers.kind().has_ports() {
+        return match (follow(packet, tables, work, false), interface) {
+            (Decision::Pass | Decision::PassFragment, Some(_)) => {
+                keep_service_addrs(tables, &work.headers)
+            }
+            (decision, _) => decision,
+        };
+    }
+    let decision = match (flow::known(tables, work), interface) {
+        (Some(FlowRole::SNAT_FORWARD), Some(interface)) => {
+            masquerade::translate(tables, work, interface)
+        }
+        // What is to be masqueraded, and reaches a pod of this node: its answer comes back here
+        // all the same.
+        (Some(FlowRole::SNAT_FORWARD), None) if work.flow.to.src.is_unspecified() => Decision::Pass,
+        (Some(role), _) if !role.is_entering() => Decision::Translate,
+        (Some(_), _) | (None, None) => Decision::Pass,
+        (None, Some(_)) => keep_service_addrs(tables, &work.headers),
+    };
+    remember_fragment(tables, work, decision, false);
+    decision
+}
+
+/// A packet that has no flow of its own, but may follow one.
+#[inline(always)]
+fn follow<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+    is_entering: bool,
+) -> Decision {
+    match work.headers.kind() {
+        Transport::LaterFragment => {
+            if fragments::follow(&work.headers, tables, is_entering, &mut work.flow.to) {
+                Decision::Translate
+            } else {
+                Decision::PassFragment
+            }
+        }
+        Transport::IcmpError(_) => {
+            if icmp::find_flow(packet, tables, work, is_entering) {
+                Decision::TranslateError
+            } else {
+                Decision::Pass
+            }
+        }
+        Transport::Tcp(_)
+        | Transport::Udp
+        | Transport::Sctp(_)
+        | Transport::Echo
+        | Transport::Other => Decision::Pass,
+    }
+}
+
+/// A packet without ports: nobody answers it at a cluster IP.
+#[inline(never)]
+fn refuse_without_port<T: Tables>(tables: &T, headers: &Headers) -> Decision {
+    if !covers(tables, headers.tuple.dst) || !service::is_cluster_ip(tables, headers.tuple.dst) {
+        return match headers.kind() {
+            Transport::LaterFragment => Decision::PassFragment,
+            _ => Decision::Pass,
+        };
+    }
+    match headers.kind() {
+        Transport::LaterFragment => Decision::Drop(DropReason::NoFirstFragment),
+        _ => Decision::Reject(RejectReason::NoSuchPort),
+    }
+}
+
+/// A packet that is about to leave the node, and belongs to no flow: where it is addressed to a
+/// service, nobody beyond knows the address.
+#[inline(never)]
+fn keep_service_addrs<T: Tables>(tables: &T, headers: &Headers) -> Decision {
+    let addr = headers.tuple.dst;
+    if covers(tables, addr)
+        && (service::is_cluster_ip(tables, addr) || tables.is_service_addr(&addr))
+    {
+        return Decision::Drop(DropReason::ServiceAddress);
+    }
+    match headers.kind() {
+        Transport::LaterFragment => Decision::PassFragment,
+        _ => Decision::Pass,
+    }
+}
+
+/// May this be a service's address?
+#[inline(always)]
+fn covers<T: Tables>(tables: &T, addr: Addr) -> bool {
+    let is_v4 = addr.is_v4();
+    tables.node(|node| {
+        if is_v4 {
+            node.cover_v4.contains(addr)
+        } else {
+            node.cover_v6.contains(addr)
+        }
+    })
+}
+
+/// Notes of a first fragment what becomes of it, for those that follow.
+#[inline(always)]
+fn remember_fragment<T: Tables>(
+    tables: &T,
+    work: &Workspace,
+    decision: Decision,
+    is_entering: bool,
+) {
+    if work.headers.is_fragment {
+        let to = (decision == Decision::Translate).then_some(&work.flow.to);
+        fragments::remember(&work.headers, tables, is_entering, to);
     }
 }
 
@@ -93,17 +302,21 @@ pub fn to_pod<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Deci
 #[inline(always)]
 pub fn carry_out<P: PacketMut>(
     packet: &mut P,
-    headers: &Headers,
+    work: &mut Workspace,
     decision: Decision,
-    flow: &Flow,
 ) -> Verdict {
     match decision {
         Decision::Pass => Verdict::Pass,
-        Decision::Translate => match nat::translate(packet, headers, &flow.to) {
+        Decision::PassFragment => Verdict::PassFragment,
+        Decision::Translate => match nat::translate(packet, &work.headers, &work.flow.to) {
             Some(()) => Verdict::Translate,
             None => Verdict::Drop(DropReason::NotRewritten),
         },
-        Decision::Reject(reason) => match reject::answer(packet, headers) {
+        Decision::TranslateError => match icmp::translate(packet, work) {
+            Some(()) => Verdict::Translate,
+            None => Verdict::Drop(DropReason::NotRewritten),
+        },
+        Decision::Reject(reason) => match reject::answer(packet, &work.headers) {
             Some(()) => Verdict::Reject(reason),
             None => Verdict::Drop(DropReason::Unanswerable),
         },
@@ -111,304 +324,38 @@ pub fn carry_out<P: PacketMut>(
     }
 }
 
-/// Finds the flow of a packet and notes that it was seen. `None`: there is none, or none that
-/// still counts.
-#[inline(never)]
-fn known_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Option<FlowRole> {
-    let now = tables.now();
-    let kind = headers.kind();
-    let is_news = tables.update_flow(&headers.tuple, |entry| {
-        if conntrack::is_expired(entry, now) || conntrack::begins_anew(entry.state, kind) {
-            return None;
-        }
-        let state = conntrack::advance(entry.state, kind, entry.role.is_original());
-        let is_news =
-            state != entry.state || now.saturating_sub(entry.last_seen) >= conntrack::REFRESH;
-        // Between news the entry is left alone: the time noted in it is the time told to the
-        // other direction, so that the two age together however one-sided the traffic.
-        if is_news {
-            entry.state = state;
-            entry.last_seen = now;
-        }
-        *flow = *entry;
-        Some(is_news)
-    })??;
-    if flow.role == FlowRole::FORWARD && !still_serves(headers, flow, tables) {
-        return None;
-    }
-    if is_news {
-        let is_ours = tell_other_direction(&headers.tuple, flow, tables);
-        // A flow whose replies another flow would get opens anew, and so does one that could not
-        // enter its pod.
-        if flow.role == FlowRole::FORWARD && (!is_ours || is_hairpin_without_inner(flow, tables)) {
-            return None;
-        }
-    }
-    Some(flow.role)
-}
-
-/// Is this a pod's flow to itself whose second pair of entries has been forgotten?
-#[inline(always)]
-fn is_hairpin_without_inner<T: Tables>(flow: &Flow, tables: &T) -> bool {
-    flow.to.src == flow.to.dst && tables.update_flow(&flow.to, |_| ()).is_none()
-}
-
-/// May this flow go on with its backend? A flow that may not is forgotten.
-#[inline(always)]
-fn still_serves<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
-    if !conntrack::may_choose_again(flow.state, headers.kind()) {
-        return true;
-    }
-    let backend = Backend::new(flow.to.dst, flow.to.dst_port);
-    match service::standing(tables, flow.service, flow.revision, backend) {
-        Standing::Unchanged => true,
-        Standing::StillServing(revision) => {
-            tables.update_flow(&headers.tuple, |flow| flow.revision = revision);
-            true
-        }
-        Standing::Gone => {
-            forget(&headers.tuple, flow, tables);
-            false
-        }
-    }
-}
-
-/// Removes a flow whose backend has gone.
+/// All that happens to a packet at a hook, `interface` being where it leaves the node. What a
+/// program does, for those that are none.
 ///
-/// The entry of its replies stays for UDP and ages: the old backend may still answer what it was
-/// asked. It goes for a handshake, which the old backend must not complete with the client while
-/// another begins it.
-#[inline(never)]
-fn forget<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) {
-    tables.remove_flow(tuple);
-    if flow.to.protocol == Protocol::UDP {
-        return;
-    }
-    let other = flow.to.reversed();
-    let back = tuple.reversed();
-    // It may be another flow's by now.
-    if tables.update_flow(&other, |present| present.to == back) == Some(true) {
-        tables.remove_flow(&other);
-    }
-}
-
-/// Tells the entry of the other direction that the flow lives and how it stands, and writes it
-/// again if it has been forgotten. `false`: another flow has taken the tuple over.
-#[inline(never)]
-fn tell_other_direction<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
-    let other = flow.to.reversed();
-    let entry = opposite(tuple, flow);
-    let told = tables.update_flow(&other, |present| {
-        // Another flow is not to be spoken for.
-        let is_ours = present.to == entry.to;
-        if is_ours {
-            present.last_seen = entry.last_seen;
-            // Another processor may have moved it further in the meantime.
-            if entry.state.0 > present.state.0 {
-                present.state = entry.state;
+/// # Panics
+///
+/// At [`Hook::Socket`], which no packet meets.
+#[cfg(not(target_arch = "bpf"))]
+pub fn run<P: PacketMut, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    hook: crate::verdict::Hook,
+    interface: u32,
+) -> (Verdict, Workspace) {
+    let mut work = Workspace::new();
+    let decision = match crate::packet::parse_into(packet, &mut work.headers) {
+        Err(why) => not_parsed(why),
+        Ok(()) => {
+            use crate::verdict::Hook;
+            match hook {
+                Hook::FromPod => from_pod(packet, tables, &mut work),
+                Hook::ToPod => to_pod(packet, tables, &mut work),
+                Hook::FromNetwork => from_network(packet, tables, &mut work),
+                Hook::ToNetwork => to_network(packet, tables, interface, &mut work),
+                Hook::Socket => panic!("no packet meets a socket call"),
             }
         }
-        is_ours
-    });
-    match told {
-        Some(is_ours) => is_ours,
-        // Where another processor was quicker, the next news will tell.
-        None => {
-            tables.add_flow(&other, &entry);
-            true
-        }
-    }
-}
-
-/// The entry of the other direction.
-#[inline(always)]
-const fn opposite(tuple: &Tuple, flow: &Flow) -> Flow {
-    let role = match flow.role {
-        FlowRole::FORWARD => FlowRole::REPLY,
-        FlowRole::REPLY => FlowRole::FORWARD,
-        FlowRole::SNAT_FORWARD => FlowRole::SNAT_REPLY,
-        _ => FlowRole::SNAT_FORWARD,
     };
-    Flow {
-        to: tuple.reversed(),
-        role,
-        ..*flow
-    }
-}
-
-/// A packet without a flow: is it addressed to a service?
-#[inline(never)]
-fn new_flow<T: Tables>(headers: &Headers, tables: &T, flow: &mut Flow) -> Decision {
-    match service::select(tables, &service::frontend_key(&headers.tuple)) {
-        Lookup::NotAService => Decision::Pass,
-        Lookup::NoSuchPort => Decision::Reject(RejectReason::NoSuchPort),
-        Lookup::NoBackend => Decision::Reject(RejectReason::NoBackend),
-        Lookup::NoLocalEndpoint => Decision::Drop(DropReason::NoLocalEndpoint),
-        Lookup::Chosen(choice) => open_flow(headers, choice, tables, flow),
-    }
-}
-
-/// Source ports tried when the packet's own is taken.
-const PORT_TRIES: u32 = 8;
-
-/// Writes the entries of a new flow.
-#[inline(always)]
-fn open_flow<T: Tables>(
-    headers: &Headers,
-    choice: Choice,
-    tables: &T,
-    flow: &mut Flow,
-) -> Decision {
-    let tuple = &headers.tuple;
-    if tuple.dst_port != choice.backend.port && !may_change_port(headers.kind()) {
-        return Decision::Drop(DropReason::SctpPort);
-    }
-    *flow = Flow {
-        to: Tuple {
-            dst: choice.backend.addr,
-            dst_port: choice.backend.port,
-            ..*tuple
-        },
-        last_seen: tables.now(),
-        service: choice.service,
-        revision: choice.revision,
-        state: conntrack::advance(FlowState::OPENING, headers.kind(), true),
-        role: FlowRole::FORWARD,
-        flags: FlowFlags::NONE,
-        reserved: [0; 5],
-    };
-    let is_hairpin = flow.to.src == flow.to.dst;
-    // A hairpin from the very port it goes to would have one tuple in both directions.
-    let is_own_reply = is_hairpin && flow.to.src_port == flow.to.dst_port;
-    // Else the port is taken where the pod already talks from it to this backend through another
-    // address.
-    if (is_own_reply || !claim_reply(tuple, flow, tables))
-        && !claim_with_other_port(headers, tuple, flow, tables)
-    {
-        return Decision::Drop(DropReason::NoSourcePort);
-    }
-    // Last, since the next packet relies on this entry alone.
-    if is_hairpin && !open_hairpin(headers, flow, tables) {
-        return Decision::Drop(DropReason::NoSourcePort);
-    }
-    tables.put_flow(tuple, flow);
-    Decision::Translate
+    (carry_out(packet, &mut work, decision), work)
 }
 
 /// SCTP's checksum covers the ports and costs too much to change.
 #[inline(always)]
-const fn may_change_port(kind: Transport) -> bool {
-    !matches!(kind, Transport::Sctp(_))
-}
-
-/// Takes the tuple of the replies to a flow with this tuple. `false`: another flow that lives
-/// has it, or has replies that look like this flow's packets: two pods that talk to each other
-/// through services, each from the port that it serves.
-#[inline(never)]
-fn claim_reply<T: Tables>(tuple: &Tuple, flow: &Flow, tables: &T) -> bool {
-    let looks_like_a_reply = tables.update_flow(&flow.to, |present| {
-        !present.role.is_original() && !conntrack::is_expired(present, flow.last_seen)
-    });
-    if looks_like_a_reply == Some(true) {
-        return false;
-    }
-    let key = flow.to.reversed();
-    let entry = opposite(tuple, flow);
-    if tables.add_flow(&key, &entry) {
-        return true;
-    }
-    tables
-        .update_flow(&key, |present| {
-            let is_ours = present.to == entry.to && present.role == entry.role;
-            let is_free = is_ours
-                || conntrack::is_expired(present, entry.last_seen)
-                || present.state == FlowState::CLOSED;
-            if is_free {
-                *present = entry;
-            }
-            is_free
-        })
-        .unwrap_or(false)
-}
-
-/// Takes the tuple of the replies to a flow whose source port is to be another one.
-#[inline(always)]
-fn claim_with_other_port<T: Tables>(
-    headers: &Headers,
-    tuple: &Tuple,
-    flow: &mut Flow,
-    tables: &T,
-) -> bool {
-    if !may_change_port(headers.kind()) {
-        return false;
-    }
-    for _ in 0..PORT_TRIES {
-        flow.to.src_port = random_port(tables);
-        // The node is not described yet: zero is no port to answer to.
-        if flow.to.src_port == Port(0) {
-            return false;
-        }
-        if claim_reply(tuple, flow, tables) {
-            return true;
-        }
-    }
-    false
-}
-
-/// The second pair of entries of a flow that goes back into the pod it came from: on its way in
-/// its source becomes the node, since a pod drops what seems to come from itself.
-///
-/// Where the node has no address of the family, the address that the client asked for takes its
-/// place: it is no pod's, and leads back to the node just as well. The node's own connections to
-/// the pod use the kernel's range of ports; a port outside it is never theirs.
-#[inline(always)]
-fn open_hairpin<T: Tables>(headers: &Headers, flow: &Flow, tables: &T) -> bool {
-    let node = tables.node().unwrap_or_default();
-    let node_addr = if headers.is_v4 {
-        node.addr_v4
-    } else {
-        node.addr_v6
-    };
-    let tuple = &flow.to;
-    let mut inner = Flow {
-        role: FlowRole::SNAT_FORWARD,
-        ..*flow
-    };
-    inner.to.src = if node_addr.is_unspecified() {
-        headers.tuple.dst
-    } else {
-        node_addr
-    };
-    let is_claimed = if may_change_port(headers.kind()) {
-        claim_with_other_port(headers, tuple, &mut inner, tables)
-    } else {
-        claim_reply(tuple, &inner, tables)
-    };
-    if is_claimed {
-        tables.put_flow(tuple, &inner);
-    }
-    is_claimed
-}
-
-/// A port for a translated source, each of the node's range as likely as the others.
-#[inline(always)]
-fn random_port<T: Tables>(tables: &T) -> Port {
-    let [first, second] = tables.node().unwrap_or_default().snat_ports;
-    let count = first.count() + second.count();
-    let product = u64::from(tables.random()) * u64::from(count);
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "less than count, which is less than 2^17"
-    )]
-    let offset = (product >> 32) as u32;
-    let port = if offset < first.count() {
-        u32::from(first.min) + offset
-    } else {
-        u32::from(second.min) + offset - first.count()
-    };
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "in one of two ranges of ports"
-    )]
-    Port::new(port as u16)
+const fn may_change_port(protocol: Protocol) -> bool {
+    !matches!(protocol, Protocol::SCTP)
 }

@@ -25,6 +25,8 @@ pub mod buffer;
 pub mod checksum;
 pub mod conntrack;
 pub mod datapath;
+pub mod fragments;
+pub mod icmp;
 pub mod nat;
 pub mod packet;
 pub mod reject;

@@ -11,12 +11,12 @@ use crate::{
 };
 
 /// Offset of the checksum, the source and the destination in an IPv4 header (RFC 791).
-const V4_CHECKSUM: u32 = 10;
-const V4_SRC: u32 = 12;
-const V4_DST: u32 = 16;
+pub(crate) const V4_CHECKSUM: u32 = 10;
+pub(crate) const V4_SRC: u32 = 12;
+pub(crate) const V4_DST: u32 = 16;
 /// Offset of the source and the destination in an IPv6 header (RFC 8200).
-const V6_SRC: u32 = 8;
-const V6_DST: u32 = 24;
+pub(crate) const V6_SRC: u32 = 8;
+pub(crate) const V6_DST: u32 = 24;
 
 /// Gives a packet the addresses and ports of `to`. `None`: the packet could not be changed, and
 /// may be changed in part, so it must not go on.

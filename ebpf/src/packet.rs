@@ -11,6 +11,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     addr::{Addr, Port, Protocol},
+    icmp,
     tables::Tuple,
 };
 
@@ -217,13 +218,32 @@ pub struct Headers {
     pub transport: u32,
     /// Offset of the first byte behind the network packet: link-layer padding may follow.
     pub end: u32,
+    /// Of a fragment: which datagram, as in [`crate::tables::FragmentKey`]. Else of no meaning.
+    pub identification: u32,
     /// Is it IPv4?
     pub is_v4: bool,
+    /// Is it a part of a datagram?
+    pub is_fragment: bool,
     /// What stands at `transport`; see [`Headers::kind`].
     pub kind: Kind,
 }
 
 impl Headers {
+    /// Those of no packet.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            tuple: Tuple::zeroed(),
+            network: 0,
+            transport: 0,
+            end: 0,
+            identification: 0,
+            is_v4: false,
+            is_fragment: false,
+            kind: Kind::new(Kind::OTHER, 0),
+        }
+    }
+
     /// What stands behind the network header.
     #[inline(always)]
     #[must_use]
@@ -249,18 +269,29 @@ const EXTENSION_HEADERS: usize = 5;
 ///
 /// # Errors
 /// See [`NotParsed`].
+#[cfg(not(target_arch = "bpf"))]
+pub fn parse<P: Packet>(packet: &P) -> Result<Headers, NotParsed> {
+    let mut headers = Headers::none();
+    parse_into(packet, &mut headers).map(|()| headers)
+}
+
+/// Reads the headers of a packet into a place of the caller's. On failure what is there means
+/// nothing.
+///
+/// # Errors
+/// See [`NotParsed`].
 // Not inlined: what it reads on the way needs stack only until it is done.
 #[inline(never)]
-pub fn parse<P: Packet>(packet: &P) -> Result<Headers, NotParsed> {
+pub fn parse_into<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), NotParsed> {
     match packet.ether_type() {
-        ETHER_TYPE_IPV4 => parse_v4(packet).ok_or(NotParsed::Malformed),
-        ETHER_TYPE_IPV6 => parse_v6(packet).ok_or(NotParsed::Malformed),
+        ETHER_TYPE_IPV4 => parse_v4(packet, headers).ok_or(NotParsed::Malformed),
+        ETHER_TYPE_IPV6 => parse_v6(packet, headers).ok_or(NotParsed::Malformed),
         _ => Err(NotParsed::NotIp),
     }
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P) -> Option<Headers> {
+fn parse_v4<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
     let network = packet.network_offset();
     let ip: Ipv4Header = packet.load(network)?;
     let header_length = u32::from(ip.version_length & 0x0f) * 4;
@@ -275,20 +306,20 @@ fn parse_v4<P: Packet>(packet: &P) -> Option<Headers> {
     if total_length < header_length || total_length > available {
         return None;
     }
-    let place = Place {
-        src: Addr::from_v4_word(ip.src),
-        dst: Addr::from_v4_word(ip.dst),
-        network,
-        transport: network + header_length,
-        end: network + total_length,
-        is_v4: true,
-    };
-    let is_later = u16::from_be(ip.fragment) & 0x1fff != 0;
-    parse_transport(packet, place, Protocol(ip.protocol), is_later)
+    headers.tuple.src = Addr::from_v4_word(ip.src);
+    headers.tuple.dst = Addr::from_v4_word(ip.dst);
+    headers.network = network;
+    headers.transport = network + header_length;
+    headers.end = network + total_length;
+    headers.identification = ip.identification.into();
+    headers.is_v4 = true;
+    // More fragments, or not the first.
+    headers.is_fragment = u16::from_be(ip.fragment) & 0x3fff != 0;
+    parse_transport(packet, headers, Protocol(ip.protocol), is_later_v4(&ip))
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P) -> Option<Headers> {
+fn parse_v6<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
     let network = packet.network_offset();
     let ip: Ipv6Header = packet.load(network)?;
     if u32::from_be(ip.version_class_flow) >> 28 != 6 {
@@ -309,37 +340,71 @@ fn parse_v6<P: Packet>(packet: &P) -> Option<Headers> {
         return None;
     }
 
-    let mut next = ip.next_header;
-    let mut transport = network + 40;
-    let mut is_later = false;
+    let chain = follow_extensions(packet, network + 40, ip.next_header)?;
+    headers.tuple.src = ip.src;
+    headers.tuple.dst = ip.dst;
+    headers.network = network;
+    headers.transport = chain.transport;
+    headers.end = network + total_length;
+    headers.identification = chain.identification;
+    headers.is_v4 = false;
+    headers.is_fragment = chain.is_fragment;
+    parse_transport(packet, headers, Protocol(chain.next), chain.is_later)
+}
+
+/// Is this a fragment that is not the first?
+#[inline(always)]
+pub(crate) const fn is_later_v4(ip: &Ipv4Header) -> bool {
+    u16::from_be(ip.fragment) & 0x1fff != 0
+}
+
+/// What the extension headers of an IPv6 packet lead to.
+pub(crate) struct Chain {
+    /// What stands behind them.
+    pub next: u8,
+    /// Where that is.
+    pub transport: u32,
+    /// Is this a fragment that is not the first?
+    pub is_later: bool,
+    is_fragment: bool,
+    identification: u32,
+}
+
+/// Reads extension headers from the end of the IPv6 header on, the first of which it announces
+/// as `next`. `None`: they are truncated, or stand where they must not.
+#[inline(always)]
+pub(crate) fn follow_extensions<P: Packet>(packet: &P, offset: u32, next: u8) -> Option<Chain> {
+    let mut chain = Chain {
+        next,
+        transport: offset,
+        is_later: false,
+        is_fragment: false,
+        identification: 0,
+    };
     for position in 0..EXTENSION_HEADERS {
-        if is_later || !is_extension(next) {
+        if chain.is_later || !is_extension(chain.next) {
             break;
         }
         // RFC 8200 section 4.1: only directly behind the IPv6 header.
-        if next == HOP_BY_HOP && position != 0 {
+        if chain.next == HOP_BY_HOP && position != 0 {
             return None;
         }
-        let header: ExtensionHeader = packet.load(transport)?;
-        let length = match next {
+        let header: ExtensionHeader = packet.load(chain.transport)?;
+        let length = match chain.next {
             FRAGMENT => {
-                is_later = u16::from_be(header.fragment_offset) & 0xfff8 != 0;
+                let offset_and_more = u16::from_be(header.fragment_offset);
+                chain.is_later = offset_and_more & 0xfff8 != 0;
+                // Neither offset nor more: whole after all (RFC 6946).
+                chain.is_fragment = offset_and_more & 0xfff9 != 0;
+                chain.identification = header.identification;
                 8
             }
             _ => (u32::from(header.length) + 1) * 8,
         };
-        next = header.next_header;
-        transport += length;
+        chain.next = header.next_header;
+        chain.transport += length;
     }
-    let place = Place {
-        src: ip.src,
-        dst: ip.dst,
-        network,
-        transport,
-        end: network + total_length,
-        is_v4: false,
-    };
-    parse_transport(packet, place, Protocol(next), is_later)
+    Some(chain)
 }
 
 /// What a length field of 16 bits can say. A frame before segmentation may be longer, and then
@@ -358,36 +423,29 @@ const fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
-/// The beginning of any IPv6 extension header; offset and flags only in a fragment header.
+/// The beginning of any IPv6 extension header, none of which is shorter than eight bytes; offset,
+/// flags and identification only in a fragment header.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct ExtensionHeader {
     next_header: u8,
     length: u8,
     fragment_offset: u16,
+    identification: u32,
 }
 
-/// What the network header has told.
-struct Place {
-    src: Addr,
-    dst: Addr,
-    network: u32,
-    transport: u32,
-    end: u32,
-    is_v4: bool,
-}
-
+/// The rest, where the network header has been read.
 #[inline(always)]
 fn parse_transport<P: Packet>(
     packet: &P,
-    place: Place,
+    headers: &mut Headers,
     protocol: Protocol,
     is_later_fragment: bool,
-) -> Option<Headers> {
+) -> Option<()> {
     let (src_port, dst_port, kind, length) = match protocol {
         _ if is_later_fragment => (Port(0), Port(0), Kind::new(Kind::LATER_FRAGMENT, 0), 0),
         Protocol::TCP => {
-            let tcp: TcpHeader = packet.load(place.transport)?;
+            let tcp: TcpHeader = packet.load(headers.transport)?;
             let length = u32::from(tcp.data_offset >> 4) * 4;
             if length < 20 {
                 return None;
@@ -400,11 +458,11 @@ fn parse_transport<P: Packet>(
             )
         }
         Protocol::UDP => {
-            let udp: UdpHeader = packet.load(place.transport)?;
+            let udp: UdpHeader = packet.load(headers.transport)?;
             (udp.src_port, udp.dst_port, Kind::new(Kind::UDP, 0), 8)
         }
         Protocol::SCTP => {
-            let sctp: SctpHeader = packet.load(place.transport)?;
+            let sctp: SctpHeader = packet.load(headers.transport)?;
             (
                 sctp.src_port,
                 sctp.dst_port,
@@ -412,24 +470,30 @@ fn parse_transport<P: Packet>(
                 16,
             )
         }
+        Protocol::ICMP | Protocol::ICMPV6 if (protocol == Protocol::ICMP) == headers.is_v4 => {
+            let kind: u8 = packet.load(headers.transport).unwrap_or(NO_ICMP_TYPE);
+            let number = if icmp::is_error(kind, headers.is_v4) {
+                Kind::ICMP_ERROR
+            } else if icmp::is_echo_request(kind, headers.is_v4) {
+                Kind::ECHO
+            } else {
+                Kind::OTHER
+            };
+            (Port(0), Port(0), Kind::new(number, kind), 0)
+        }
         _ => (Port(0), Port(0), Kind::new(Kind::OTHER, 0), 0),
     };
-    if place.end.checked_sub(place.transport)? < length {
+    if headers.end.checked_sub(headers.transport)? < length {
         return None;
     }
-    Some(Headers {
-        tuple: Tuple {
-            src: place.src,
-            dst: place.dst,
-            src_port,
-            dst_port,
-            protocol,
-            reserved: [0; 3],
-        },
-        network: place.network,
-        transport: place.transport,
-        end: place.end,
-        is_v4: place.is_v4,
-        kind,
-    })
+    headers.tuple.src_port = src_port;
+    headers.tuple.dst_port = dst_port;
+    headers.tuple.protocol = protocol;
+    headers.tuple.reserved = [0; 3];
+    headers.kind = kind;
+    Some(())
 }
+
+/// A number that stands for no error and no question in either family (RFC 1812 section 4.3.3,
+/// RFC 4443 section 2.1: reserved).
+const NO_ICMP_TYPE: u8 = 255;

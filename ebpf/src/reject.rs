@@ -23,8 +23,9 @@ pub fn answer<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
             }
             reset(packet, headers)
         }
-        Transport::Udp | Transport::Sctp(_) => unreachable(packet, headers),
-        Transport::LaterFragment | Transport::Other => None,
+        Transport::Udp | Transport::Sctp(_) | Transport::Echo => unreachable(packet, headers),
+        // RFC 1122 section 3.2.2: never about an error or a later fragment.
+        Transport::LaterFragment | Transport::IcmpError(_) | Transport::Other => None,
     }
 }
 

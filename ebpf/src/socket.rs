@@ -13,8 +13,11 @@
 use crate::{
     addr::{Addr, Port, Protocol},
     conntrack,
-    service::{self, Lookup, Standing},
-    tables::{Backend, FlowRole, FlowState, FrontendKey, Nanos, SocketFlow, SocketKey, Tables},
+    service::{self, Choice, Found, Lookup, Origin, Standing},
+    tables::{
+        Backend, FlowRole, FlowState, Frontend, FrontendFlags, FrontendKey, Nanos, SocketFlow,
+        SocketKey, Tables,
+    },
     verdict::RejectReason,
 };
 
@@ -53,11 +56,9 @@ pub fn connect<T: Tables>(tables: &T, caller: Caller, protocol: Protocol, peer: 
     if !translates(caller, protocol) {
         return Decision::Pass;
     }
-    match service::select(tables, &FrontendKey::new(peer.addr, peer.port, protocol)) {
-        Lookup::NotAService | Lookup::NoLocalEndpoint => Decision::Pass,
-        Lookup::NoSuchPort => Decision::Refuse(RejectReason::NoSuchPort),
-        Lookup::NoBackend => Decision::Refuse(RejectReason::NoBackend),
-        Lookup::Chosen(choice) => {
+    match choose(tables, caller, protocol, peer) {
+        Err(decision) => decision,
+        Ok(choice) => {
             let backend = Peer {
                 addr: choice.backend.addr,
                 port: choice.backend.port,
@@ -89,14 +90,9 @@ pub fn sendmsg<T: Tables>(tables: &T, caller: Caller, peer: Peer) -> Decision {
     if let Some(backend) = known_backend(tables, &forward, now) {
         return Decision::Translate(backend);
     }
-    match service::select(
-        tables,
-        &FrontendKey::new(peer.addr, peer.port, Protocol::UDP),
-    ) {
-        Lookup::NotAService | Lookup::NoLocalEndpoint => Decision::Pass,
-        Lookup::NoSuchPort => Decision::Refuse(RejectReason::NoSuchPort),
-        Lookup::NoBackend => Decision::Refuse(RejectReason::NoBackend),
-        Lookup::Chosen(choice) => {
+    match choose(tables, caller, Protocol::UDP, peer) {
+        Err(decision) => decision,
+        Ok(choice) => {
             let backend = Peer {
                 addr: choice.backend.addr,
                 port: choice.backend.port,
@@ -135,6 +131,57 @@ pub fn peer_name<T: Tables>(
             port: flow.port,
         }
     })
+}
+
+/// Who is to answer? Or what else becomes of the call.
+#[inline(always)]
+fn choose<T: Tables>(
+    tables: &T,
+    caller: Caller,
+    protocol: Protocol,
+    peer: Peer,
+) -> Result<Choice, Decision> {
+    let frontend = match service::find(tables, &FrontendKey::new(peer.addr, peer.port, protocol)) {
+        Found::Frontend(frontend) => frontend,
+        Found::NoSuchPort => return Err(Decision::Refuse(RejectReason::NoSuchPort)),
+        Found::Nothing => return Err(Decision::Pass),
+    };
+    if !caller.is_node && is_for_packets(tables, &frontend) {
+        return Err(Decision::Pass);
+    }
+    // A pod's own address is not known before its packet leaves it: what asks for the client is
+    // left to the packets.
+    let client = tables.node(|node| {
+        if peer.addr.is_v4() {
+            node.addr_v4
+        } else {
+            node.addr_v6
+        }
+    });
+    let origin = if caller.is_node {
+        Origin::Node
+    } else {
+        Origin::Pod
+    };
+    match service::choose(tables, &frontend, client, origin) {
+        Lookup::Chosen(choice) => Ok(choice),
+        Lookup::NoBackend => Err(Decision::Refuse(RejectReason::NoBackend)),
+        Lookup::NoSuchPort => Err(Decision::Refuse(RejectReason::NoSuchPort)),
+        Lookup::NotAllowed => Err(Decision::Refuse(RejectReason::SourceRange)),
+        Lookup::NotAService | Lookup::NoLocalEndpoint => Err(Decision::Pass),
+    }
+}
+
+/// Must a pod's packets be seen? Where its source is translated or asked for: by source ranges,
+/// or by session affinity.
+#[inline(always)]
+fn is_for_packets<T: Tables>(tables: &T, frontend: &Frontend) -> bool {
+    let FrontendFlags(flags) = frontend.flags;
+    let FrontendFlags(asking) = FrontendFlags::MASQUERADE_PODS.with(FrontendFlags::SOURCE_RANGES);
+    flags & asking != 0
+        || tables
+            .service(frontend.service)
+            .is_some_and(|entry| entry.affinity_timeout != 0)
 }
 
 /// Is a call with this protocol translated at the socket?

@@ -18,7 +18,7 @@ mod socket;
 
 use crate::addr::Addr;
 
-pub use flow::{Flow, FlowFlags, FlowRole, FlowState, Tuple};
+pub use flow::{Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Tuple};
 pub use node::{Cidr, Cover, Interface, Node, PortRange};
 pub use service::{
     Affinity, AffinityKey, Backend, BackendFlags, BackendKey, EndpointSet, Frontend, FrontendFlags,
@@ -61,6 +61,12 @@ pub mod name {
     pub const FLOWS: &str = "FLOWS";
     /// [`SocketKey`](super::SocketKey) → [`SocketFlow`](super::SocketFlow); least recently used goes.
     pub const SOCKETS: &str = "SOCKETS";
+    /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment); least recently used
+    /// goes.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// `0` → [`Workspace`](crate::datapath::Workspace); per CPU array of one, not pinned: nothing
+    /// in it outlives a packet.
+    pub const WORKSPACE: &str = "WORKSPACE";
     /// Counter index → packets; per CPU array.
     pub const COUNTERS: &str = "COUNTERS";
 }
@@ -83,6 +89,8 @@ pub mod capacity {
     pub const INTERFACES: u32 = 1_024;
     /// Two for each translated flow, four for one whose source is translated, too.
     pub const FLOWS: u32 = 131_072;
+    /// Datagrams of which fragments are on their way.
+    pub const FRAGMENTS: u32 = 4_096;
     /// Clients of service ports with session affinity.
     pub const AFFINITY: u32 = 65_536;
     /// Two for each unconnected UDP socket and service address, one for each TCP connection.
@@ -102,8 +110,8 @@ pub trait Tables {
     fn backend(&self, key: &BackendKey) -> Option<Backend>;
     /// Is this a backend of that service port?
     fn is_serving(&self, key: &ServingKey) -> bool;
-    /// The node's own entry.
-    fn node(&self) -> Option<Node>;
+    /// Reads the node's own entry in place: it is too large to be copied.
+    fn node<R>(&self, read: impl FnOnce(&Node) -> R) -> R;
     /// Are node ports served at this address?
     fn is_node_port_addr(&self, addr: &Addr) -> bool;
     /// May this client use the load balancer IPs of a service?
@@ -138,6 +146,12 @@ pub trait Tables {
     ) -> Option<R>;
     /// Writes an entry, whatever was there.
     fn put_socket(&self, key: &SocketKey, flow: &SocketFlow);
+    /// What became of a datagram's first fragment.
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// Writes an entry, whatever was there.
+    fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment);
+    /// Removes an entry, if there is one.
+    fn remove_fragment(&self, key: &FragmentKey);
     /// A random number, uniform over all of `u32`.
     fn random(&self) -> u32;
     /// The monotonic clock.

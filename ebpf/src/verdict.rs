@@ -8,6 +8,9 @@ pub enum RejectReason {
     NoBackend,
     /// A service has the address, and none has the port.
     NoSuchPort,
+    /// The service's source ranges leave out the node, whose process calls. Packets are dropped
+    /// for it: [`DropReason::SourceRange`].
+    SourceRange,
 }
 
 impl RejectReason {
@@ -17,6 +20,7 @@ impl RejectReason {
         match self {
             Self::NoBackend => "the service has no endpoint to send this to",
             Self::NoSuchPort => "a service has this cluster IP, but none has this port of it",
+            Self::SourceRange => "the service's loadBalancerSourceRanges leave out this node",
         }
     }
 }
@@ -36,6 +40,14 @@ pub enum DropReason {
     SctpPort,
     /// The service's endpoints are on other nodes, and its traffic policy is Local.
     NoLocalEndpoint,
+    /// The service's source ranges leave out the client.
+    SourceRange,
+    /// A packet to a service's address was about to leave the node.
+    ServiceAddress,
+    /// The node has no address of the family for a flow whose source must be translated.
+    NoNodeAddress,
+    /// A later fragment to a cluster IP, whose first one was not seen.
+    NoFirstFragment,
 }
 
 impl DropReason {
@@ -53,6 +65,12 @@ impl DropReason {
             Self::NoLocalEndpoint => {
                 "endpoints exist, but the traffic policy is Local and none is on this node"
             }
+            Self::SourceRange => "the service's loadBalancerSourceRanges leave out the client",
+            Self::ServiceAddress => {
+                "a packet to a service's address, which nobody serves, was about to leave the node"
+            }
+            Self::NoNodeAddress => "the node has no address of this family to masquerade with",
+            Self::NoFirstFragment => "a fragment to a cluster IP came without the first one",
         }
     }
 }
@@ -64,6 +82,9 @@ pub enum Verdict {
     Pass,
     /// Goes on with other addresses.
     Translate,
+    /// A later fragment of which no first one was translated: left as it is. Where the datagram
+    /// is addressed to a service, the fragment has overtaken its first one.
+    PassFragment,
     /// Answered and not passed on.
     Reject(RejectReason),
     /// Not passed on.
@@ -72,7 +93,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Pass,
         Self::Translate,
         Self::Reject(RejectReason::NoBackend),
@@ -83,6 +104,12 @@ impl Verdict {
         Self::Drop(DropReason::SctpPort),
         Self::Reject(RejectReason::NoSuchPort),
         Self::Drop(DropReason::NoLocalEndpoint),
+        Self::PassFragment,
+        Self::Drop(DropReason::SourceRange),
+        Self::Drop(DropReason::ServiceAddress),
+        Self::Drop(DropReason::NoNodeAddress),
+        Self::Drop(DropReason::NoFirstFragment),
+        Self::Reject(RejectReason::SourceRange),
     ];
 
     /// The verdict's number, which never changes its meaning within a layout version.
@@ -100,6 +127,12 @@ impl Verdict {
             Self::Drop(DropReason::SctpPort) => 7,
             Self::Reject(RejectReason::NoSuchPort) => 8,
             Self::Drop(DropReason::NoLocalEndpoint) => 9,
+            Self::PassFragment => 10,
+            Self::Drop(DropReason::SourceRange) => 11,
+            Self::Drop(DropReason::ServiceAddress) => 12,
+            Self::Drop(DropReason::NoNodeAddress) => 13,
+            Self::Drop(DropReason::NoFirstFragment) => 14,
+            Self::Reject(RejectReason::SourceRange) => 15,
         }
     }
 }
@@ -113,11 +146,21 @@ pub enum Hook {
     ToPod,
     /// A socket call: `connect` or `sendmsg`.
     Socket,
+    /// A packet that comes from beyond the node.
+    FromNetwork,
+    /// A packet that leaves the node.
+    ToNetwork,
 }
 
 impl Hook {
     /// Every hook, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::FromPod, Self::ToPod, Self::Socket];
+    pub const ALL: [Self; 5] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::Socket,
+        Self::FromNetwork,
+        Self::ToNetwork,
+    ];
 
     /// The name, as in the object and in metrics.
     #[must_use]
@@ -126,6 +169,8 @@ impl Hook {
             Self::FromPod => "from_pod",
             Self::ToPod => "to_pod",
             Self::Socket => "socket",
+            Self::FromNetwork => "from_network",
+            Self::ToNetwork => "to_network",
         }
     }
 
@@ -134,6 +179,8 @@ impl Hook {
             Self::FromPod => 0,
             Self::ToPod => 1,
             Self::Socket => 2,
+            Self::FromNetwork => 3,
+            Self::ToNetwork => 4,
         }
     }
 }

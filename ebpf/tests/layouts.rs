@@ -4,9 +4,9 @@ use std::mem::{align_of, offset_of, size_of};
 
 use weir_ebpf::tables::{
     Affinity, AffinityKey, Backend, BackendFlags, BackendKey, Cidr, Cover, EndpointSet, Flow,
-    FlowFlags, FlowRole, FlowState, Frontend, FrontendFlags, FrontendKey, Interface,
-    LAYOUT_VERSION, Node, PortRange, Present, Service, ServiceFlags, ServiceName, ServingKey,
-    SocketFlow, SocketKey, SourceRange, Tuple, name,
+    FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Frontend, FrontendFlags, FrontendKey,
+    Interface, LAYOUT_VERSION, Node, PortRange, Present, Service, ServiceFlags, ServiceName,
+    ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
 /// The version whose layouts stand below.
@@ -76,6 +76,10 @@ fn the_programs_tables_have_the_layouts_of_their_version() {
         to: 0 + 40, last_seen: 40 + 8, service: 48 + 4, revision: 52 + 4, state: 56 + 1, role: 57 + 1, flags: 58 + 1,
         reserved: 59 + 5,
     });
+    assert_layout!(FragmentKey: 40, align 4 {
+        src: 0 + 16, dst: 16 + 16, identification: 32 + 4, protocol: 36 + 1, is_entering: 37 + 1, reserved: 38 + 2,
+    });
+    assert_layout!(Fragment: 40, align 8 { src: 0 + 16, dst: 16 + 16, first_seen: 32 + 8 });
     assert_layout!(AffinityKey: 20, align 4 { client: 0 + 16, affinity: 16 + 4 });
     assert_layout!(Affinity: 32, align 8 { backend: 0 + 20, reserved: 20 + 4, last_used: 24 + 8 });
     assert_layout!(SocketKey: 32, align 8 {
@@ -132,6 +136,8 @@ fn the_maps_keep_their_names() {
         (name::AFFINITY, "AFFINITY"),
         (name::FLOWS, "FLOWS"),
         (name::SOCKETS, "SOCKETS"),
+        (name::FRAGMENTS, "FRAGMENTS"),
+        (name::WORKSPACE, "WORKSPACE"),
         (name::COUNTERS, "COUNTERS"),
     ];
     for (ours, pinned) in names {

@@ -43,7 +43,9 @@ fn judge(frame: &[u8]) {
         }
         Transport::Udp => 8,
         Transport::Sctp(_) => 16,
-        Transport::LaterFragment | Transport::Other => 0,
+        Transport::LaterFragment | Transport::IcmpError(_) | Transport::Echo | Transport::Other => {
+            0
+        }
     };
     assert!(ours.transport + needed <= ours.end, "{ours:?}");
 
@@ -66,7 +68,7 @@ fn judge(frame: &[u8]) {
 
     let payload = theirs.ip_payload().expect("an IP payload");
     let start = payload.payload.as_ptr() as usize - frame.as_ptr() as usize;
-    if matches!(ours.kind(), Transport::LaterFragment | Transport::Other) {
+    if !ours.kind().has_ports() {
         // We stop behind a fragment header, at an authentication header and after five extension
         // headers; the judge reads on.
         assert_eq!(

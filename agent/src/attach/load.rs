@@ -60,6 +60,12 @@ pub fn default_capacities() -> BTreeMap<&'static str, u32> {
         (name::SERVING, capacity::BACKENDS),
         (name::FLOWS, capacity::FLOWS),
         (name::SOCKETS, capacity::SOCKETS),
+        (name::NODE_PORT_ADDRS, capacity::NODE_PORT_ADDRS),
+        (name::SOURCE_RANGES, capacity::SOURCE_RANGES),
+        (name::SERVICE_CIDRS, capacity::SERVICE_CIDRS),
+        (name::INTERFACES, capacity::INTERFACES),
+        (name::FRAGMENTS, capacity::FRAGMENTS),
+        (name::AFFINITY, capacity::AFFINITY),
     ])
 }
 

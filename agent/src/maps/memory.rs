@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Affinity, AffinityKey, Backend, BackendKey, Flow, Frontend, FrontendKey, Interface, Nanos,
-    Node, Service, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
+    Affinity, AffinityKey, Backend, BackendKey, Flow, Fragment, FragmentKey, Frontend, FrontendKey,
+    Interface, Nanos, Node, Service, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
 };
 
 use super::{Contents, Plan};
@@ -25,6 +25,7 @@ pub struct MemoryTables {
     flows: RefCell<BTreeMap<Tuple, Flow>>,
     sockets: RefCell<BTreeMap<SocketKey, SocketFlow>>,
     affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
+    fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     now: Cell<Nanos>,
     random: Cell<u64>,
 }
@@ -89,8 +90,8 @@ impl Tables for MemoryTables {
         self.contents.serving.contains(key)
     }
 
-    fn node(&self) -> Option<Node> {
-        Some(self.contents.node)
+    fn node<R>(&self, read: impl FnOnce(&Node) -> R) -> R {
+        read(&self.contents.node)
     }
 
     fn is_node_port_addr(&self, addr: &Addr) -> bool {
@@ -156,6 +157,18 @@ impl Tables for MemoryTables {
 
     fn put_socket(&self, key: &SocketKey, flow: &SocketFlow) {
         self.sockets.borrow_mut().insert(*key, *flow);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn remove_fragment(&self, key: &FragmentKey) {
+        self.fragments.borrow_mut().remove(key);
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014): any seed will do, zero too.

@@ -26,9 +26,9 @@ use aya::maps::{MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Affinity, AffinityKey, Backend, BackendKey, Cidr, Flow, Frontend, FrontendKey, Interface,
-    LAYOUT_VERSION, Node, Present, Service, ServiceName, ServingKey, SocketFlow, SocketKey,
-    SourceRange, Tuple, name,
+    Affinity, AffinityKey, Backend, BackendKey, Cidr, Flow, Fragment, FragmentKey, Frontend,
+    FrontendKey, Interface, LAYOUT_VERSION, Node, Present, Service, ServiceName, ServingKey,
+    SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are added.
@@ -128,6 +128,10 @@ pub fn layouts() -> BTreeMap<&'static str, Layout> {
             Layout::of::<u32, Interface>(MapType::Hash, NO_PREALLOC),
         ),
         (name::NODE, Layout::of::<u32, Node>(MapType::Array, 0)),
+        (
+            name::FRAGMENTS,
+            Layout::of::<FragmentKey, Fragment>(MapType::LruHash, 0),
+        ),
         (
             name::AFFINITY,
             Layout::of::<AffinityKey, Affinity>(MapType::LruHash, 0),

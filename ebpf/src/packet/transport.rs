@@ -14,6 +14,10 @@ pub enum Transport {
     Sctp(u8),
     /// A fragment that is not the first: it carries no ports.
     LaterFragment,
+    /// An ICMP or `ICMPv6` error of this type: it quotes the packet that it is about.
+    IcmpError(u8),
+    /// An ICMP or `ICMPv6` echo request.
+    Echo,
     /// Any other protocol.
     Other,
 }
@@ -27,7 +31,9 @@ impl Transport {
         match self {
             Self::Tcp(_) => Some(16),
             Self::Udp => Some(6),
-            Self::Sctp(_) | Self::LaterFragment | Self::Other => None,
+            Self::Sctp(_) | Self::LaterFragment | Self::IcmpError(_) | Self::Echo | Self::Other => {
+                None
+            }
         }
     }
 
@@ -47,7 +53,7 @@ impl Transport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     number: u8,
-    /// TCP's flags, SCTP's type of chunk, else zero.
+    /// TCP's flags, SCTP's type of chunk, an ICMP error's type; else of no meaning.
     detail: u8,
 }
 
@@ -56,6 +62,8 @@ impl Kind {
     pub(super) const UDP: u8 = Protocol::UDP.0;
     pub(super) const SCTP: u8 = Protocol::SCTP.0;
     pub(super) const LATER_FRAGMENT: u8 = 44;
+    pub(super) const ICMP_ERROR: u8 = Protocol::ICMP.0;
+    pub(super) const ECHO: u8 = 8;
     pub(super) const OTHER: u8 = 0;
 
     #[inline(always)]
@@ -72,6 +80,8 @@ impl Kind {
             Self::UDP => Transport::Udp,
             Self::SCTP => Transport::Sctp(self.detail),
             Self::LATER_FRAGMENT => Transport::LaterFragment,
+            Self::ICMP_ERROR => Transport::IcmpError(self.detail),
+            Self::ECHO => Transport::Echo,
             _ => Transport::Other,
         }
     }
@@ -84,6 +94,8 @@ impl From<Transport> for Kind {
             Transport::Udp => Self::new(Self::UDP, 0),
             Transport::Sctp(chunk) => Self::new(Self::SCTP, chunk),
             Transport::LaterFragment => Self::new(Self::LATER_FRAGMENT, 0),
+            Transport::IcmpError(kind) => Self::new(Self::ICMP_ERROR, kind),
+            Transport::Echo => Self::new(Self::ECHO, 0),
             Transport::Other => Self::new(Self::OTHER, 0),
         }
     }
@@ -95,9 +107,19 @@ mod tests {
 
     #[test]
     fn every_transport_comes_back_as_it_was() {
-        let with_detail = (0..=u8::MAX)
-            .flat_map(|detail| [Transport::Tcp(TcpFlags(detail)), Transport::Sctp(detail)]);
-        let without = [Transport::Udp, Transport::LaterFragment, Transport::Other];
+        let with_detail = (0..=u8::MAX).flat_map(|detail| {
+            [
+                Transport::Tcp(TcpFlags(detail)),
+                Transport::Sctp(detail),
+                Transport::IcmpError(detail),
+            ]
+        });
+        let without = [
+            Transport::Udp,
+            Transport::LaterFragment,
+            Transport::Echo,
+            Transport::Other,
+        ];
         for transport in with_detail.chain(without) {
             assert_eq!(Kind::from(transport).get(), transport);
         }

@@ -88,6 +88,22 @@ impl FlowRole {
     /// `from_network` or `from_pod`.
     pub const SNAT_REPLY: Self = Self(3);
 
+    /// Are this entry's packets translated where they enter the node? The others where they leave
+    /// it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_entering(self) -> bool {
+        matches!(self, Self::FORWARD | Self::SNAT_REPLY)
+    }
+
+    /// The role of the other direction's entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        // FORWARD with REPLY, SNAT_FORWARD with SNAT_REPLY.
+        Self(self.0 ^ 1)
+    }
+
     /// Does this entry belong to the direction in which the flow was opened?
     #[inline(always)]
     #[must_use]
@@ -141,4 +157,41 @@ impl FlowFlags {
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
+}
+
+/// Which datagram a fragment belongs to, as it arrives at a hook.
+///
+/// What a receiver puts it together by: RFC 791 section 3.2 and RFC 8200 section 4.5.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// As it lies in the header, in network byte order; of IPv4 its sixteen bits.
+    pub identification: u32,
+    /// Of IPv4. Zero of IPv6, whose fragments need not all say the same.
+    pub protocol: Protocol,
+    /// One where it enters the node, zero where it leaves: what goes from one pod of the node to
+    /// another is the same at both hooks, and translated at one.
+    pub is_entering: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// What becomes of the later fragments of a datagram: what became of the first one.
+///
+/// Written by the programs with the first fragment, removed with the first one of another
+/// datagram that is not translated. When the table is full the least recently used goes, and the
+/// rest of its datagram is lost.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Fragment {
+    /// Source address after translation.
+    pub src: Addr,
+    /// Destination address after translation.
+    pub dst: Addr,
+    /// When the first fragment was seen.
+    pub first_seen: Nanos,
 }

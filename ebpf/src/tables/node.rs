@@ -25,6 +25,18 @@ pub struct Node {
     pub node_ports: PortRange,
 }
 
+impl Node {
+    /// A node without addresses and ports.
+    pub const NONE: Self = Self {
+        addr_v4: Addr::UNSPECIFIED,
+        addr_v6: Addr::UNSPECIFIED,
+        cover_v4: Cover::NOTHING,
+        cover_v6: Cover::NOTHING,
+        snat_ports: [PortRange::NONE; 2],
+        node_ports: PortRange::NONE,
+    };
+}
+
 /// A prefix that covers a set of addresses. As the kernel makes it, all zero, it covers everything.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]

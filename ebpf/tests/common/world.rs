@@ -12,8 +12,8 @@ use weir_ebpf::{
     addr::{Addr, Port, Protocol},
     buffer::Buffer,
     conntrack::SECOND,
-    datapath::{self, Decision},
-    packet::{self, Headers},
+    datapath::{self, Decision, Workspace},
+    packet::Headers,
     tables::{
         Affinity, AffinityKey, Backend, BackendKey, Cidr, Cover, Flow, FlowRole, FlowState,
         Frontend, FrontendFlags, FrontendKey, Interface, Nanos, Node, PortRange, Service,
@@ -22,17 +22,10 @@ use weir_ebpf::{
     verdict::Verdict,
 };
 
+pub use weir_ebpf::verdict::Hook;
+
 /// A step of another processor.
 type Interruption = Box<dyn FnOnce(&World)>;
-
-/// Which hook a packet meets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// A packet that a pod sends.
-    FromPod,
-    /// A packet that a pod receives.
-    ToPod,
-}
 
 /// What a hook made of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +35,9 @@ pub struct Outcome {
     /// The bytes after that.
     pub frame: Vec<u8>,
 }
+
+/// The index of the interface by which packets leave the node.
+pub const UPLINK: u32 = 2;
 
 /// The tables of a node, and the node's time and chance.
 pub struct World {
@@ -61,6 +57,8 @@ pub struct World {
     pub service_cidrs: RefCell<BTreeSet<Cidr>>,
     /// `INTERFACES`
     pub interfaces: RefCell<BTreeMap<u32, Interface>>,
+    /// `FRAGMENTS`
+    pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     frontends: RefCell<BTreeMap<FrontendKey, Frontend>>,
     services: RefCell<BTreeMap<u32, Service>>,
     backends: RefCell<BTreeMap<BackendKey, Backend>>,
@@ -88,6 +86,7 @@ impl Default for World {
             source_ranges: RefCell::default(),
             service_cidrs: RefCell::default(),
             interfaces: RefCell::default(),
+            fragments: RefCell::default(),
             frontends: RefCell::default(),
             services: RefCell::default(),
             backends: RefCell::default(),
@@ -185,30 +184,29 @@ impl World {
         *self.interruption.borrow_mut() = Some((reads, Box::new(action)));
     }
 
-    /// Sends a frame through a hook.
+    /// Sends a frame through a hook; it leaves by interface [`UPLINK`], if it leaves.
     pub fn pass(&self, hook: Hook, frame: &[u8]) -> Outcome {
         let mut buffer = Buffer::<4096>::new(frame).expect("a frame of at most 4096 bytes");
-        let verdict = match packet::parse(&buffer) {
-            Err(why) => datapath::not_parsed(why).verdict(),
-            Ok(headers) => {
-                let (decision, flow) = self.decide(hook, &headers);
-                datapath::carry_out(&mut buffer, &headers, decision, &flow)
-            }
-        };
+        let (verdict, _) = datapath::run(&mut buffer, self, hook, UPLINK);
         Outcome {
             verdict,
             frame: buffer.bytes().to_vec(),
         }
     }
 
-    /// What a hook decides about a packet, and the flow it says so of.
+    /// What a hook decides about a packet with ports, and the flow it says so of.
     pub fn decide(&self, hook: Hook, headers: &Headers) -> (Decision, Flow) {
-        let mut flow: Flow = bytemuck::Zeroable::zeroed();
+        let nothing = Buffer::<0>::new(&[]).expect("nothing");
+        let mut work = Workspace::new();
+        work.headers = *headers;
         let decision = match hook {
-            Hook::FromPod => datapath::from_pod(headers, self, &mut flow),
-            Hook::ToPod => datapath::to_pod(headers, self, &mut flow),
+            Hook::FromPod => datapath::from_pod(&nothing, self, &mut work),
+            Hook::ToPod => datapath::to_pod(&nothing, self, &mut work),
+            Hook::FromNetwork => datapath::from_network(&nothing, self, &mut work),
+            Hook::ToNetwork => datapath::to_network(&nothing, self, UPLINK, &mut work),
+            Hook::Socket => panic!("no packet meets a socket call"),
         };
-        (decision, flow)
+        (decision, work.flow)
     }
 
     /// Gives another processor its turn when it is due.
@@ -250,8 +248,8 @@ impl Tables for World {
         self.serving.borrow().contains(key)
     }
 
-    fn node(&self) -> Option<Node> {
-        Some(self.node.get())
+    fn node<R>(&self, read: impl FnOnce(&Node) -> R) -> R {
+        read(&self.node.get())
     }
 
     fn is_node_port_addr(&self, addr: &Addr) -> bool {
@@ -317,6 +315,18 @@ impl Tables for World {
 
     fn put_socket(&self, key: &SocketKey, flow: &SocketFlow) {
         self.sockets.borrow_mut().insert(*key, *flow);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn remove_fragment(&self, key: &FragmentKey) {
+        self.fragments.borrow_mut().remove(key);
     }
 
     fn random(&self) -> u32 {

@@ -6,12 +6,17 @@ use std::os::fd::RawFd;
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
-use netlink_packet_route::route::RouteScope;
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteIpTunnel, RouteMetric, RouteScope};
 use netlink_packet_route::tc::TcAttribute;
 use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
 };
+
+/// Where VXLAN is received (RFC 7348).
+const OVERLAY_PORT: u16 = 4789;
+/// Where VXLAN-GPE is received.
+const TUNNEL_PORT: u16 = 4790;
 
 /// One end of a veth.
 #[derive(Clone, Debug)]
@@ -20,6 +25,57 @@ pub struct VethEnd {
     pub name: String,
     /// The kernel chooses one where there is none.
     pub mac: Option<[u8; 6]>,
+}
+
+impl VethEnd {
+    /// With a hardware address that the kernel chooses.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            mac: None,
+        }
+    }
+}
+
+/// Where a route leads, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// Address and prefix length.
+    pub destination: (IpAddr, u8),
+    /// The next router; none where the destination is on the link itself.
+    pub router: Option<IpAddr>,
+    /// Longest packet; as the link has it where it is not said.
+    pub mtu: Option<u32>,
+    /// The far end of the tunnel, on a link that does not know one ([`Links::add_tunnel`]).
+    pub tunnel: Option<Ipv4Addr>,
+}
+
+impl Route {
+    /// By a router, or to what is on the link itself.
+    #[must_use]
+    pub const fn new(destination: (IpAddr, u8), router: Option<IpAddr>) -> Self {
+        Self {
+            destination,
+            router,
+            mtu: None,
+            tunnel: None,
+        }
+    }
+
+    fn attributes(&self) -> Vec<RouteAttribute> {
+        let mut attributes = Vec::new();
+        attributes.extend(
+            self.mtu
+                .map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])),
+        );
+        attributes
+    }
+
+    fn tunnel(&self) -> Vec<RouteIpTunnel> {
+        let far_end = |addr| vec![RouteIpTunnel::Id(1), RouteIpTunnel::Destination(addr)];
+        self.tunnel.map(far_end).unwrap_or_default()
+    }
 }
 
 /// Netlink in the namespace of the thread that connected.
@@ -39,8 +95,11 @@ impl Links {
 
     /// A link's number by its name.
     pub async fn index(&self, name: &str) -> Result<u32> {
-        let message = self
-            .handle
+        Ok(self.get(name).await?.header.index)
+    }
+
+    async fn get(&self, name: &str) -> Result<LinkMessage> {
+        self.handle
             .link()
             .get()
             .match_name(name.to_owned())
@@ -48,8 +107,7 @@ impl Links {
             .try_next()
             .await
             .with_context(|| format!("look up link {name}"))?
-            .with_context(|| format!("there is no link {name}"))?;
-        Ok(message.header.index)
+            .with_context(|| format!("there is no link {name}"))
     }
 
     /// Brings a link up.
@@ -133,6 +191,42 @@ impl Links {
             .with_context(|| format!("give {link} the address {addr}/{prefix}"))
     }
 
+    /// Makes a link that carries Ethernet frames to another node (VXLAN), and brings it up.
+    pub async fn add_overlay(&self, name: &str, mtu: u32, far_end: Ipv4Addr) -> Result<()> {
+        let message = LinkVxlan::new(name, 1)
+            .remote(far_end)
+            .port(OVERLAY_PORT)
+            .mtu(mtu)
+            .up()
+            .build();
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .with_context(|| format!("make the overlay link {name}"))
+    }
+
+    /// Makes a link without link-layer header to wherever a route says (VXLAN-GPE; to programs
+    /// it looks as a tun or WireGuard device does), and brings it up.
+    pub async fn add_tunnel(&self, name: &str, mtu: u32) -> Result<()> {
+        let message = LinkMessageBuilder::<LinkVxlan>::new(name)
+            .gpe()
+            .collect_metadata(true)
+            // There are no hardware addresses to learn.
+            .learning(false)
+            .port(TUNNEL_PORT)
+            .mtu(mtu)
+            .up()
+            .build();
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .with_context(|| format!("make the tunnel link {name}"))
+    }
+
     /// Adds a route through a link, by a router or to what is on the link itself.
     pub async fn add_route(
         &self,
@@ -140,32 +234,40 @@ impl Links {
         link: &str,
         router: Option<IpAddr>,
     ) -> Result<()> {
+        self.add(link, Route::new(destination, router)).await
+    }
+
+    /// Adds a route through a link.
+    pub async fn add(&self, link: &str, route: Route) -> Result<()> {
         let index = self.index(link).await?;
-        let (addr, prefix) = destination;
-        let message = match addr {
+        let (addr, prefix) = route.destination;
+        let mut message = match addr {
             IpAddr::V4(addr) => {
-                let route = RouteMessageBuilder::<Ipv4Addr>::new()
+                let builder = RouteMessageBuilder::<Ipv4Addr>::new()
                     .destination_prefix(addr, prefix)
-                    .output_interface(index);
-                match router {
-                    Some(IpAddr::V4(router)) => route.gateway(router).onlink().build(),
-                    Some(IpAddr::V6(router)) => route.via(router).build(),
-                    None => route.scope(RouteScope::Link).build(),
+                    .output_interface(index)
+                    .encap_ip(route.tunnel());
+                match route.router {
+                    Some(IpAddr::V4(router)) => builder.gateway(router).onlink().build(),
+                    Some(IpAddr::V6(router)) => builder.via(router).build(),
+                    None => builder.scope(RouteScope::Link).build(),
                 }
             }
             IpAddr::V6(addr) => {
-                let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                let builder = RouteMessageBuilder::<Ipv6Addr>::new()
                     .destination_prefix(addr, prefix)
-                    .output_interface(index);
-                match router {
-                    Some(IpAddr::V6(router)) => route.gateway(router).build(),
+                    .output_interface(index)
+                    .encap_ip(route.tunnel());
+                match route.router {
+                    Some(IpAddr::V6(router)) => builder.gateway(router).onlink().build(),
                     Some(IpAddr::V4(router)) => {
                         anyhow::bail!("{router} cannot be the router of {addr}/{prefix}")
                     }
-                    None => route.build(),
+                    None => builder.build(),
                 }
             }
         };
+        message.attributes.extend(route.attributes());
         self.handle
             .route()
             .add(message)

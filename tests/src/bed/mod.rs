@@ -14,7 +14,10 @@
 //! Everything needs root.
 
 pub mod agent;
+pub mod between;
 pub mod cgroup;
+pub mod fabric;
+pub mod firewall;
 pub mod guardian;
 pub mod identity;
 mod inspect;
@@ -29,17 +32,21 @@ pub mod process;
 pub mod wait;
 pub mod wiring;
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
 pub use agent::{Agent, AgentOptions};
+pub use between::Between;
+pub use fabric::ReversePath;
+pub use firewall::Firewall;
 pub use node::Node;
 pub use plan::{Addresses, Family, NodePlan};
 pub use pod::Pod;
-pub use wiring::{ReversePath, Wiring};
+pub use wiring::Wiring;
 
 use crate::testpod::client::TestPod;
 use guardian::Guardian;
@@ -57,6 +64,12 @@ pub struct Topology {
     pub wiring: Wiring,
     /// The nodes' reverse path filter.
     pub reverse_path: ReversePath,
+    /// How nodes reach each other's pods.
+    pub between: Between,
+    /// Longest packet that the router takes, if shorter than every link does.
+    pub router_mtu: Option<u32>,
+    /// What else the nodes do to packets.
+    pub firewall: Firewall,
 }
 
 impl Topology {
@@ -67,6 +80,9 @@ impl Topology {
             nodes: 2,
             wiring,
             reverse_path: ReversePath::Strict,
+            between: Between::Direct,
+            router_mtu: None,
+            firewall: Firewall::None,
         }
     }
 
@@ -87,6 +103,7 @@ pub struct Bed {
     identity: Identity,
     nodes: Vec<Node>,
     outside: TestPod,
+    fabric: Namespace,
     /// Last, so that it finds the processes ended.
     cleaner: Cleaner,
 }
@@ -123,7 +140,7 @@ impl Bed {
         let run_dir = identity.run_dir();
         let fabric = Namespace::create(&keeper, run_dir.join("fabric.netns"))?;
         let outside = Namespace::create(&keeper, run_dir.join("outside.netns"))?;
-        wiring::build_fabric(&fabric, &outside).context("build the fabric")?;
+        fabric::build(&fabric, &outside).context("build the fabric")?;
         let outside = TestPod::start(
             &Place {
                 keeper: keeper.clone(),
@@ -139,20 +156,36 @@ impl Bed {
             .map(|plan| {
                 let directory = run_dir.join(&plan.name);
                 let namespace = Namespace::create(&keeper, directory.join("node.netns"))?;
-                let (wiring, reverse_path) = (topology.wiring, topology.reverse_path);
-                wiring::build_node(&fabric, &namespace, plan, &plans, wiring, reverse_path)?;
+                fabric::build_node(&fabric, &namespace, plan, topology.reverse_path)?;
+                wiring::build_bridge(topology.wiring, &namespace, plan)?;
+                topology.between.build(&namespace, plan, &plans)?;
+                for range in plan.pod_ranges() {
+                    fabric::route(&fabric, range, plan, topology.router_mtu)?;
+                }
                 let group = identity.cgroup().join(&plan.name);
-                Node::start(&keeper, &helper, plan, namespace, directory, group)
+                let node = Node::start(&keeper, &helper, plan, namespace, directory, group)?;
+                topology.firewall.load(&node)?;
+                Ok(node)
             })
             .collect::<Result<_>>()
             .context("build the nodes")?;
+        if let Some(mtu) = topology.router_mtu {
+            fabric::narrow(&fabric, &plans, mtu).context("narrow the router")?;
+        }
         Ok(Self {
             topology,
             identity,
             nodes,
             outside,
+            fabric,
             cleaner,
         })
+    }
+
+    /// How it was built.
+    #[must_use]
+    pub const fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The node `worker-<index>`.
@@ -192,6 +225,25 @@ impl Bed {
     #[must_use]
     pub fn outside(&self) -> &TestPod {
         &self.outside
+    }
+
+    /// Has the router send what is for a range of addresses to a node: what a load balancer or an
+    /// administrator's route does.
+    pub fn route(&self, destination: (IpAddr, u8), node: usize) -> Result<()> {
+        let plan = self.node(node).plan();
+        fabric::route(&self.fabric, destination, plan, self.topology.router_mtu)
+    }
+
+    /// Every address by which others may see a node.
+    #[must_use]
+    pub fn addresses_of(&self, node: usize) -> BTreeSet<IpAddr> {
+        let plan = self.node(node).plan();
+        let mut addresses: BTreeSet<IpAddr> = BTreeSet::from([plan.v4.into(), plan.v6.into()]);
+        if self.topology.wiring == Wiring::Bridged {
+            addresses.extend([IpAddr::V4(plan.gateway_v4()), plan.gateway_v6().into()]);
+        }
+        addresses.extend(self.topology.between.addresses(plan).into_iter().flatten());
+        addresses
     }
 
     /// The bed's directory: files there go with it.

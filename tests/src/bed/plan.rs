@@ -81,6 +81,16 @@ impl NodePlan {
         Ipv6Addr::from(u128::from(self.pods_v6.network()) | 0xffff_ffff_ffff_fffe)
     }
 
+    /// The ranges of its pods.
+    #[must_use]
+    pub fn pod_ranges(&self) -> [(IpAddr, u8); 2] {
+        let (v4, v6) = (self.pods_v4, self.pods_v6);
+        [
+            (v4.network().into(), v4.prefix()),
+            (v6.network().into(), v6.prefix()),
+        ]
+    }
+
     /// The address a pod of this node has by its number.
     #[must_use]
     pub fn pod(&self, number: u8) -> Ipv4Addr {

@@ -7,7 +7,7 @@ pub mod talk;
 mod text;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use weir_ebpf::verdict::{Hook, Verdict};
 
 use self::talk::{Expected, Talk, Way};
 use super::notation::Notation;
+use super::packet::ErrorKind;
 use crate::bed::plan::NodePlan;
 
 /// One behaviour.
@@ -82,7 +83,7 @@ pub struct Node {
     /// Its name.
     pub name: String,
     /// Its addresses, where no Node object says them.
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// Source ports for translated sources, first and last.
     pub snat_ports: (u16, u16),
 }
@@ -157,6 +158,18 @@ pub enum SentText {
         /// What is different: kind and settings.
         changes: String,
     },
+    /// An ICMP error about what an earlier packet became, to its sender:
+    /// `error too-big 1400 from ADDRESS about NAME`.
+    Error {
+        /// What it says.
+        kind: ErrorKind,
+        /// Who sends it.
+        from: IpAddr,
+        /// The packet that it quotes.
+        about: String,
+        /// What is different: `len` is how much it quotes behind the network header.
+        changes: String,
+    },
 }
 
 /// How a packet follows from an earlier one.
@@ -228,6 +241,9 @@ pub enum Outcome {
     AnswerTo(String),
     /// The source and destination of an earlier packet's output (`like NAME`).
     Like(String),
+    /// Of an error: it now comes from this address and quotes an earlier packet as its sender
+    /// sent it (`error from ADDRESS about NAME`).
+    Error(IpAddr, String),
     /// One of these peers.
     Peers(Vec<PeerText>),
     /// Of all repetitions together: exactly these destinations.
@@ -246,6 +262,7 @@ impl fmt::Display for Outcome {
             }
             Self::AnswerTo(name) => write!(f, "the answer to {name}"),
             Self::Like(name) => write!(f, "the same as {name}"),
+            Self::Error(from, name) => write!(f, "an error from {from} about {name}"),
             Self::Peers(peers) => {
                 let texts = peers.iter().map(|peer| match peer {
                     PeerText::Addr(addr) => addr.to_string(),

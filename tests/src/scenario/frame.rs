@@ -11,7 +11,7 @@ use etherparse::{
     Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader, icmpv4, icmpv6,
 };
 
-use super::packet::{Body, Chunk, Extension, Fragment, Packet, Tcp};
+use super::packet::{Body, Chunk, ErrorKind, Extension, Fragment, Packet, Tcp};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -21,8 +21,8 @@ const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// Fragment offset of a later fragment, in units of eight bytes.
 const LATER: u16 = 185;
-/// Identification of a datagram in fragments (IPv6).
-const DATAGRAM: u32 = 0x8765_4321;
+/// Upper half of the identification of a datagram in fragments (IPv6).
+const DATAGRAM: u32 = 0x8765_0000;
 
 /// The frame that carries a packet.
 ///
@@ -147,8 +147,8 @@ fn protocol(packet: &Packet) -> IpNumber {
         Body::Tcp(_) => IpNumber::TCP,
         Body::Udp { .. } => IpNumber::UDP,
         Body::Sctp(_) => IpNumber::SCTP,
-        Body::Echo | Body::PortUnreachable(_) if packet.is_v4() => IpNumber::ICMP,
-        Body::Echo | Body::PortUnreachable(_) => IpNumber::IPV6_ICMP,
+        Body::Echo | Body::PortUnreachable(_) | Body::Error(..) if packet.is_v4() => IpNumber::ICMP,
+        Body::Echo | Body::PortUnreachable(_) | Body::Error(..) => IpNumber::IPV6_ICMP,
         Body::Other(number) => IpNumber(*number),
     }
 }
@@ -175,6 +175,31 @@ fn transport(packet: &Packet) -> Result<Vec<u8>> {
             Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
             quote,
         )?,
+        Body::Error(kind, quote) => {
+            let (v4, v6) = match *kind {
+                ErrorKind::PortUnreachable => (
+                    Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port),
+                    Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
+                ),
+                ErrorKind::TooBig(mtu) => (
+                    Icmpv4Type::DestinationUnreachable(
+                        icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu },
+                    ),
+                    Icmpv6Type::PacketTooBig { mtu: mtu.into() },
+                ),
+                ErrorKind::TimeExceeded => (
+                    Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit),
+                    Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded),
+                ),
+            };
+            let quoted = build(quote)?;
+            let behind = match packet.payload {
+                0 => 8,
+                length => length.into(),
+            };
+            let end = quoted.len().min(transport_offset(quote) + behind);
+            icmp(packet, v4, v6, &quoted[ETHERNET..end])?
+        }
         Body::Other(_) => payload,
     })
 }
@@ -298,7 +323,7 @@ fn extensions(packet: &Packet) -> Extensions {
         };
         let mut header = vec![0, 0];
         header.extend(u16::to_be_bytes(offset_and_more));
-        header.extend(DATAGRAM.to_be_bytes());
+        header.extend((DATAGRAM | u32::from(packet.network.identification)).to_be_bytes());
         headers.push((IpNumber::IPV6_FRAGMENTATION_HEADER, header));
     }
     let mut next = protocol(packet);

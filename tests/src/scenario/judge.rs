@@ -40,11 +40,17 @@ pub fn became(packet: &Packet, input: &[u8], sent: &Sent) -> Result<Packet> {
 /// Anything else is different, or a checksum is wrong.
 pub fn translated(sent: &Packet, output: &[u8]) -> Result<Packet> {
     let (src, dst) = frame::places(output, sent)?;
-    let expected = Packet {
+    let mut expected = Packet {
         src,
         dst,
         ..sent.clone()
     };
+    if let Body::Error(_, quote) = &mut expected.body {
+        // As if the quoted packet had a frame of its own.
+        let start = frame::transport_offset(sent) + 8 - ETHERNET;
+        let quoted = output.get(start..).context("the error is cut short")?;
+        (quote.src, quote.dst) = frame::places(quoted, quote)?;
+    }
     frame::compare(output, &frame::build(&expected)?)
         .with_context(|| format!("{sent} was not rightly translated to {expected}"))?;
     Ok(expected)
@@ -83,13 +89,18 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
             let quote = input.get(ETHERNET..ETHERNET + quoted);
             Body::PortUnreachable(quote.context("the answer quotes too much")?.to_vec())
         }
-        Body::Echo | Body::PortUnreachable(_) | Body::Other(_) => {
+        Body::Echo | Body::PortUnreachable(_) | Body::Error(..) | Body::Other(_) => {
             anyhow::bail!("{sent} must not be answered")
         }
     };
     let place = |place: SocketAddr| match body {
         Body::PortUnreachable(_) => SocketAddr::new(place.ip(), 0),
-        Body::Tcp(_) | Body::Udp { .. } | Body::Sctp(_) | Body::Echo | Body::Other(_) => place,
+        Body::Tcp(_)
+        | Body::Udp { .. }
+        | Body::Sctp(_)
+        | Body::Echo
+        | Body::Error(..)
+        | Body::Other(_) => place,
     };
     let (src, dst) = (place(sent.dst), place(sent.src));
     Ok(Packet {

@@ -42,6 +42,9 @@ impl Memory {
     }
 }
 
+/// The index of the interface by which packets leave the node.
+const UPLINK: u32 = 2;
+
 impl Executor for Memory {
     fn apply(&mut self, plan: &Plan) -> Result<()> {
         self.tables.apply(plan);
@@ -50,18 +53,8 @@ impl Executor for Memory {
 
     fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
         let mut buffer: Buffer = Buffer::new(frame).context("the frame is too long")?;
-        let verdict = match packet::parse(&buffer) {
-            Err(why) => datapath::not_parsed(why).verdict(),
-            Ok(headers) => {
-                let mut flow = Flow::zeroed();
-                let decision = match hook {
-                    Hook::FromPod => datapath::from_pod(&headers, &self.tables, &mut flow),
-                    Hook::ToPod => datapath::to_pod(&headers, &self.tables, &mut flow),
-                    Hook::Socket => anyhow::bail!("no packet is seen at a socket"),
-                };
-                datapath::carry_out(&mut buffer, &headers, decision, &flow)
-            }
-        };
+        anyhow::ensure!(hook != Hook::Socket, "no packet is seen at a socket");
+        let (verdict, _) = datapath::run(&mut buffer, &self.tables, hook, UPLINK);
         Ok(Sent {
             verdict,
             frame: buffer.bytes().to_vec(),

@@ -20,10 +20,16 @@
 //! | `options N`, `tcp-options N` | words of options in the IPv4 or TCP header |
 //! | `ext hop-by-hop`, `destination`, `routing`, `authentication` | an IPv6 extension header; repeats |
 //! | `fragment first`, `fragment later` | part of a datagram |
+//! | `id N` | identification: which datagram a fragment belongs to |
 //! | `ttl N`, `df` | time to live or hop limit; don't fragment |
 //! | `padded N` | N bytes behind the packet, as Ethernet pads short frames |
 //! | `cut N` | only the first N bytes of the frame are left |
 //! | `length N`, `header-words N`, `data-offset N`, `version N` | what the network header's length field, its own length, the TCP header's own length and the version falsely say |
+//!
+//! An error about an earlier packet is described by whom it comes from:
+//! `error too-big 1400 from 10.240.0.1 about NAME`, `port-unreachable` or `time-exceeded`. It quotes
+//! what became of that packet, the header and `len` bytes behind it; expected is
+//! `error from ADDRESS about NAME`, quoting the packet as it was sent.
 //!
 //! In what is expected a port may be `*`: any of the node's ports for translated sources.
 
@@ -100,6 +106,7 @@ enum Setting {
     TcpOptions(u8),
     Extension(Extension),
     Fragment(Fragment),
+    Identification(u16),
     Ttl(u8),
     DontFragment,
     Padded(u16),
@@ -244,6 +251,7 @@ impl Setting {
             (Self::HeaderWords(words), _) if is_v4 => damage.header_words = Some(words),
             (Self::Extension(extension), _) if !is_v4 => network.extensions.push(extension),
             (Self::Fragment(fragment), _) => network.fragment = Some(fragment),
+            (Self::Identification(number), _) => network.identification = number,
             (Self::Ttl(hops), _) => network.ttl = hops,
             (Self::Padded(bytes), _) => damage.padding = bytes,
             (Self::Cut(bytes), _) => damage.cut = Some(bytes),
@@ -287,6 +295,7 @@ impl Setting {
                 "later" => Fragment::Later,
                 _ => bail!("expected `fragment first` or `fragment later`"),
             }),
+            "id" => Self::Identification(parse_number(value)?),
             "ttl" => Self::Ttl(parse_number(value)?),
             "df" => Self::DontFragment,
             "padded" => Self::Padded(parse_number(value)?),

@@ -41,8 +41,22 @@ pub enum Body {
     Echo,
     /// "Port unreachable", by ICMP or `ICMPv6`, about a packet of which it quotes this.
     PortUnreachable(Vec<u8>),
+    /// An ICMP or `ICMPv6` error about a packet of which it quotes the network header, and behind
+    /// it the payload's number of bytes; the eight that RFC 792 asks for if that is zero.
+    Error(ErrorKind, Box<Packet>),
     /// Anything else.
     Other(u8),
+}
+
+/// What an ICMP error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Nobody listens there.
+    PortUnreachable,
+    /// The packet is longer than the next link takes: its length.
+    TooBig(u16),
+    /// The packet has made too many hops.
+    TimeExceeded,
 }
 
 /// A TCP header.
@@ -71,7 +85,7 @@ pub struct Network {
     pub ttl: u8,
     /// IPv4: may not be fragmented.
     pub dont_fragment: bool,
-    /// IPv4: identification.
+    /// Identification; of IPv6 only that of a fragment.
     pub identification: u16,
     /// IPv4: options, in 32-bit words.
     pub options: u8,
@@ -159,9 +173,11 @@ impl Packet {
             Body::Sctp(Chunk::INIT) => Body::Sctp(Chunk::INIT_ACK),
             Body::Sctp(Chunk::COOKIE_ECHO) => Body::Sctp(Chunk::COOKIE_ACK),
             Body::Sctp(_) => Body::Sctp(Chunk::DATA),
-            other @ (Body::Udp { .. } | Body::Echo | Body::PortUnreachable(_) | Body::Other(_)) => {
-                other.clone()
-            }
+            other @ (Body::Udp { .. }
+            | Body::Echo
+            | Body::PortUnreachable(_)
+            | Body::Error(..)
+            | Body::Other(_)) => other.clone(),
         };
         Self::new(self.dst, self.src, body)
     }
@@ -261,6 +277,7 @@ impl fmt::Display for Packet {
                 "icmp".to_owned(),
                 format!(" port-unreachable, quoting {} bytes", quote.len()),
             ),
+            Body::Error(kind, quote) => ("icmp".to_owned(), format!(" {kind:?} about ({quote})")),
             Body::Other(number) => (format!("protocol {number}"), String::new()),
         };
         let place = |place: SocketAddr| -> Box<dyn fmt::Display> {

@@ -191,6 +191,22 @@ impl<E: Executor> Course<'_, E> {
                 name,
                 changes,
             } => self.derive(*relation, name, changes)?,
+            SentText::Error {
+                kind,
+                from,
+                about,
+                changes,
+            } => {
+                let (_, quoted) = self.packet(about)?;
+                let mut packet = Packet::new(
+                    SocketAddr::new(*from, 0),
+                    SocketAddr::new(quoted.src.ip(), 0),
+                    Body::Error(*kind, Box::new(quoted.clone())),
+                );
+                let (_, settings) = notation::kind_and_settings(changes)?;
+                settings.apply_to(&mut packet)?;
+                packet
+            }
         };
         let mut reached = BTreeSet::new();
         for round in 0..repeat {
@@ -225,6 +241,11 @@ impl<E: Executor> Course<'_, E> {
                 let (_, earlier) = self.packet(name)?;
                 (output.src, output.dst) == (earlier.src, earlier.dst)
             }
+            Outcome::Error(from, name) => {
+                let (earlier, _) = self.packet(name)?;
+                matches!(&output.body, Body::Error(_, quote) if **quote == *earlier)
+                    && (output.src.ip(), output.dst.ip()) == (*from, earlier.src.ip())
+            }
             Outcome::Unsaid | Outcome::Reaches(_) => true,
             Outcome::Peers(_) => bail!("a packet has no `peer`"),
         };
@@ -250,7 +271,11 @@ impl<E: Executor> Course<'_, E> {
             match &mut packet.body {
                 Body::Tcp(tcp) => tcp.flags = notation::parse_flags(kind)?,
                 Body::Sctp(chunk) => *chunk = notation::parse_chunk(kind)?,
-                Body::Udp { .. } | Body::Echo | Body::PortUnreachable(_) | Body::Other(_) => {
+                Body::Udp { .. }
+                | Body::Echo
+                | Body::PortUnreachable(_)
+                | Body::Error(..)
+                | Body::Other(_) => {
                     bail!("{packet} has no kinds such as {kind:?}")
                 }
             }
@@ -299,7 +324,10 @@ impl<E: Executor> Course<'_, E> {
                     peers.collect::<Result<Vec<_>>>()?.contains(&called.peer)
                 }
                 Outcome::Unsaid | Outcome::Reaches(_) => true,
-                Outcome::Packets(_) | Outcome::AnswerTo(_) | Outcome::Like(_) => {
+                Outcome::Packets(_)
+                | Outcome::AnswerTo(_)
+                | Outcome::Like(_)
+                | Outcome::Error(..) => {
                     bail!("a call has no `packet`")
                 }
             };

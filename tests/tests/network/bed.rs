@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,26 +11,61 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use weir_tests::bed::wait::wait_for;
-use weir_tests::bed::{Bed, Family, Pod, Topology, Wiring, plan};
+use weir_tests::bed::{Bed, Between, Family, Firewall, Pod, Topology, Wiring, plan};
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::{Failure, Transport};
 
 const PORT: u16 = 8080;
+/// A datagram that is lost shows after this.
+const SHORT: Duration = Duration::from_millis(300);
 
-#[test]
-#[ignore = "needs root: cargo xtask test network"]
-fn everyone_reaches_everyone_when_routed() -> Result<()> {
-    everyone_reaches_everyone(Wiring::Routed)
+/// Makes tests that everyone reaches everyone in beds of different kinds.
+macro_rules! everyone_reaches_everyone {
+    ($($name:ident: $topology:expr),+ $(,)?) => {
+        mod everyone_reaches_everyone {
+            use weir_tests::bed::{Between, Firewall, ReversePath, Topology, Wiring};
+            $(
+                #[test]
+                #[ignore = "needs root: cargo xtask test network"]
+                fn $name() -> anyhow::Result<()> {
+                    super::everyone_reaches_everyone($topology)
+                }
+            )+
+        }
+    };
 }
 
-#[test]
-#[ignore = "needs root: cargo xtask test network"]
-fn everyone_reaches_everyone_when_bridged() -> Result<()> {
-    everyone_reaches_everyone(Wiring::Bridged)
-}
+everyone_reaches_everyone!(
+    when_routed: Topology::two_nodes(Wiring::Routed),
+    when_bridged: Topology::two_nodes(Wiring::Bridged),
+    over_an_overlay: Topology {
+        between: Between::Overlay,
+        // Else what a pod sends to another node is not what the other would send back this way.
+        firewall: Firewall::Masquerades,
+        ..Topology::two_nodes(Wiring::Bridged)
+    },
+    over_a_tunnel: Topology {
+        between: Between::Tunnel,
+        reverse_path: ReversePath::Loose,
+        ..Topology::two_nodes(Wiring::Routed)
+    },
+    through_a_narrow_router: Topology {
+        between: Between::Router,
+        router_mtu: Some(1_400),
+        ..Topology::two_nodes(Wiring::Routed)
+    },
+    behind_a_firewall: Topology {
+        firewall: Firewall::DropsInvalid,
+        ..Topology::two_nodes(Wiring::Routed)
+    },
+    beside_a_plugin_that_masquerades: Topology {
+        firewall: Firewall::Masquerades,
+        ..Topology::two_nodes(Wiring::Bridged)
+    },
+);
 
-fn everyone_reaches_everyone(wiring: Wiring) -> Result<()> {
-    let bed = Bed::start(Topology::two_nodes(wiring))?;
+fn everyone_reaches_everyone(topology: Topology) -> Result<()> {
+    let bed = Bed::start(topology)?;
     let pods = [
         bed.pod(0, "a", 2)?,
         bed.pod(0, "b", 3)?,
@@ -64,19 +99,11 @@ fn everyone_reaches_everyone(wiring: Wiring) -> Result<()> {
                     let answer =
                         answer.with_context(|| format!("{} to {to}", client.server_name()))?;
                     assert_eq!(answer.server, server.server_name());
-                    // Where the node has an address among its pods it speaks to them by that one.
-                    let node_among_pods = wiring == Wiring::Bridged
-                        && client.server_name() == node.name()
-                        && (addr == pods[0].addr(family) || addr == pods[1].addr(family));
-                    let source = match family {
-                        Family::V4 if node_among_pods => node.plan().gateway_v4().into(),
-                        Family::V6 if node_among_pods => node.plan().gateway_v6().into(),
-                        Family::V4 | Family::V6 => source,
-                    };
-                    assert_eq!(
-                        answer.client.ip(),
-                        source,
-                        "{} to {to}",
+                    let seen = answer.client.ip();
+                    let expected = seen_as(&bed, &pods, source, addr);
+                    ensure!(
+                        expected.contains(&seen),
+                        "{} to {to} was seen as {seen}, not as one of {expected:?}",
                         client.server_name()
                     );
                     assert_eq!(answer.from, to);
@@ -85,6 +112,28 @@ fn everyone_reaches_everyone(wiring: Wiring) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// As whom a server may see a client.
+fn seen_as(bed: &Bed, pods: &[Pod], client: IpAddr, server: IpAddr) -> BTreeSet<IpAddr> {
+    let is_node = |addr| bed.addresses_of(0).contains(&addr);
+    // A node speaks to pods by the address that it has among them.
+    if is_node(client) {
+        return bed.addresses_of(0);
+    }
+    let client_pod = pods.iter().find(|pod| pod.has(client));
+    let server_is_pod = pods.iter().any(|pod| pod.has(server));
+    match (bed.topology().firewall, client_pod) {
+        (Firewall::Masquerades, Some(pod)) if !server_is_pod => {
+            let node = usize::from(pod.node().name() != bed.node(0).name());
+            // What stays on the node leaves by no link that is masqueraded at.
+            if node == 0 && is_node(server) {
+                return BTreeSet::from([client]);
+            }
+            bed.addresses_of(node)
+        }
+        _ => BTreeSet::from([client]),
+    }
 }
 
 #[test]
@@ -104,6 +153,45 @@ fn a_transfer_is_compared_at_both_ends() -> Result<()> {
     )?;
     let stream = client.finish_transfer(stream.handle)?;
     assert!(stream.is_complete(), "{stream:?}");
+    Ok(())
+}
+
+/// Longer than the narrow router takes, and than any link does.
+const LENGTHS: [usize; 2] = [1_440, 4_000];
+
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn a_narrow_router_says_how_long_a_packet_may_be() -> Result<()> {
+    let bed = Bed::start(Topology {
+        between: Between::Router,
+        router_mtu: Some(1_400),
+        ..Topology::two_nodes(Wiring::Routed)
+    })?;
+    let (near, far) = (bed.pod(0, "near", 2)?, bed.pod(1, "far", 1)?);
+    for family in Family::ALL {
+        for client in [&*near, bed.outside()] {
+            let to = SocketAddr::from((far.addr(family), PORT));
+            for transport in Transport::ALL {
+                // Already served for the first client.
+                let _ = far.serve(transport, to);
+            }
+            let bulk = client.bulk(to, 1_000_000)?;
+            assert!(
+                bulk.is_complete(),
+                "{} to {to}: {bulk:?}",
+                client.server_name()
+            );
+            for length in LENGTHS {
+                let socket = client.connect_udp(to)?.handle;
+                // The first may be lost: by it the way is learnt, and back by the answer.
+                wait_for(
+                    || format!("an answer to {length} bytes from {to}"),
+                    Duration::from_secs(10),
+                    || Ok(client.ask_with(socket, None, length, SHORT).is_ok()),
+                )?;
+            }
+        }
+    }
     Ok(())
 }
 

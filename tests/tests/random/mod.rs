@@ -172,9 +172,26 @@ pub fn packet() -> impl Strategy<Value = Packet> {
             } else {
                 packet.network.extensions = network.extensions;
             }
-            packet
+            without_ports_if_later(packet)
         },
     )
+}
+
+/// A later fragment carries bytes of the datagram and no header.
+fn without_ports_if_later(mut packet: Packet) -> Packet {
+    if packet.network.fragment == Some(Fragment::Later) {
+        packet.body = match packet.body {
+            Body::Tcp(_) => Body::Other(6),
+            Body::Udp { .. } => Body::Other(17),
+            Body::Sctp(_) => Body::Other(132),
+            other @ (Body::Echo | Body::PortUnreachable(_) | Body::Error(..) | Body::Other(_)) => {
+                other
+            }
+        };
+        packet.src.set_port(0);
+        packet.dst.set_port(0);
+    }
+    packet
 }
 
 #[derive(Clone, Copy, Debug)]

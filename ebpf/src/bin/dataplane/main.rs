@@ -3,6 +3,8 @@
 //! | program | attached to |
 //! |---|---|
 //! | `from_pod`, `to_pod` | ingress and egress of a pod's interface on the node's side (TCX, or clsact below 6.6) |
+//! | `from_network`, `to_network` | the same of interfaces that lead beyond the node |
+//! | `from_network_l3`, `to_network_l3` | the same where these have no link-layer header |
 //! | `connect4/6`, `sendmsg4/6`, `recvmsg4/6`, `getpeername4/6` | the root of the node's cgroup v2 tree |
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 

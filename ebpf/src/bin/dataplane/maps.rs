@@ -8,10 +8,11 @@ use aya_ebpf::{
 };
 use weir_ebpf::{
     addr::Addr,
+    datapath::Workspace,
     tables::{
-        Affinity, AffinityKey, Backend, BackendKey, Flow, Frontend, FrontendKey, Interface, Nanos,
-        Node, Present, Service, ServiceName, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
-        capacity,
+        Affinity, AffinityKey, Backend, BackendKey, Flow, Fragment, FragmentKey, Frontend,
+        FrontendKey, Interface, Nanos, Node, Present, Service, ServiceName, ServingKey, SocketFlow,
+        SocketKey, Tables, Tuple, capacity,
     },
     verdict::{self, Hook, Verdict},
 };
@@ -55,6 +56,11 @@ static SOCKETS: LruHashMap<SocketKey, SocketFlow> =
 #[map]
 static AFFINITY: LruHashMap<AffinityKey, Affinity> =
     LruHashMap::with_max_entries(capacity::AFFINITY, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment> =
+    LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+#[map]
+static WORKSPACE: PerCpuArray<Workspace> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNTERS, 0);
 
@@ -105,8 +111,12 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn node(&self) -> Option<Node> {
-        NODE.get(0).copied()
+    fn node<R>(&self, read: impl FnOnce(&Node) -> R) -> R {
+        match NODE.get(0) {
+            Some(node) => read(node),
+            // The table has an entry, which the verifier does not know.
+            None => read(&Node::NONE),
+        }
     }
 
     #[inline(always)]
@@ -196,6 +206,23 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: as in `update_flow`: what is read is an entry, or for one packet a mixture of
+        // two.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        let _ = FRAGMENTS.insert(key, fragment, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn remove_fragment(&self, key: &FragmentKey) {
+        let _ = FRAGMENTS.remove(key);
+    }
+
+    #[inline(always)]
     fn random(&self) -> u32 {
         // SAFETY: the helper takes nothing and may be called anywhere.
         unsafe { bpf_get_prandom_u32() }
@@ -211,6 +238,16 @@ impl Tables for KernelTables {
             unsafe { bpf_ktime_get_ns() }
         }
     }
+}
+
+/// What a packet's program works with. `None` does not happen: the table has an entry.
+#[inline(always)]
+pub fn workspace<'a>() -> Option<&'a mut Workspace> {
+    let work = WORKSPACE.get_ptr_mut(0)?;
+    // SAFETY: the element is this processor's own, and no other program that uses it runs on this
+    // processor before this one has ended: at both hooks of an interface softirqs are off. Zero
+    // bytes, as the table begins, and whatever such a program leaves there are valid.
+    Some(unsafe { &mut *work })
 }
 
 /// Counts a verdict at a hook.

@@ -16,13 +16,15 @@ use weir_ebpf::{
     packet::{Cover, Packet, PacketMut},
 };
 
-/// Bytes of an Ethernet header: pods' interfaces have one.
-const ETHERNET: u32 = 14;
+/// Bytes of an Ethernet header.
+pub const ETHERNET: u32 = 14;
+/// Devices that carry IP packets and nothing around them: tun, `WireGuard`, IP in IP.
+pub const NO_LINK_HEADER: u32 = 0;
 
-/// A packet at a TC hook.
-pub struct Skb<'a>(pub &'a TcContext);
+/// A packet at a TC hook, of a device whose link-layer header has `LINK` bytes.
+pub struct Skb<'a, const LINK: u32>(pub &'a TcContext);
 
-impl Packet for Skb<'_> {
+impl<const LINK: u32> Packet for Skb<'_, LINK> {
     #[inline(always)]
     fn load<T: bytemuck::Pod>(&self, offset: u32) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
@@ -55,11 +57,11 @@ impl Packet for Skb<'_> {
 
     #[inline(always)]
     fn network_offset(&self) -> u32 {
-        ETHERNET
+        LINK
     }
 }
 
-impl Skb<'_> {
+impl<const LINK: u32> Skb<'_, LINK> {
     #[inline(always)]
     fn write<T: bytemuck::Pod>(&self, offset: u32, value: &T, flags: u64) -> Option<()> {
         // SAFETY: the pointer is to `size_of::<T>()` initialised bytes on the stack.
@@ -76,7 +78,7 @@ impl Skb<'_> {
     }
 }
 
-impl PacketMut for Skb<'_> {
+impl<const LINK: u32> PacketMut for Skb<'_, LINK> {
     #[inline(always)]
     fn store<T: bytemuck::Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
         self.write(offset, value, 0)
@@ -128,7 +130,7 @@ impl PacketMut for Skb<'_> {
     #[inline(always)]
     fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
         // SAFETY: the context is this program's own; no pointer into the packet is held.
-        let status = unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), ETHERNET + keep, 0) };
+        let status = unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), LINK + keep, 0) };
         if status != 0 {
             return None;
         }
@@ -149,6 +151,9 @@ impl PacketMut for Skb<'_> {
 
     #[inline(always)]
     fn swap_link_addresses(&mut self) -> Option<()> {
+        if LINK != ETHERNET {
+            return Some(());
+        }
         let both: [[u16; 3]; 2] = self.load(0)?;
         self.write(0, &[both[1], both[0]], 0)
     }

@@ -1,18 +1,16 @@
-//! The programs at pods' interfaces.
+//! The programs at interfaces: pods', and those that lead beyond the node.
 
 use aya_ebpf::{helpers::bpf_redirect, macros::classifier, programs::TcContext};
 use aya_log_ebpf::macro_support;
-use bytemuck::Zeroable as _;
 use weir_ebpf::{
-    datapath::{self, Decision},
-    packet::{self, Headers},
-    tables::Flow,
+    datapath::{self, Decision, Workspace},
+    packet,
     verdict::{Hook, Verdict},
 };
 
 use crate::{
     maps::{self, KernelTables},
-    skb::Skb,
+    skb::{ETHERNET, NO_LINK_HEADER, Skb},
     trace,
 };
 
@@ -23,34 +21,79 @@ const DROP: i32 = 2;
 
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::FromPod, datapath::from_pod)
+    run::<ETHERNET>(&ctx, Hook::FromPod, datapath::from_pod)
 }
 
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::ToPod, datapath::to_pod)
+    run::<ETHERNET>(&ctx, Hook::ToPod, datapath::to_pod)
+}
+
+#[classifier]
+pub fn from_network(ctx: TcContext) -> i32 {
+    if is_tagged(&ctx) {
+        return NEXT;
+    }
+    run::<ETHERNET>(&ctx, Hook::FromNetwork, datapath::from_network)
+}
+
+#[classifier]
+pub fn to_network(ctx: TcContext) -> i32 {
+    if is_tagged(&ctx) {
+        return NEXT;
+    }
+    leave::<ETHERNET>(&ctx)
+}
+
+/// `from_network` at a device without link-layer header.
+#[classifier]
+pub fn from_network_l3(ctx: TcContext) -> i32 {
+    run::<NO_LINK_HEADER>(&ctx, Hook::FromNetwork, datapath::from_network)
+}
+
+/// `to_network` at a device without link-layer header.
+#[classifier]
+pub fn to_network_l3(ctx: TcContext) -> i32 {
+    leave::<NO_LINK_HEADER>(&ctx)
 }
 
 #[inline(always)]
-fn run(
-    ctx: &TcContext,
+fn leave<const LINK: u32>(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is valid as long as the program runs.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    run::<LINK>(ctx, Hook::ToNetwork, |packet, tables, work| {
+        datapath::to_network(packet, tables, interface, work)
+    })
+}
+
+/// Is it another network's? A packet with a VLAN tag is the business of its VLAN device, where it
+/// comes by without the tag; number 0 is none (IEEE 802.1Q: a priority, and nothing else).
+#[inline(always)]
+fn is_tagged(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    let (present, tag) = unsafe { ((*ctx.skb.skb).vlan_present, (*ctx.skb.skb).vlan_tci) };
+    present != 0 && tag & 0xfff != 0
+}
+
+#[inline(always)]
+fn run<'a, const LINK: u32>(
+    ctx: &'a TcContext,
     hook: Hook,
-    decide: impl FnOnce(&Headers, &KernelTables, &mut Flow) -> Decision,
+    decide: impl FnOnce(&Skb<'a, LINK>, &KernelTables, &mut Workspace) -> Decision,
 ) -> i32 {
-    let headers = match packet::parse(&Skb(ctx)) {
-        Ok(headers) => headers,
-        Err(why) => {
-            let verdict = datapath::not_parsed(why).verdict();
-            maps::count(hook, verdict);
-            return action(ctx, verdict);
-        }
+    let Some(work) = maps::workspace() else {
+        return NEXT;
     };
-    let mut flow = Flow::zeroed();
-    let decision = decide(&headers, &KernelTables, &mut flow);
-    if macro_support::level_enabled(macro_support::Level::Debug) {
-        trace::packet(ctx, hook, &headers.tuple, decision, &flow.to);
+    if let Err(why) = packet::parse_into(&Skb::<LINK>(ctx), &mut work.headers) {
+        let verdict = datapath::not_parsed(why).verdict();
+        maps::count(hook, verdict);
+        return action(ctx, verdict);
     }
-    let verdict = datapath::carry_out(&mut Skb(ctx), &headers, decision, &flow);
+    let decision = decide(&Skb(ctx), &KernelTables, work);
+    if macro_support::level_enabled(macro_support::Level::Debug) {
+        trace::packet(ctx, hook, &work.headers.tuple, decision, &work.flow.to);
+    }
+    let verdict = datapath::carry_out(&mut Skb::<LINK>(ctx), work, decision);
     maps::count(hook, verdict);
     action(ctx, verdict)
 }
@@ -58,7 +101,7 @@ fn run(
 #[inline(always)]
 fn action(ctx: &TcContext, verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Pass | Verdict::Translate => NEXT,
+        Verdict::Pass | Verdict::Translate | Verdict::PassFragment => NEXT,
         // The answer leaves by the interface of the question.
         // SAFETY: the context is valid; the helper only takes numbers.
         Verdict::Reject(_) => unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 },

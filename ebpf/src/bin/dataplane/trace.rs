@@ -13,7 +13,7 @@ use weir_ebpf::{
 };
 
 /// Bytes of a hook's name.
-const NAME: usize = 8;
+const NAME: usize = 12;
 /// Bytes of the longest sentence.
 const SENTENCE: usize = 88;
 
@@ -23,7 +23,15 @@ pub fn packet(ctx: &TcContext, hook: Hook, tuple: &Tuple, decision: Decision, to
     // The decision is taken apart here: passed to a function, the part that a variant leaves
     // unset would be a register that was never written, which the verifier refuses.
     match decision {
-        Decision::Pass => {}
+        Decision::Pass | Decision::PassFragment => {}
+        Decision::TranslateError => {
+            tuple_is(
+                ctx,
+                hook,
+                tuple,
+                const { &filled("is about a packet of a flow") },
+            );
+        }
         Decision::Translate => {
             tuple_is(ctx, hook, tuple, const { &filled("is translated") });
             tuple_is(ctx, hook, to, const { &filled("is what it becomes") });
@@ -34,8 +42,9 @@ pub fn packet(ctx: &TcContext, hook: Hook, tuple: &Tuple, decision: Decision, to
 }
 
 const fn rejected(reason: RejectReason) -> &'static [u8; SENTENCE] {
-    use RejectReason::{NoBackend, NoSuchPort};
+    use RejectReason::{NoBackend, NoSuchPort, SourceRange};
     match reason {
+        SourceRange => const { &filled(SourceRange.sentence()) },
         NoBackend => const { &filled(NoBackend.sentence()) },
         NoSuchPort => const { &filled(NoSuchPort.sentence()) },
     }
@@ -43,9 +52,14 @@ const fn rejected(reason: RejectReason) -> &'static [u8; SENTENCE] {
 
 const fn dropped(reason: DropReason) -> &'static [u8; SENTENCE] {
     use DropReason::{
-        Malformed, NoLocalEndpoint, NoSourcePort, NotRewritten, SctpPort, Unanswerable,
+        Malformed, NoFirstFragment, NoLocalEndpoint, NoNodeAddress, NoSourcePort, NotRewritten,
+        SctpPort, ServiceAddress, SourceRange, Unanswerable,
     };
     match reason {
+        NoFirstFragment => const { &filled(NoFirstFragment.sentence()) },
+        NoNodeAddress => const { &filled(NoNodeAddress.sentence()) },
+        ServiceAddress => const { &filled(ServiceAddress.sentence()) },
+        SourceRange => const { &filled(SourceRange.sentence()) },
         Malformed => const { &filled(Malformed.sentence()) },
         NoSourcePort => const { &filled(NoSourcePort.sentence()) },
         NotRewritten => const { &filled(NotRewritten.sentence()) },
@@ -60,6 +74,8 @@ const fn name(hook: Hook) -> &'static [u8; NAME] {
         Hook::FromPod => const { &filled(Hook::FromPod.name()) },
         Hook::ToPod => const { &filled(Hook::ToPod.name()) },
         Hook::Socket => const { &filled(Hook::Socket.name()) },
+        Hook::FromNetwork => const { &filled(Hook::FromNetwork.name()) },
+        Hook::ToNetwork => const { &filled(Hook::ToNetwork.name()) },
     }
 }
 

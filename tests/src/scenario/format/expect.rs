@@ -1,7 +1,7 @@
 //! The YAML of what is expected of a step.
 //!
-//! Of a translated packet one of `packet` (also `answer to NAME`, `like NAME`), `one_of` and
-//! `reaches` is expected, of a call `peer` (also `backend of NAME`), `one_of` and `reaches`; of
+//! Of a translated packet one of `packet` (also `answer to NAME`, `like NAME`, `error from ADDRESS
+//! about NAME`), `one_of` and `reaches` is expected, of a call `peer` (also `backend of NAME`), `one_of` and `reaches`; of
 //! conversations see [`talk`](super::talk).
 
 use std::fmt;
@@ -15,6 +15,7 @@ use weir_ebpf::verdict::{DropReason, RejectReason, Verdict};
 
 use super::super::notation::Notation;
 use super::talk::{AnswersText, Expected, Talk, WordText};
+use super::text::parse_from_about;
 use super::{Expect, Outcome, PeerText};
 
 /// Fields, or a word that says it all.
@@ -203,6 +204,11 @@ const fn reason_name(verdict: Verdict) -> Option<&'static str> {
 }
 
 fn parse_expected_packet(text: &str) -> Result<Outcome> {
+    if let Some(error) = text.strip_prefix("error ") {
+        let (from, about, rest) = parse_from_about(error)?;
+        ensure!(rest.is_empty(), "nothing follows the name {about:?}");
+        return Ok(Outcome::Error(from, about.to_owned()));
+    }
     Ok(match text.strip_prefix("answer to ") {
         Some(name) => Outcome::AnswerTo(name.trim().to_owned()),
         None => match text.strip_prefix("like ") {

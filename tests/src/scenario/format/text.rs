@@ -20,6 +20,7 @@
 //! NAME`, `output of NAME`, `again NAME`, followed by what is different. What may be expected is
 //! in [`expect`](super::expect), conversations are in [`talk`](super::talk).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -28,6 +29,7 @@ use weir_ebpf::addr::Protocol;
 use weir_ebpf::verdict::Hook;
 
 use super::super::notation::{self, Notation};
+use super::super::packet::ErrorKind;
 use super::expect::ExpectText;
 use super::talk::TalkText;
 use super::{Call, CallKind, Given, PeerText, Relation, SentText, Step};
@@ -190,6 +192,7 @@ impl SentText {
             "reply" => Relation::Reply,
             "output" => Relation::Output,
             "again" => Relation::Again,
+            "error" => return Self::parse_error(rest),
             _ => return Ok(Self::Packet(Notation::parse(text)?)),
         };
         let (name, changes) = match relation {
@@ -208,6 +211,43 @@ impl SentText {
             changes: changes.to_owned(),
         })
     }
+
+    fn parse_error(text: &str) -> Result<Self> {
+        let (kind, rest) = notation::word(text);
+        let (kind, rest) = match kind {
+            "port-unreachable" => (ErrorKind::PortUnreachable, rest),
+            "time-exceeded" => (ErrorKind::TimeExceeded, rest),
+            "too-big" => {
+                let (mtu, rest) = notation::word(rest);
+                (ErrorKind::TooBig(notation::parse_number(mtu)?), rest)
+            }
+            _ => bail!("expected port-unreachable, time-exceeded or too-big, not {kind:?}"),
+        };
+        let (from, about, changes) = parse_from_about(rest)?;
+        notation::kind_and_settings(changes)?;
+        Ok(Self::Error {
+            kind,
+            from,
+            about: about.to_owned(),
+            changes: changes.to_owned(),
+        })
+    }
+}
+
+/// Reads `from ADDRESS about NAME` and gives back what follows it, too.
+pub(super) fn parse_from_about(text: &str) -> Result<(IpAddr, &str, &str)> {
+    let (word_from, rest) = notation::word(text);
+    let (from, rest) = notation::word(rest);
+    let (word_about, rest) = notation::word(rest);
+    let (about, rest) = notation::word(rest);
+    ensure!(
+        (word_from, word_about) == ("from", "about") && !about.is_empty(),
+        "expected `from ADDRESS about NAME`, not {text:?}"
+    );
+    let from = from
+        .parse()
+        .with_context(|| format!("{from:?} is no address"))?;
+    Ok((from, about, rest))
 }
 
 impl CallText {

@@ -1,0 +1,141 @@
+//! A packet of a known flow: may it go on, and what is noted of it?
+
+use super::{Spare, Workspace};
+use crate::{
+    addr::Protocol,
+    conntrack,
+    service::{self, Standing},
+    tables::{Backend, Flow, FlowFlags, FlowRole, Tables, Tuple},
+};
+
+/// Finds the flow of a packet and notes that it was seen. `None`: there is none, or none that
+/// still counts.
+#[inline(never)]
+pub(super) fn known<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
+    let now = tables.now();
+    let kind = work.headers.kind();
+    let flow = &mut work.flow;
+    let is_news = tables.update_flow(&work.headers.tuple, |entry| {
+        if conntrack::is_expired(entry, now) || conntrack::begins_anew(entry.state, kind) {
+            return None;
+        }
+        let state = conntrack::advance(entry.state, kind, entry.role.is_original());
+        let is_news =
+            state != entry.state || now.saturating_sub(entry.last_seen) >= conntrack::REFRESH;
+        // Between news the entry is left alone: the time noted in it is the time told to the
+        // other direction, so that the two age together however one-sided the traffic.
+        if is_news {
+            entry.state = state;
+            entry.last_seen = now;
+        }
+        *flow = *entry;
+        Some(is_news)
+    })??;
+    if work.flow.role == FlowRole::FORWARD && !still_serves(tables, work) {
+        return None;
+    }
+    // What waits for its source to be translated has no other direction yet.
+    if is_news && !work.flow.to.src.is_unspecified() {
+        let is_ours =
+            tell_other_direction(&work.headers.tuple, &work.flow, &mut work.spare, tables);
+        // A flow whose replies another flow would get opens anew, and so does one whose source
+        // nobody would translate.
+        if work.flow.role == FlowRole::FORWARD && (!is_ours || is_without_inner(&work.flow, tables))
+        {
+            return None;
+        }
+    }
+    Some(work.flow.role)
+}
+
+/// Is this a flow whose source is to be translated, and whose second pair of entries has been
+/// forgotten?
+#[inline(always)]
+fn is_without_inner<T: Tables>(flow: &Flow, tables: &T) -> bool {
+    flow.flags.contains(FlowFlags::SNAT) && tables.update_flow(&flow.to, |_| ()).is_none()
+}
+
+/// May this flow go on with its backend? A flow that may not is forgotten.
+#[inline(always)]
+fn still_serves<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
+    let flow = &work.flow;
+    if !conntrack::may_choose_again(flow.state, work.headers.kind()) {
+        return true;
+    }
+    let backend = Backend::new(flow.to.dst, flow.to.dst_port);
+    match service::standing(tables, flow.service, flow.revision, backend) {
+        Standing::Unchanged => true,
+        Standing::StillServing(revision) => {
+            tables.update_flow(&work.headers.tuple, |flow| flow.revision = revision);
+            true
+        }
+        Standing::Gone => {
+            forget(&work.headers.tuple, &work.flow, &mut work.spare, tables);
+            false
+        }
+    }
+}
+
+/// Removes a flow whose backend has gone.
+///
+/// The entry of its replies stays for UDP and ages: the old backend may still answer what it was
+/// asked. It goes for a handshake, which the old backend must not complete with the client while
+/// another begins it.
+#[inline(never)]
+fn forget<T: Tables>(tuple: &Tuple, flow: &Flow, spare: &mut Spare, tables: &T) {
+    tables.remove_flow(tuple);
+    if flow.to.protocol == Protocol::UDP {
+        return;
+    }
+    spare.key = flow.to.reversed();
+    spare.entry.to = tuple.reversed();
+    let back = &spare.entry.to;
+    // It may be another flow's by now.
+    if tables.update_flow(&spare.key, |present| present.to == *back) == Some(true) {
+        tables.remove_flow(&spare.key);
+    }
+}
+
+/// Tells the entry of the other direction that the flow lives and how it stands, and writes it
+/// again if it has been forgotten. `false`: another flow has taken the tuple over.
+#[inline(never)]
+fn tell_other_direction<T: Tables>(
+    tuple: &Tuple,
+    flow: &Flow,
+    spare: &mut Spare,
+    tables: &T,
+) -> bool {
+    spare.oppose(tuple, flow);
+    let entry = &spare.entry;
+    let told = tables.update_flow(&spare.key, |present| {
+        // Another flow is not to be spoken for.
+        let is_ours = present.to == entry.to;
+        if is_ours {
+            present.last_seen = entry.last_seen;
+            // Another processor may have moved it further in the meantime.
+            if entry.state.0 > present.state.0 {
+                present.state = entry.state;
+            }
+        }
+        is_ours
+    });
+    match told {
+        Some(is_ours) => is_ours,
+        // Where another processor was quicker, the next news will tell.
+        None => {
+            tables.add_flow(&spare.key, &spare.entry);
+            true
+        }
+    }
+}
+
+impl Spare {
+    /// Puts together the entry of the other direction of a flow with this tuple.
+    #[inline(always)]
+    pub(super) fn oppose(&mut self, tuple: &Tuple, flow: &Flow) {
+        self.key = flow.to.reversed();
+        self.entry = *flow;
+        self.entry.to = tuple.reversed();
+        self.entry.role = flow.role.opposite();
+    }
+}

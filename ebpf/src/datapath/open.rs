@@ -1,0 +1,209 @@
+//! A packet without a flow: is it addressed to a service? Then a flow begins.
+
+use super::{Decision, Spare, Workspace, may_change_port};
+use crate::{
+    addr::Port,
+    conntrack,
+    service::{self, Choice, Lookup, Origin},
+    tables::{Flow, FlowFlags, FlowRole, FlowState, PortRange, Tables, Tuple},
+    verdict::{DropReason, RejectReason},
+};
+
+/// Source ports tried when the packet's own is taken.
+const PORT_TRIES: u32 = 8;
+
+/// Decides about a packet that has no flow.
+#[inline(never)]
+pub(super) fn flow<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin) -> Decision {
+    let tuple = &work.headers.tuple;
+    match service::select(tables, &service::frontend_key(tuple), tuple.src, origin) {
+        Lookup::NotAService => Decision::Pass,
+        Lookup::NoSuchPort => Decision::Reject(RejectReason::NoSuchPort),
+        Lookup::NoBackend => Decision::Reject(RejectReason::NoBackend),
+        Lookup::NoLocalEndpoint => Decision::Drop(DropReason::NoLocalEndpoint),
+        Lookup::NotAllowed => Decision::Drop(DropReason::SourceRange),
+        Lookup::Chosen(choice) => begin(tables, work, &choice),
+    }
+}
+
+/// Writes the entries of a new flow.
+#[inline(always)]
+fn begin<T: Tables>(tables: &T, work: &mut Workspace, choice: &Choice) -> Decision {
+    let Workspace {
+        headers,
+        flow,
+        inner,
+        spare,
+        ..
+    } = work;
+    let tuple = &headers.tuple;
+    if tuple.dst_port != choice.backend.port && !may_change_port(tuple.protocol) {
+        return Decision::Drop(DropReason::SctpPort);
+    }
+    *flow = Flow {
+        to: Tuple {
+            dst: choice.backend.addr,
+            dst_port: choice.backend.port,
+            ..*tuple
+        },
+        last_seen: tables.now(),
+        service: choice.service,
+        revision: choice.revision,
+        state: conntrack::advance(FlowState::OPENING, headers.kind(), true),
+        role: FlowRole::FORWARD,
+        flags: FlowFlags::NONE,
+        reserved: [0; 5],
+    };
+    let is_hairpin = flow.to.src == flow.to.dst;
+    if is_hairpin || choice.is_masqueraded {
+        flow.flags = FlowFlags::SNAT;
+    }
+    // A hairpin from the very port it goes to would have one tuple in both directions.
+    let is_own_reply = is_hairpin && flow.to.src_port == flow.to.dst_port;
+    // Else the port is taken where the client already talks from it to this backend through
+    // another address.
+    if (is_own_reply || !claim_reply(tuple, flow, spare, tables))
+        && !claim_with_other_port(tuple, flow, spare, tables)
+    {
+        return Decision::Drop(DropReason::NoSourcePort);
+    }
+    // Last, since the next packet relies on this entry alone.
+    if is_hairpin {
+        *inner = *flow;
+        inner.role = FlowRole::SNAT_FORWARD;
+        if !open_hairpin(
+            headers.is_v4,
+            &headers.tuple,
+            &flow.to,
+            inner,
+            spare,
+            tables,
+        ) {
+            return Decision::Drop(DropReason::NoSourcePort);
+        }
+    } else if choice.is_masqueraded {
+        *inner = *flow;
+        inner.role = FlowRole::SNAT_FORWARD;
+        // Which address and port will be known where it leaves the node.
+        inner.to.src = crate::addr::Addr::UNSPECIFIED;
+        tables.put_flow(&flow.to, inner);
+    }
+    tables.put_flow(&headers.tuple, flow);
+    Decision::Translate
+}
+
+/// Takes the tuple of the replies to a flow with this tuple. `false`: another flow that lives
+/// has it, or has replies that look like this flow's packets: two pods that talk to each other
+/// through services, each from the port that it serves.
+#[inline(never)]
+pub(super) fn claim_reply<T: Tables>(
+    tuple: &Tuple,
+    flow: &Flow,
+    spare: &mut Spare,
+    tables: &T,
+) -> bool {
+    let looks_like_a_reply = tables.update_flow(&flow.to, |present| {
+        !present.role.is_original() && !conntrack::is_expired(present, flow.last_seen)
+    });
+    if looks_like_a_reply == Some(true) {
+        return false;
+    }
+    spare.oppose(tuple, flow);
+    if tables.add_flow(&spare.key, &spare.entry) {
+        return true;
+    }
+    let entry = &spare.entry;
+    tables
+        .update_flow(&spare.key, |present| {
+            let is_ours = present.to == entry.to && present.role == entry.role;
+            let is_free = is_ours
+                || conntrack::is_expired(present, entry.last_seen)
+                || present.state == FlowState::CLOSED;
+            if is_free {
+                *present = *entry;
+            }
+            is_free
+        })
+        .unwrap_or(false)
+}
+
+/// Takes the tuple of the replies to a flow whose source port is to be another one.
+#[inline(always)]
+fn claim_with_other_port<T: Tables>(
+    tuple: &Tuple,
+    flow: &mut Flow,
+    spare: &mut Spare,
+    tables: &T,
+) -> bool {
+    if !may_change_port(tuple.protocol) {
+        return false;
+    }
+    for _ in 0..PORT_TRIES {
+        flow.to.src_port = random_port(tables);
+        // The node is not described yet: zero is no port to answer to.
+        if flow.to.src_port == Port(0) {
+            return false;
+        }
+        if claim_reply(tuple, flow, spare, tables) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The second pair of entries of a flow that goes back into the pod it came from: on its way in
+/// its source becomes the node, since a pod drops what seems to come from itself.
+///
+/// Where the node has no address of the family, the address that the client asked for takes its
+/// place: it is no pod's, and leads back to the node just as well. The node's own connections to
+/// the pod use the kernel's range of ports; a port outside it is never theirs.
+#[inline(always)]
+fn open_hairpin<T: Tables>(
+    is_v4: bool,
+    asked: &Tuple,
+    tuple: &Tuple,
+    inner: &mut Flow,
+    spare: &mut Spare,
+    tables: &T,
+) -> bool {
+    let node_addr = tables.node(|node| if is_v4 { node.addr_v4 } else { node.addr_v6 });
+    inner.to.src = if node_addr.is_unspecified() {
+        asked.dst
+    } else {
+        node_addr
+    };
+    let is_claimed = if may_change_port(tuple.protocol) {
+        claim_with_other_port(tuple, inner, spare, tables)
+    } else {
+        claim_reply(tuple, inner, spare, tables)
+    };
+    if is_claimed {
+        tables.put_flow(tuple, inner);
+    }
+    is_claimed
+}
+
+/// A port for a translated source, each of the node's ranges as likely as the others.
+#[inline(always)]
+pub(super) fn random_port<T: Tables>(tables: &T) -> Port {
+    let random = tables.random();
+    tables.node(|node| nth_port(node.snat_ports, random))
+}
+
+/// The port at a place between the first (0) and the last (2³²) of two ranges.
+#[inline(always)]
+fn nth_port([first, second]: [PortRange; 2], place: u32) -> Port {
+    let count = first.count() + second.count();
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "less than count, which is at most 2^17"
+    )]
+    let offset = ((u64::from(place) * u64::from(count)) >> 32) as u32;
+    let port = if offset < first.count() {
+        u32::from(first.min) + offset
+    } else {
+        u32::from(second.min) + (offset - first.count())
+    };
+    #[allow(clippy::cast_possible_truncation, reason = "a port of a range")]
+    Port::new(port as u16)
+}

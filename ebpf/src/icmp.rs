@@ -1,0 +1,254 @@
+//! ICMP errors about translated flows (RFC 792, RFC 4443, RFC 5508 section 4): whoever sends one
+//! quotes the packet as it saw it, whoever receives it looks for the packet as it sent it.
+//!
+//! Promises: an error about a packet of a translated flow arrives speaking of the packet that its
+//! receiver sent, with every checksum over the change right; an error about anything else is
+//! left alone. A quoted packet proves nothing: no flow is opened, moved on or kept alive by it.
+
+use bytemuck::Zeroable as _;
+
+use crate::{
+    addr::{Port, Protocol},
+    checksum, conntrack,
+    datapath::Workspace,
+    nat::{V4_CHECKSUM, V4_DST, V4_SRC, V6_DST, V6_SRC},
+    packet::{self, Headers, Ipv4Header, Ipv6Header, Packet, PacketMut},
+    tables::{Tables, Tuple},
+};
+
+/// Bytes before the quoted packet: type, code, checksum, and four of the type's own.
+const HEADER: u32 = 8;
+/// Offset of the checksum.
+const CHECKSUM: u32 = 2;
+/// Bytes that an error quotes at least of what stands behind the network header (RFC 792).
+const QUOTED_AT_LEAST: u32 = 8;
+
+/// Does an ICMP message of this type quote the packet it is about?
+///
+/// Not a redirect: it is no error, but speaks of the destination as the router knows it. Nor a
+/// source quench, which nobody heeds any more (RFC 6633).
+#[inline(always)]
+#[must_use]
+pub const fn is_error(kind: u8, is_v4: bool) -> bool {
+    if is_v4 {
+        // Destination unreachable (fragmentation needed, too), time exceeded, parameter problem.
+        matches!(kind, 3 | 11 | 12)
+    } else {
+        // The same, and packet too big.
+        matches!(kind, 1..=4)
+    }
+}
+
+/// Is this a question that wants an answer (RFC 792, RFC 4443 section 4.1)?
+#[inline(always)]
+#[must_use]
+pub const fn is_echo_request(kind: u8, is_v4: bool) -> bool {
+    if is_v4 { kind == 8 } else { kind == 128 }
+}
+
+/// The packet that an error quotes, cut short as it may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quote {
+    tuple: Tuple,
+    /// Offset of its network header.
+    network: u32,
+    /// Offset of its ports.
+    transport: u32,
+    /// Offset of its transport checksum, where it is quoted and covers the addresses; else zero.
+    checksum: u32,
+}
+
+/// Finds the flow whose translation undoes the one that the quoted packet went through. `true`:
+/// the error is to be translated by it, at this hook. It is put into `work`.
+#[inline(never)]
+pub(crate) fn find_flow<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+    is_entering: bool,
+) -> bool {
+    let Workspace {
+        headers,
+        flow,
+        quote,
+        ..
+    } = work;
+    if read_quote(packet, headers, quote).is_none() {
+        return false;
+    }
+    // An answer to the quoted packet goes to where the error goes.
+    if quote.tuple.src != headers.tuple.dst {
+        return false;
+    }
+    let now = tables.now();
+    let answer = quote.tuple.reversed();
+    tables
+        .update_flow(&answer, |entry| {
+            *flow = *entry;
+            entry.role.is_entering() == is_entering
+                // Its source is not known before a packet has left the node.
+                && !entry.to.src.is_unspecified()
+                && !conntrack::is_expired(entry, now)
+        })
+        .unwrap_or(false)
+}
+
+/// Translates an error as answers to the packet it quotes are translated: by the flow in
+/// `work`. The quoted packet becomes the one that this answers. The error's source is translated where it is the
+/// one that would have answered; a router keeps its address.
+///
+/// `None`: the packet could not be changed, and may be changed in part.
+// All checksums are changed by what the stored words say, so that they follow whatever was
+// quoted. In sum over the packet nothing changes, as with any right checksum: a device's sum over
+// it stays true.
+#[inline(never)]
+pub(crate) fn translate<P: PacketMut>(packet: &mut P, work: &Workspace) -> Option<()> {
+    let Workspace {
+        headers,
+        flow,
+        quote,
+        ..
+    } = work;
+    let answer = &flow.to;
+    let is_answerer = headers.tuple.src == quote.tuple.dst;
+    let mut change = translate_quote(packet, headers.is_v4, quote, answer)?;
+    if is_answerer && headers.tuple.src != answer.src {
+        let difference = checksum::difference(headers.tuple.src, answer.src);
+        if headers.is_v4 {
+            packet.adjust_header_checksum(headers.network + V4_CHECKSUM, difference)?;
+            packet.store(headers.network + V4_SRC, &answer.src.0[3])?;
+        } else {
+            packet.store(headers.network + V6_SRC, &answer.src)?;
+            change = checksum::add(change, difference);
+        }
+    }
+    if headers.tuple.dst != answer.dst {
+        let difference = checksum::difference(headers.tuple.dst, answer.dst);
+        if headers.is_v4 {
+            packet.adjust_header_checksum(headers.network + V4_CHECKSUM, difference)?;
+            packet.store(headers.network + V4_DST, &answer.dst.0[3])?;
+        } else {
+            packet.store(headers.network + V6_DST, &answer.dst)?;
+            change = checksum::add(change, difference);
+        }
+    }
+    replace_checksum(packet, headers.transport + CHECKSUM, change, false)?;
+    Some(())
+}
+
+/// Gives the quoted packet the addresses and ports of the one that `answer` answers. Returns the
+/// change of the sum over the quoted bytes.
+#[inline(never)]
+fn translate_quote<P: PacketMut>(
+    packet: &mut P,
+    is_v4: bool,
+    quote: &Quote,
+    answer: &Tuple,
+) -> Option<u32> {
+    let addresses = checksum::add(
+        checksum::difference(quote.tuple.src, answer.dst),
+        checksum::difference(quote.tuple.dst, answer.src),
+    );
+    let ports = checksum::add(
+        checksum::port_difference(quote.tuple.src_port, answer.dst_port),
+        checksum::port_difference(quote.tuple.dst_port, answer.src_port),
+    );
+    let all = checksum::add(addresses, ports);
+    let mut change = all;
+    if is_v4 {
+        let of_header = replace_checksum(packet, quote.network + V4_CHECKSUM, addresses, false)?;
+        change = checksum::add(change, of_header);
+        packet.store(quote.network + V4_SRC, &answer.dst.0[3])?;
+        packet.store(quote.network + V4_DST, &answer.src.0[3])?;
+    } else {
+        packet.store(quote.network + V6_SRC, &answer.dst)?;
+        packet.store(quote.network + V6_DST, &answer.src)?;
+    }
+    packet.store(quote.transport, &[answer.dst_port, answer.src_port])?;
+    if quote.checksum != 0 {
+        let is_udp = quote.tuple.protocol == Protocol::UDP;
+        let of_transport = replace_checksum(packet, quote.checksum, all, is_udp)?;
+        change = checksum::add(change, of_transport);
+    }
+    Some(change)
+}
+
+/// Changes a checksum by a difference of what it covers; returns by how much it changed itself.
+/// Of UDP zero means "none" (RFC 768).
+#[inline(always)]
+fn replace_checksum<P: PacketMut>(
+    packet: &mut P,
+    offset: u32,
+    difference: u32,
+    is_udp: bool,
+) -> Option<u32> {
+    let old: u16 = packet.load(offset)?;
+    if is_udp && old == 0 {
+        return Some(0);
+    }
+    let mut new = checksum::replace(old, difference);
+    if is_udp && new == 0 {
+        new = 0xffff;
+    }
+    packet.store(offset, &new)?;
+    Some(u32::from(!old) + u32::from(new))
+}
+
+impl Quote {
+    /// That of no packet.
+    pub(crate) fn none() -> Self {
+        Self {
+            tuple: Tuple::zeroed(),
+            network: 0,
+            transport: 0,
+            checksum: 0,
+        }
+    }
+}
+
+/// Reads the quoted packet. Its length fields speak of the packet as it was, and are not looked
+/// at. `None`: there is none, it is cut too short, or has no ports.
+#[inline(never)]
+fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Option<()> {
+    let network = headers.transport + HEADER;
+    let (protocol, transport);
+    if headers.is_v4 {
+        let ip: Ipv4Header = packet.load(network)?;
+        let header_length = u32::from(ip.version_length & 0x0f) * 4;
+        if ip.version_length >> 4 != 4 || header_length < 20 || packet::is_later_v4(&ip) {
+            return None;
+        }
+        quote.tuple.src = crate::addr::Addr::from_v4_word(ip.src);
+        quote.tuple.dst = crate::addr::Addr::from_v4_word(ip.dst);
+        (protocol, transport) = (Protocol(ip.protocol), network + header_length);
+    } else {
+        let ip: Ipv6Header = packet.load(network)?;
+        if u32::from_be(ip.version_class_flow) >> 28 != 6 || ip.src.is_v4() | ip.dst.is_v4() {
+            return None;
+        }
+        let chain = packet::follow_extensions(packet, network + 40, ip.next_header)?;
+        if chain.is_later {
+            return None;
+        }
+        quote.tuple.src = ip.src;
+        quote.tuple.dst = ip.dst;
+        (protocol, transport) = (Protocol(chain.next), chain.transport);
+    }
+    if !protocol.has_ports() || transport + QUOTED_AT_LEAST > headers.end {
+        return None;
+    }
+    let [src_port, dst_port]: [Port; 2] = packet.load(transport)?;
+    quote.tuple.src_port = src_port;
+    quote.tuple.dst_port = dst_port;
+    quote.tuple.protocol = protocol;
+    quote.tuple.reserved = [0; 3];
+    quote.network = network;
+    quote.transport = transport;
+    quote.checksum = match protocol {
+        Protocol::UDP => transport + 6,
+        Protocol::TCP if transport + 18 <= headers.end => transport + 16,
+        // SCTP's covers ports only, which its flows keep.
+        _ => 0,
+    };
+    Some(())
+}

@@ -1,0 +1,177 @@
+//! What lies between nodes and the outside world, and how nodes hang on it.
+//!
+//! ```text
+//!   outside ── router ─┬─ worker-0     one namespace is switch and router at once: nodes see each
+//!                      └─ worker-1     other directly, and the outside world through the router
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+
+use super::links::{Route, VethEnd};
+use super::namespace::Namespace;
+use super::plan::{
+    FABRIC_OUTSIDE_V4, FABRIC_OUTSIDE_V6, FABRIC_V4, NodePlan, OUTSIDE_V4, OUTSIDE_V6, twin,
+};
+
+/// The link by which a pod, and a node towards the fabric, sees the world.
+pub const UPLINK: &str = "eth0";
+/// The switch that nodes hang on; the router's address on it.
+const BRIDGE: &str = "fabric";
+/// The router's link to the outside world.
+const OUTSIDE: &str = "outside";
+
+/// The way anywhere.
+pub const DEFAULT_V4: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+/// The way anywhere.
+pub const DEFAULT_V6: (IpAddr, u8) = (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+
+/// What a node does with a packet whose source it would reach by another link
+/// (`net.ipv4.conf.*.rp_filter`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReversePath {
+    /// Takes it.
+    Off,
+    /// Drops it.
+    Strict,
+    /// Drops it if no link at all leads there.
+    Loose,
+}
+
+impl ReversePath {
+    const fn value(self) -> &'static str {
+        match self {
+            Self::Off => "0",
+            Self::Strict => "1",
+            Self::Loose => "2",
+        }
+    }
+}
+
+/// IPv6 addresses are usable at once, in this namespace's links that are made from now on.
+pub(super) fn usable_at_once(namespace: &Namespace) -> Result<()> {
+    namespace.set_sysctls(&[
+        ("ipv6/conf/all/accept_dad", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/all/accept_ra", "0"),
+        ("ipv6/conf/default/accept_ra", "0"),
+    ])
+}
+
+fn forwarding(namespace: &Namespace) -> Result<()> {
+    namespace.set_sysctls(&[
+        ("ipv4/conf/all/forwarding", "1"),
+        ("ipv6/conf/all/forwarding", "1"),
+    ])
+}
+
+/// The router and switch between nodes and the outside world.
+pub fn build(fabric: &Namespace, outside: &Namespace) -> Result<()> {
+    usable_at_once(fabric)?;
+    usable_at_once(outside)?;
+    forwarding(fabric)?;
+    // Where a node has the router take a packet to the next node, that is meant.
+    fabric.set_sysctls(&[
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/default/send_redirects", "0"),
+    ])?;
+    fabric.run(async |links| {
+        links.add_bridge(BRIDGE).await?;
+        links.add_address(BRIDGE, FABRIC_V4.into(), 24).await?;
+        links
+            .add_address(BRIDGE, twin(FABRIC_V4).into(), 64)
+            .await?;
+        let (here, there) = (VethEnd::new(OUTSIDE), VethEnd::new(UPLINK));
+        links.add_veth(&here, outside.as_raw_fd(), &there).await?;
+        links.up(OUTSIDE).await?;
+        links
+            .add_address(OUTSIDE, FABRIC_OUTSIDE_V4.into(), 24)
+            .await?;
+        links
+            .add_address(OUTSIDE, FABRIC_OUTSIDE_V6.into(), 64)
+            .await
+    })?;
+    outside.run(async |links| {
+        links.up(UPLINK).await?;
+        links.add_address(UPLINK, OUTSIDE_V4.into(), 24).await?;
+        links.add_address(UPLINK, OUTSIDE_V6.into(), 64).await?;
+        links
+            .add_route(DEFAULT_V4, UPLINK, Some(FABRIC_OUTSIDE_V4.into()))
+            .await?;
+        links
+            .add_route(DEFAULT_V6, UPLINK, Some(FABRIC_OUTSIDE_V6.into()))
+            .await
+    })
+}
+
+/// A node's link to the fabric and its way to the outside world.
+pub fn build_node(
+    fabric: &Namespace,
+    node: &Namespace,
+    plan: &NodePlan,
+    reverse_path: ReversePath,
+) -> Result<()> {
+    usable_at_once(node)?;
+    forwarding(node)?;
+    node.set_sysctls(&[
+        ("ipv4/conf/all/rp_filter", reverse_path.value()),
+        ("ipv4/conf/default/rp_filter", reverse_path.value()),
+    ])?;
+    fabric.run(async |links| {
+        let port = VethEnd::new(&plan.name);
+        links
+            .add_veth(&port, node.as_raw_fd(), &VethEnd::new(UPLINK))
+            .await?;
+        links.set_port(&port.name, BRIDGE).await?;
+        links.up(&port.name).await
+    })?;
+    node.run(async |links| {
+        links.up(UPLINK).await?;
+        links.add_address(UPLINK, plan.v4.into(), 24).await?;
+        links.add_address(UPLINK, plan.v6.into(), 64).await?;
+        let (v4, v6) = (FABRIC_V4.into(), twin(FABRIC_V4).into());
+        links.add_route(DEFAULT_V4, UPLINK, Some(v4)).await?;
+        links.add_route(DEFAULT_V6, UPLINK, Some(v6)).await
+    })
+}
+
+/// Has the router send what is for a range of addresses to a node.
+pub fn route(
+    fabric: &Namespace,
+    destination: (IpAddr, u8),
+    node: &NodePlan,
+    mtu: Option<u32>,
+) -> Result<()> {
+    let router = match destination.0 {
+        IpAddr::V4(_) => node.v4.into(),
+        IpAddr::V6(_) => node.v6.into(),
+    };
+    let route = Route {
+        mtu,
+        ..Route::new(destination, Some(router))
+    };
+    fabric.run(async |links| links.add(BRIDGE, route).await)
+}
+
+/// Has the router take no longer packets than this, whichever way they go. Links and hosts know
+/// nothing of it: they are told by the router's ICMP errors only.
+pub fn narrow(fabric: &Namespace, nodes: &[NodePlan], mtu: u32) -> Result<()> {
+    let hosts = |addresses: [IpAddr; 2]| {
+        addresses.map(|addr| Route {
+            mtu: Some(mtu),
+            ..Route::new((addr, if addr.is_ipv4() { 32 } else { 128 }), None)
+        })
+    };
+    fabric.run(async |links| {
+        for route in hosts([OUTSIDE_V4.into(), OUTSIDE_V6.into()]) {
+            links.add(OUTSIDE, route).await?;
+        }
+        for node in nodes {
+            for route in hosts([node.v4.into(), node.v6.into()]) {
+                links.add(BRIDGE, route).await?;
+            }
+        }
+        Ok(())
+    })
+}
