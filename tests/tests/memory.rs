@@ -73,16 +73,26 @@ fn every_reply_comes_from_the_address_the_client_used() -> Result<()> {
     })
 }
 
-/// For any cluster, and any other that follows it, each address leads where the reference model
-/// says: to all of its endpoints and no others, or to the answer that it names.
+/// All is asked.
+const EXTENT: clusters::Extent = clusters::Extent {
+    one_in: 1,
+    with_sockets: true,
+    with_delays: true,
+};
+
+/// For any cluster, and any others that follow it, each address leads every client where the
+/// reference model says: to all of its endpoints and no others, with the source address that it
+/// names, or to another answer; and what is answered reaches the client.
 fn the_chosen_endpoints_are_those_of_the_reference_model() -> Result<()> {
     let cases = (
-        prop::collection::vec(clusters::cluster(), 1..=2),
+        prop::collection::vec(clusters::cluster(), 1..=3),
         any::<u64>(),
     );
     let met = RefCell::new(BTreeSet::new());
     random::check(worlds()?, &cases, |(history, seed)| {
-        met.borrow_mut().extend(clusters::compare(&history, seed)?);
+        let mut memory = Memory::new(seed);
+        met.borrow_mut()
+            .extend(clusters::compare(&mut memory, &history, seed, EXTENT)?);
         Ok(())
     })?;
     let met = met.into_inner();

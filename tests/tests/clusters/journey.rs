@@ -112,7 +112,7 @@ pub fn by_packets(executor: &mut impl Executor, connection: &Connection) -> Resu
     let reached = match crossed.verdict {
         Verdict::Reject(reason) => return Ok(Outcome::Refused(reason)),
         Verdict::Drop(reason) => return Ok(Outcome::Dropped(reason)),
-        Verdict::Pass | Verdict::Translate => crossed.packet,
+        Verdict::Pass | Verdict::PassFragment | Verdict::Translate => crossed.packet,
     };
     let answer = cross(executor, place_of(reached.dst.ip()), &reached.reply())?;
     ensure!(
@@ -161,7 +161,7 @@ pub fn at_socket(
     };
     let called = executor.call(&call)?;
     match called.verdict {
-        Verdict::Pass => {
+        Verdict::Pass | Verdict::PassFragment => {
             ensure!(called.peer == call.peer, "{call} passed with another peer");
             return Ok(None);
         }
@@ -237,7 +237,7 @@ fn cross(executor: &mut impl Executor, sender: Place, packet: &Packet) -> Result
 fn pass(executor: &mut impl Executor, hook: Hook, crossed: &mut Crossed) -> Result<()> {
     match crossed.verdict {
         Verdict::Reject(_) | Verdict::Drop(_) => Ok(()),
-        before @ (Verdict::Pass | Verdict::Translate) => {
+        before @ (Verdict::Pass | Verdict::PassFragment | Verdict::Translate) => {
             let (verdict, packet) = send(executor, hook, &crossed.packet)
                 .with_context(|| format!("{} at {}", crossed.packet, hook.name()))?;
             crossed.packet = packet;

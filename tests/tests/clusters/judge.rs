@@ -72,6 +72,10 @@ fn is(
         | (Answer::NoneHere, Outcome::Dropped(DropReason::NoLocalEndpoint))
         | (Answer::NotInSourceRanges, Outcome::Dropped(DropReason::SourceRange))
         | (Answer::UnusedServiceAddress, Outcome::Dropped(DropReason::ServiceAddress)) => true,
+        // A call cannot wait for an answer that never comes.
+        (Answer::NotInSourceRanges, Outcome::Refused(RejectReason::SourceRange)) => {
+            connection.client == Client::Node
+        }
         // Calls of the node are not dropped; its packets are, on their way out.
         (Answer::NoneHere, Outcome::Dropped(DropReason::ServiceAddress)) => {
             connection.client == Client::Node

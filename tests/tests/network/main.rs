@@ -8,6 +8,7 @@
 mod bed;
 mod commands;
 mod lifecycle;
+mod oracle;
 mod packet;
 mod socket;
 mod world;
