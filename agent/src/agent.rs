@@ -6,11 +6,7 @@
 //! - One task owns the model and the tables; everything else sends it messages.
 //! - What cannot be done is reported and tried again; what was already programmed stays.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -21,12 +17,13 @@ use tracing::{error, info, warn};
 use weir_ebpf::tables::name;
 
 use crate::{
-    attach::{self, AgentLock, Dataplane, destroy_stale_udp_sockets},
-    compile::{Capacities, Desired, Ids, NodeContext, compile},
+    attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
+    compile::{Capacities, Desired, Ids, compile},
     config::Config,
-    maps::{Contents, Plan, Write, diff::diff, kernel::KernelTables},
+    maps::{Contents, Plan, Write, diff::diff, flows::may_leave_stale, kernel::KernelTables},
     model::{Changed, Cluster, Event, SourceId},
     observe::report::{Reporter, Synchronised},
+    own_node::OwnNode,
     schedule::Schedule,
     sources::{
         manifests,
@@ -104,15 +101,14 @@ fn capacities(config: &Config) -> BTreeMap<&'static str, u32> {
 struct Agent {
     config: Config,
     cluster: Cluster,
-    node: Option<NodeState>,
+    node: OwnNode,
     ids: Ids,
     dataplane: Dataplane,
     tables: KernelTables,
     /// What the tables hold: as last read or written.
     actual: Contents,
     /// The interfaces that programs were attached to; `None` before the first time.
-    attached: Option<BTreeSet<u32>>,
-    snat_ports: RangeInclusive<u16>,
+    attached: Option<BTreeMap<u32, Role>>,
     schedule: Schedule,
     reporter: Reporter,
 }
@@ -126,7 +122,7 @@ impl Agent {
         let reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
         Ok(Self {
             cluster: Cluster::default(),
-            node: None,
+            node: OwnNode::new(&config)?,
             ids: Ids::from_contents(&actual),
             schedule: Schedule::new(config.resync),
             config,
@@ -134,7 +130,6 @@ impl Agent {
             tables,
             actual,
             attached: None,
-            snat_ports: node::snat_ports()?,
             reporter,
         })
     }
@@ -148,7 +143,7 @@ impl Agent {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
                 Ok(()) = nodes.changed() => {
-                    self.node.clone_from(&nodes.borrow_and_update());
+                    self.node.note(nodes.borrow_and_update().clone());
                     self.schedule.note();
                 }
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
@@ -158,7 +153,7 @@ impl Agent {
 
     /// Has every source delivered its first complete list?
     fn is_ready(&self) -> bool {
-        self.node.is_some() && self.cluster.is_ready(SourceId::MANIFESTS)
+        self.node.is_known() && self.cluster.is_ready(SourceId::MANIFESTS)
     }
 
     fn note(&mut self, event: Event) {
@@ -183,7 +178,8 @@ impl Agent {
                 writes: plan.0.len(),
                 contents: &desired.contents,
                 skipped: &desired.skipped,
-                interfaces: self.interfaces().collect(),
+                interfaces: self.node.pod_interfaces(),
+                network_interfaces: self.node.network_interfaces(),
             }),
             Err(error) => {
                 error!("not up to date, what was programmed stays in force: {error:#}");
@@ -196,23 +192,37 @@ impl Agent {
         let is_repair = self.schedule.is_repair();
         if is_repair {
             self.actual = self.tables.read()?;
+            self.node.read_snat_ports(&self.config)?;
         }
         let capacities = self.table_capacities();
-        let context = self.context();
+        let context = self
+            .node
+            .context(&self.config, &self.cluster, &self.tables.capacities());
         let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
         let plan = diff(&desired.contents, &self.actual);
+        let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
         self.actual = desired.contents.clone();
         self.attach(is_repair)?;
-        self.close_stale_sockets(&plan, is_repair)?;
+        if is_stale {
+            self.tables.forget_stale(&self.actual)?;
+        }
+        let is_stale = is_stale
+            || plan
+                .0
+                .iter()
+                .any(|it| matches!(it, Write::RemoveServing(_)));
+        if is_stale {
+            self.close_stale_sockets()?;
+        }
         Ok((desired, plan))
     }
 
     /// Programs meet tables that are complete: they are attached after the first time these were
     /// written.
     fn attach(&mut self, is_repair: bool) -> Result<()> {
-        let wanted: BTreeSet<u32> = self.interfaces().map(|(index, _)| index).collect();
+        let wanted = self.node.roles();
         if !is_repair && self.attached.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -237,16 +247,8 @@ impl Agent {
 
     /// A connected UDP socket of the node meets no program again: when its backend goes, it is
     /// closed, and the application opens it anew.
-    fn close_stale_sockets(&self, plan: &Plan, is_repair: bool) -> Result<()> {
-        let is_due = is_repair
-            || plan
-                .0
-                .iter()
-                .any(|write| matches!(write, Write::RemoveServing(_)));
-        if !is_due {
-            return Ok(());
-        }
-        let closed = destroy_stale_udp_sockets(&self.actual.serving, &self.tables)?;
+    fn close_stale_sockets(&self) -> Result<()> {
+        let closed = destroy_stale_udp_sockets(&self.actual, &self.tables)?;
         if closed > 0 {
             info!(
                 closed,
@@ -254,23 +256,6 @@ impl Agent {
             );
         }
         Ok(())
-    }
-
-    fn context(&self) -> NodeContext {
-        NodeContext {
-            name: self.config.node_name.clone(),
-            addr_v4: self.node.as_ref().and_then(NodeState::addr_v4),
-            addr_v6: self.node.as_ref().and_then(NodeState::addr_v6),
-            snat_ports: self.snat_ports.clone(),
-        }
-    }
-
-    /// Interfaces that carry, or are to carry, programs.
-    fn interfaces(&self) -> impl Iterator<Item = (u32, String)> {
-        self.node
-            .iter()
-            .flat_map(|node| &node.pod_interfaces)
-            .map(|(&index, interface)| (index, interface.name.clone()))
     }
 
     /// The sizes the tables really have, which an earlier agent may have chosen.
@@ -281,6 +266,8 @@ impl Agent {
             frontends: of(name::FRONTENDS),
             services: of(name::SERVICES).min(of(name::SERVICE_NAMES)),
             backends: of(name::BACKENDS).min(of(name::SERVING)),
+            source_ranges: of(name::SOURCE_RANGES),
+            service_cidrs: of(name::SERVICE_CIDRS),
         }
     }
 }

@@ -5,14 +5,16 @@
 
 use std::{
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use ipnetwork::IpNetwork;
 use weir_ebpf::tables::capacity;
 
-use crate::attach::TcChoice;
+use crate::{attach::TcChoice, model::parse_network, sources::node::node_ports::NodePortAddresses};
 
 /// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
 /// that are containers): each has directories of its own.
@@ -65,6 +67,32 @@ pub struct AgentArguments {
     #[command(flatten)]
     pub paths: Paths,
 
+    /// At which of its addresses the node serves node ports: `primary` (the Node object's first
+    /// of each family), or blocks such as 10.240.0.0/24,fd00:10:240::/64 (a family of which none
+    /// is given is not restricted) [default: all but loopback ones]
+    #[arg(
+        long,
+        value_name = "BLOCKS",
+        env = "WEIR_NODEPORT_ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub nodeport_addresses: Vec<String>,
+
+    /// The cluster's range of node ports, as the API server has it: masqueraded flows leave it alone
+    #[arg(
+        long,
+        value_name = "FIRST-LAST",
+        env = "WEIR_SERVICE_NODE_PORT_RANGE",
+        default_value = "30000-32767",
+        value_parser = port_range
+    )]
+    pub service_node_port_range: RangeInclusive<u16>,
+
+    /// Ranges that cluster IPs are taken from, as ADDRESS/LENGTH, beside those of ServiceCIDR objects
+    #[arg(long, value_name = "CIDRS", env = "WEIR_SERVICE_CIDR", value_delimiter = ',',
+          value_parser = parse_network)]
+    pub service_cidr: Vec<IpNetwork>,
+
     /// How programs are attached to interfaces: TCX from Linux 6.6, clsact below
     #[arg(long, value_name = "WAY", env = "WEIR_TC", default_value = "auto")]
     pub tc: TcAttach,
@@ -116,6 +144,12 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Lock and status.
     pub run_dir: PathBuf,
+    /// At which addresses node ports are served.
+    pub nodeport_addresses: NodePortAddresses,
+    /// The cluster's range of node ports.
+    pub service_node_ports: RangeInclusive<u16>,
+    /// Ranges of cluster IPs.
+    pub service_cidrs: Vec<IpNetwork>,
     /// How to attach to interfaces.
     pub tc: TcAttach,
     /// `FRONTENDS`
@@ -182,6 +216,8 @@ impl AgentArguments {
                 cgroup_root.display()
             );
         }
+        let nodeport_addresses = NodePortAddresses::parse(&self.nodeport_addresses)
+            .map_err(|error| anyhow!("--nodeport-addresses: {error}"))?;
         Ok(Config {
             manifests: self.manifests,
             node_name,
@@ -189,6 +225,9 @@ impl AgentArguments {
             netns_dir: self.netns_dir,
             bpffs: self.paths.bpffs,
             run_dir: self.paths.run_dir,
+            nodeport_addresses,
+            service_node_ports: self.service_node_port_range,
+            service_cidrs: self.service_cidr,
             tc: self.tc,
             max_frontends: self.max_frontends,
             max_backends: self.max_backends,
@@ -196,6 +235,16 @@ impl AgentArguments {
             resync: Duration::from_secs(self.resync_seconds),
         })
     }
+}
+
+/// As the API server's flag of the same name has it.
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let numbers = text.split_once('-').and_then(|(first, last)| {
+        let first: u16 = first.trim().parse().ok()?;
+        let last: u16 = last.trim().parse().ok()?;
+        (0 < first && first <= last).then_some(first..=last)
+    });
+    numbers.ok_or_else(|| "say the first and the last port, as in 30000-32767".to_owned())
 }
 
 /// The kubelet's default node name: the host's name in lower case.
@@ -223,5 +272,15 @@ mod tests {
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(cgroup2_mount("tmpfs / tmpfs rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn a_range_of_node_ports_is_two_ports() {
+        assert_eq!(port_range("30000-32767"), Ok(30_000..=32_767));
+        assert_eq!(port_range("30000 - 30000"), Ok(30_000..=30_000));
+        for text in ["30000", "32767-30000", "0-100", "30000-70000", "a-b", ""] {
+            let error = port_range(text).unwrap_err();
+            assert!(error.contains("30000-32767"), "{text}: {error}");
+        }
     }
 }

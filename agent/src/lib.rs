@@ -23,5 +23,6 @@ pub mod logging;
 pub mod maps;
 pub mod model;
 pub mod observe;
+mod own_node;
 pub mod schedule;
 pub mod sources;

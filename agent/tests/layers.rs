@@ -11,6 +11,8 @@ const PURE: &[&str] = &[
     "src/model",
     "src/compile",
     "src/maps/mod.rs",
+    "src/maps/cover.rs",
+    "src/maps/flows.rs",
     "src/maps/diff.rs",
     "src/maps/diff",
     "src/maps/memory.rs",

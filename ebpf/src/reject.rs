@@ -24,8 +24,21 @@ pub fn answer<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
             reset(packet, headers)
         }
         Transport::Udp | Transport::Sctp(_) | Transport::Echo => unreachable(packet, headers),
-        // RFC 1122 section 3.2.2: never about an error or a later fragment.
+        Transport::Other if headers.tuple.protocol != icmp_of(headers) => {
+            unreachable(packet, headers)
+        }
+        // RFC 1122 section 3.2.2: never about an error or a later fragment. Nor about answers.
         Transport::LaterFragment | Transport::IcmpError(_) | Transport::Other => None,
+    }
+}
+
+/// The family's ICMP.
+#[inline(always)]
+const fn icmp_of(headers: &Headers) -> Protocol {
+    if headers.is_v4 {
+        Protocol::ICMP
+    } else {
+        Protocol::ICMPV6
     }
 }
 

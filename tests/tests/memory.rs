@@ -32,6 +32,7 @@ fn main() -> Result<ExitCode> {
     trials.extend(
         scenario::all()?
             .into_iter()
+            .filter(|file| !matches!(&file.scenario, Ok(scenario) if !scenario.is_for_memory()))
             .map(|file| Trial::test(file.name.clone(), move || run(file))),
     );
     Ok(libtest_mimic::run(&arguments, trials).exit_code())

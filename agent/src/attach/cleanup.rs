@@ -68,7 +68,7 @@ pub fn cleanup(bpffs: &Path) -> Result<Removed> {
     pins.check_mounted()?;
     let mut removed = Removed::default();
 
-    // Programs first, then what they use; at each interface requests before replies.
+    // Programs first, then what they use; requests before replies.
     let mut clsact = Clsact::open()?;
     let present = tc::present(&pins, &mut clsact)?;
     for attachment in present.keys().rev() {
@@ -78,7 +78,7 @@ pub fn cleanup(bpffs: &Path) -> Result<Removed> {
         }
     }
     // Each takes the kernel some milliseconds. In this order what translates requests ends before
-    // what translates replies back: connect before getpeername, from_pod before to_pod.
+    // what translates replies back: connect before getpeername, from_… before to_….
     removed.links = names(&pins.links())?;
     for name in &removed.links {
         let path = pins.link(name);

@@ -30,7 +30,9 @@ use crate::maps::pins::Pins;
 /// digits that people write.
 const PRIORITY: u16 = 0x5745;
 /// "Weir" in ASCII.
-const HANDLE: u32 = 0x5765_6972;
+const POD_HANDLE: u32 = 0x5765_6972;
+/// "WeiN". An interface whose role changes has both for a moment.
+const NETWORK_HANDLE: u32 = 0x5765_694e;
 /// The handle of every clsact qdisc.
 const CLSACT: TcHandle = TcHandle {
     major: 0xffff,
@@ -40,16 +42,25 @@ const CLSACT: TcHandle = TcHandle {
 impl TcHook {
     /// The name of our filter, as `tc filter show` prints it.
     fn filter_name(self) -> String {
-        format!("weir:{}", self.program())
+        format!("weir:{}", self.name())
+    }
+
+    /// The number of our filter among those of its priority.
+    fn handle(self) -> u32 {
+        match self {
+            Self::FromPod | Self::ToPod => POD_HANDLE,
+            Self::FromNetwork | Self::ToNetwork => NETWORK_HANDLE,
+        }
     }
 
     /// The half of the clsact qdisc.
     fn parent(self) -> TcHandle {
         TcHandle {
             major: TcHandle::CLSACT.major,
-            minor: match self {
-                Self::FromPod => TcHandle::MIN_INGRESS,
-                Self::ToPod => TcHandle::MIN_EGRESS,
+            minor: if self.is_egress() {
+                TcHandle::MIN_EGRESS
+            } else {
+                TcHandle::MIN_INGRESS
             },
         }
     }
@@ -109,12 +120,12 @@ impl NetlinkDeserializable for Entry {
 }
 
 impl Entry {
-    fn stands_where_ours_does(&self) -> bool {
-        self.handle == HANDLE && self.info >> 16 == u32::from(PRIORITY)
+    fn stands_where_ours_does(&self, hook: TcHook) -> bool {
+        self.handle == hook.handle() && self.info >> 16 == u32::from(PRIORITY)
     }
 
     fn is_ours(&self, hook: TcHook) -> bool {
-        self.stands_where_ours_does()
+        self.stands_where_ours_does(hook)
             && self.kind == TcFilterBpf::KIND
             && self.name.as_deref() == Some(hook.filter_name().as_str())
     }
@@ -168,11 +179,12 @@ impl Clsact {
         if let Some(other) = self
             .filters(interface, hook)?
             .into_iter()
-            .find(|entry| entry.stands_where_ours_does() && !entry.is_ours(hook))
+            .find(|entry| entry.stands_where_ours_does(hook) && !entry.is_ours(hook))
         {
             bail!(
-                "priority {PRIORITY} handle {HANDLE:#x} is taken by a {} filter ({}) that is not \
+                "priority {PRIORITY} handle {:#x} is taken by a {} filter ({}) that is not \
                  Weir's; remove it with `tc filter del`",
+                other.handle,
                 other.kind,
                 other.name.unwrap_or_default()
             );
@@ -271,7 +283,7 @@ fn index(interface: u32) -> i32 {
 
 fn filter_message(interface: u32, hook: TcHook) -> TcMessage {
     let mut message = TcMessage::with_index(index(interface));
-    message.header.handle = HANDLE.into();
+    message.header.handle = hook.handle().into();
     message.header.parent = hook.parent();
     // The protocol is in network byte order.
     let protocol = u16::try_from(libc::ETH_P_ALL)

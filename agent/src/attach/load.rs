@@ -13,7 +13,7 @@ use weir_ebpf::tables::{capacity, name};
 use super::cgroup::{self, CgroupReport};
 use super::features::Features;
 use super::netns_cookie::netns_cookie;
-use super::plan::{TcHook, TcMode};
+use super::plan::{Role, TC_PROGRAMS, TcMode};
 use super::tc::{self, Loaded, TcReport};
 use crate::maps::kernel::KernelTables;
 use crate::maps::pins::{KeptSize, Pins, kept_sizes, layouts};
@@ -144,24 +144,22 @@ impl Dataplane {
         cgroup::attach(&self.pins, root, |name| fds[name].as_fd())
     }
 
-    /// Attaches the packet programs to the given interfaces, by index, and detaches them from
-    /// all others.
+    /// Attaches to the given interfaces, by index, the packet programs of their roles, and
+    /// detaches them from all others.
     ///
     /// # Errors
     ///
     /// What is attached cannot be listed. A failure at one interface is in the report.
-    pub fn sync_interfaces(&self, wanted: &BTreeSet<u32>) -> Result<TcReport> {
-        let loaded = |hook: TcHook| -> Result<(u32, &ProgramFd)> {
-            let program = self.program(hook.program())?;
-            Ok((program.info()?.id(), program.fd()?))
-        };
-        let to_pod = loaded(TcHook::ToPod)?;
-        let from_pod = loaded(TcHook::FromPod)?;
-        tc::sync(&self.pins, self.mode, wanted, |hook| {
-            let (id, fd) = match hook {
-                TcHook::ToPod => to_pod,
-                TcHook::FromPod => from_pod,
-            };
+    pub fn sync_interfaces(&self, wanted: &BTreeMap<u32, Role>) -> Result<TcReport> {
+        let loaded: BTreeMap<&str, (u32, &ProgramFd)> = TC_PROGRAMS
+            .iter()
+            .map(|name| {
+                let program = self.program(name)?;
+                Ok((*name, (program.info()?.id(), program.fd()?)))
+            })
+            .collect::<Result<_>>()?;
+        tc::sync(&self.pins, self.mode, wanted, |name| {
+            let (id, fd) = loaded[name];
             Loaded { id, fd: fd.as_fd() }
         })
     }
@@ -254,11 +252,11 @@ fn check_object(pins: &Pins) -> Result<()> {
 }
 
 fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
-    for hook in TcHook::ALL {
-        let program: &mut SchedClassifier = program_mut(&mut ebpf, hook.program())?;
+    for name in TC_PROGRAMS {
+        let program: &mut SchedClassifier = program_mut(&mut ebpf, name)?;
         program
             .load()
-            .with_context(|| format!("load the program {}", hook.program()))?;
+            .with_context(|| format!("load the program {name}"))?;
     }
     for (name, _) in cgroup::HOOKS {
         let program: &mut CgroupSockAddr = program_mut(&mut ebpf, name)?;

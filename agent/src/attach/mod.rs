@@ -29,6 +29,7 @@ pub mod object;
 mod plan;
 mod sockets;
 mod tc;
+mod wanted;
 
 pub use cgroup::CgroupReport;
 pub use cleanup::{Removed, cleanup};
@@ -37,6 +38,7 @@ pub use load::{Dataplane, LOG_DEBUG, Options, ProgramReport, TcChoice, default_c
 pub use lock::AgentLock;
 pub use log::follow_log;
 pub use netns_cookie::{netns_cookie, netns_cookie_by_program};
-pub use plan::{Action, Attachment, State, TcHook, TcMode, plan};
+pub use plan::{Action, Attachment, Role, State, TC_PROGRAMS, TcHook, TcMode, plan};
 pub use sockets::destroy_stale_udp_sockets;
 pub use tc::TcReport;
+pub use wanted::wanted;

@@ -6,7 +6,6 @@
 //! EDESTADDRREQ, and opens a new one. Sockets that Weir did not connect are left alone, whatever
 //! they talk to.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use anyhow::{Context as _, Result};
@@ -15,32 +14,35 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use weir_ebpf::addr::{Addr, Port, Protocol};
-use weir_ebpf::tables::{Backend, FlowRole, ServingKey, SocketFlow, SocketKey};
+use weir_ebpf::tables::{Backend, FlowRole, ServingKey, SocketKey};
 
 use super::netlink::Netlink;
+use crate::maps::Contents;
+use crate::maps::flows::Judge;
 use crate::maps::kernel::KernelTables;
 
 /// Destroys the connected UDP sockets of the calling thread's network namespace that the
-/// programs connected to a backend that does not serve that service port any more. Gives back
-/// how many.
+/// programs connected to a backend that does not serve that service port any more, or through an
+/// address that does not lead there any more. Gives back how many.
 ///
 /// # Errors
 ///
 /// The kernel refuses to list or destroy sockets.
-pub fn destroy_stale_udp_sockets(
-    serving: &BTreeSet<ServingKey>,
-    tables: &KernelTables,
-) -> Result<usize> {
+pub fn destroy_stale_udp_sockets(contents: &Contents, tables: &KernelTables) -> Result<usize> {
     let mut netlink = Netlink::open(NETLINK_SOCK_DIAG).context("open a netlink socket")?;
+    let judge = Judge::new(contents);
     let mut destroyed = 0;
     for family in [AF_INET, AF_INET6] {
         for socket in connected(&mut netlink, family)? {
             let key = key(&socket);
-            let Some(SocketFlow { service, .. }) = tables.socket(&key)? else {
+            let Some(peer) = tables.socket(&key)? else {
                 continue;
             };
-            let backend = Backend::new(key.addr, key.port);
-            if !serving.contains(&ServingKey { service, backend }) {
+            let serving = ServingKey {
+                service: peer.service,
+                backend: Backend::new(key.addr, key.port),
+            };
+            if !contents.serving.contains(&serving) || judge.is_stale_connection(&peer) {
                 destroyed += usize::from(destroy(&mut netlink, family, &socket)?);
             }
         }

@@ -1,7 +1,7 @@
-//! The packet hooks: programs at pods' interfaces.
+//! The packet hooks: programs at interfaces.
 //!
 //! What is attached is asked of the kernel each time, never remembered, so that the same path
-//! serves the first start, a restart, a pod that comes or goes, and repair. An interface that
+//! serves the first start, a restart, an interface that comes, goes or changes, and repair. An interface that
 //! vanishes between listing and attaching is no error.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 
 use super::bpf::{self, AttachType, Place};
 use super::clsact::Clsact;
-use super::plan::{Action, Attachment, State, TcHook, TcMode, plan};
+use super::plan::{Action, Attachment, Role, State, TcHook, TcMode, plan};
 use crate::maps::pins::{Pins, names};
 
 /// A loaded program.
@@ -27,9 +27,9 @@ pub(super) struct Loaded<'program> {
 pub struct TcReport {
     /// Newly attached.
     pub attached: Vec<Attachment>,
-    /// Taken over from an earlier agent.
+    /// Given another program: an earlier agent's were there, or those for another link header.
     pub replaced: Vec<Attachment>,
-    /// Removed: the interface is gone, or no longer a pod's.
+    /// Removed: the interface is gone, or its role is another.
     pub removed: Vec<Attachment>,
     /// Wanted, but the interface was gone by then.
     pub vanished: BTreeSet<u32>,
@@ -56,22 +56,23 @@ impl TcReport {
     }
 }
 
-/// Leaves exactly the wanted interfaces, by index, with the given programs.
+/// Leaves exactly the wanted interfaces, by index, with the programs of their roles, which are
+/// given by name.
 pub(super) fn sync<'program>(
     pins: &Pins,
     mode: TcMode,
-    wanted: &BTreeSet<u32>,
-    program: impl Fn(TcHook) -> Loaded<'program>,
+    wanted: &BTreeMap<u32, Role>,
+    program: impl Fn(&'static str) -> Loaded<'program>,
 ) -> Result<TcReport> {
     let mut clsact = Clsact::open()?;
     let present = present(pins, &mut clsact)?;
-    let actions = plan(wanted, &present, mode, |hook| program(hook).id);
+    let actions = plan(wanted, &present, mode, |name| program(name).id);
     let mut report = TcReport::default();
     for action in actions {
         match action {
-            Action::Attach(attachment) | Action::Replace(attachment) => {
-                let replaced = matches!(action, Action::Replace(_));
-                let fd = program(attachment.hook).fd;
+            Action::Attach(attachment, name) | Action::Replace(attachment, name) => {
+                let replaced = matches!(action, Action::Replace(..));
+                let fd = program(name).fd;
                 match set(pins, &mut clsact, attachment, replaced, fd) {
                     Ok(()) if replaced => report.replaced.push(attachment),
                     Ok(()) => report.attached.push(attachment),
@@ -186,21 +187,22 @@ fn pinned_state(pins: &Pins, attachment: Attachment) -> io::Result<Option<State>
 }
 
 fn attach_type(hook: TcHook) -> AttachType {
-    match hook {
-        TcHook::FromPod => AttachType::TCX_INGRESS,
-        TcHook::ToPod => AttachType::TCX_EGRESS,
+    if hook.is_egress() {
+        AttachType::TCX_EGRESS
+    } else {
+        AttachType::TCX_INGRESS
     }
 }
 
 fn pin_name(attachment: Attachment) -> String {
-    format!("{}-{}", attachment.hook.program(), attachment.interface)
+    format!("{}-{}", attachment.hook.name(), attachment.interface)
 }
 
 fn parse_pin_name(name: &str) -> Option<Attachment> {
-    let (program, interface) = name.split_once('-')?;
+    let (hook, interface) = name.split_once('-')?;
     let hook = TcHook::ALL
         .into_iter()
-        .find(|hook| hook.program() == program)?;
+        .find(|candidate| candidate.name() == hook)?;
     Some(Attachment {
         interface: interface.parse().ok()?,
         hook,
@@ -229,7 +231,7 @@ mod tests {
             };
             assert_eq!(parse_pin_name(&pin_name(attachment)), Some(attachment));
         }
-        for other in ["connect4", "from_pod-", "from_pod-x", "to_network-3", ""] {
+        for other in ["connect4", "from_pod-", "from_pod-x", "to_network_l3-3", ""] {
             assert_eq!(parse_pin_name(other), None, "{other}");
         }
     }

@@ -66,12 +66,7 @@ pub fn check(arguments: &Arguments) -> Result<ExitCode> {
 
 fn answer(cluster: &Cluster) -> Answer {
     // What is said of the node does not matter here.
-    let node = NodeContext {
-        name: String::new(),
-        addr_v4: None,
-        addr_v6: None,
-        snat_ports: 1024..=u16::MAX,
-    };
+    let node = NodeContext::default();
     let desired = compile(cluster, &node, &mut Ids::default(), &Capacities::default());
     let reports = cluster.reports();
     Answer {

@@ -85,9 +85,10 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
         ));
     }
     output::line(&format!(
-        "  {} service ports, {} pod interfaces",
+        "  {} service ports, {} pod interfaces, {} network interfaces",
         status.service_ports,
-        status.interfaces.len()
+        status.interfaces.len(),
+        status.network_interfaces.len()
     ));
 
     output::heading("Tables");
@@ -104,15 +105,19 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
             [table.name.clone(), entries, table.capacity.to_string()]
         }),
     );
-    if !status.interfaces.is_empty() {
-        output::heading("Pods' interfaces");
-        output::table(
-            ["INDEX", "NAME"],
-            status
-                .interfaces
-                .iter()
-                .map(|interface| [interface.index.to_string(), interface.name.clone()]),
-        );
+    for (heading, interfaces) in [
+        ("Pods' interfaces", &status.interfaces),
+        ("Network interfaces", &status.network_interfaces),
+    ] {
+        if !interfaces.is_empty() {
+            output::heading(heading);
+            output::table(
+                ["INDEX", "NAME"],
+                interfaces
+                    .iter()
+                    .map(|interface| [interface.index.to_string(), interface.name.clone()]),
+            );
+        }
     }
     if !status.problems.is_empty() {
         output::heading("Problems: the last good version stays in force");

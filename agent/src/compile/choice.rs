@@ -21,31 +21,38 @@ pub(super) struct Place<'a> {
     pub zone: Option<&'a str>,
 }
 
+impl Place<'_> {
+    /// Is this endpoint on the node?
+    pub(super) fn has(&self, endpoint: &Endpoint) -> bool {
+        endpoint.node.as_deref() == Some(self.node)
+    }
+}
+
 /// What a service port is led to on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Chosen {
+pub(super) enum Chosen<'a> {
     /// To these endpoints, at least one, each once, in order.
-    Endpoints(Vec<Target>),
+    Endpoints(Vec<(Target, &'a Endpoint)>),
     /// To nobody, because none is on this node, where the policy Local looks; others are.
     OnlyElsewhere,
     /// To nobody, because nobody serves it anywhere.
     Nobody,
 }
 
+/// Every endpoint of a service port in one family, each once.
+pub(super) type Candidates<'a> = BTreeMap<Target, &'a Endpoint>;
+
 /// Chooses among the endpoints of a service port.
 pub(super) fn choose<'a>(
-    groups: impl IntoIterator<Item = &'a EndpointGroup>,
-    port: &ServicePort,
-    family: Family,
+    candidates: &Candidates<'a>,
     policy: TrafficPolicy,
     place: Place<'_>,
-) -> Chosen {
-    let candidates = candidates(groups, port, family);
-    let those = |wanted: &dyn Fn(&Endpoint) -> bool| -> Vec<Target> {
+) -> Chosen<'a> {
+    let those = |wanted: &dyn Fn(&Endpoint) -> bool| -> Vec<(Target, &'a Endpoint)> {
         candidates
             .iter()
             .filter(|(_, endpoint)| wanted(endpoint))
-            .map(|(target, _)| *target)
+            .map(|(target, endpoint)| (*target, *endpoint))
             .collect()
     };
     let chosen = match policy {
@@ -57,13 +64,10 @@ pub(super) fn choose<'a>(
                 || those(&is_last_resort),
             )
         }
-        TrafficPolicy::Local => {
-            let is_local = |endpoint: &Endpoint| endpoint.node.as_deref() == Some(place.node);
-            or_else(
-                those(&|endpoint| endpoint.is_ready && is_local(endpoint)),
-                || those(&|endpoint| is_last_resort(endpoint) && is_local(endpoint)),
-            )
-        }
+        TrafficPolicy::Local => or_else(
+            those(&|endpoint| endpoint.is_ready && place.has(endpoint)),
+            || those(&|endpoint| is_last_resort(endpoint) && place.has(endpoint)),
+        ),
     };
     if !chosen.is_empty() {
         Chosen::Endpoints(chosen)
@@ -82,7 +86,7 @@ const fn is_last_resort(endpoint: &Endpoint) -> bool {
     endpoint.is_serving && endpoint.is_terminating
 }
 
-fn or_else(chosen: Vec<Target>, other: impl FnOnce() -> Vec<Target>) -> Vec<Target> {
+fn or_else<T>(chosen: Vec<T>, other: impl FnOnce() -> Vec<T>) -> Vec<T> {
     if chosen.is_empty() { other() } else { chosen }
 }
 
@@ -137,11 +141,11 @@ impl Preference {
 ///
 /// An endpoint may be in two slices while it moves from one to the other: the entry that does not
 /// terminate is believed, and of two such the one that is ready.
-fn candidates<'a>(
+pub(super) fn candidates<'a>(
     groups: impl IntoIterator<Item = &'a EndpointGroup>,
     port: &ServicePort,
     family: Family,
-) -> BTreeMap<Target, &'a Endpoint> {
+) -> Candidates<'a> {
     let rank = |endpoint: &Endpoint| {
         (
             !endpoint.is_terminating,
@@ -149,7 +153,7 @@ fn candidates<'a>(
             endpoint.is_serving,
         )
     };
-    let mut candidates: BTreeMap<Target, &Endpoint> = BTreeMap::new();
+    let mut candidates = Candidates::new();
     for group in groups {
         if group.family != family {
             continue;

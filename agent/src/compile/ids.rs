@@ -1,8 +1,9 @@
 //! Stable numbers, slots and revisions.
 //!
 //! Promises:
-//! - a service port keeps its number for as long as it exists, over restarts too: the tables
-//!   themselves remember ([`Ids::from_contents`]);
+//! - a set of endpoints, of a service port, an address family and a traffic policy, keeps its
+//!   number for as long as it exists, over restarts too: the tables themselves remember
+//!   ([`Ids::from_contents`]);
 //! - a backend keeps its slot while others come and go, but for the last one, which fills the
 //!   slot that became free: a removal writes a handful of entries;
 //! - the revision of a number is raised by one whenever its set of backends has changed, when the
@@ -35,6 +36,8 @@ pub struct Ids {
 struct Entry {
     revision: u32,
     flags: ServiceFlags,
+    affinity: u32,
+    affinity_timeout: u32,
     slots: Vec<Backend>,
     /// The revision has to be raised even if the backends stay the same.
     must_raise: bool,
@@ -96,9 +99,24 @@ impl Ids {
         });
     }
 
-    /// The number of this service port, given now if it has none; `None` when all numbers below
-    /// `end` are taken.
-    pub(super) fn number(&mut self, name: &ServiceName, end: u32) -> Option<u32> {
+    /// The numbers of these sets of endpoints, given now where they have none; `None`, and none is
+    /// given, when there are not enough below `end`.
+    pub(super) fn numbers(&mut self, names: &[ServiceName], end: u32) -> Option<Vec<u32>> {
+        let numbers: Option<Vec<u32>> = names.iter().map(|name| self.number(name, end)).collect();
+        if numbers.is_none() {
+            for name in names {
+                if let Some(number) = self.numbers.remove(name) {
+                    self.entries.entry(number).or_default().clear();
+                    self.resting.insert(number);
+                }
+            }
+        }
+        numbers
+    }
+
+    /// The number of this set of endpoints, given now if it has none; `None` when all numbers
+    /// below `end` are taken.
+    fn number(&mut self, name: &ServiceName, end: u32) -> Option<u32> {
         if let Some(number) = self.numbers.get(name) {
             return Some(*number);
         }
@@ -136,6 +154,26 @@ impl Ids {
     pub(super) fn set_flags(&mut self, number: u32, flags: ServiceFlags) {
         if let Some(entry) = self.entries.get_mut(&number) {
             entry.flags = flags;
+        }
+    }
+
+    /// For how many seconds the clients of a service port, whose sets have these numbers, keep
+    /// their backends. The sets remember together, under one of their numbers, which stays the
+    /// same while it is one of them.
+    pub(super) fn set_affinity(&mut self, numbers: &[u32], timeout: u32) {
+        let known = numbers.iter().filter_map(|number| self.entries.get(number));
+        let known = known.map(|entry| entry.affinity);
+        let affinity = known
+            .filter(|affinity| numbers.contains(affinity))
+            .chain(numbers.iter().copied())
+            .next()
+            .filter(|_| timeout > 0)
+            .unwrap_or(0);
+        for number in numbers {
+            if let Some(entry) = self.entries.get_mut(number) {
+                entry.affinity = affinity;
+                entry.affinity_timeout = timeout;
+            }
         }
     }
 
@@ -186,6 +224,8 @@ impl Entry {
         Self {
             revision: service.revision & !UNSETTLED,
             flags: service.flags,
+            affinity: service.affinity,
+            affinity_timeout: service.affinity_timeout,
             slots,
             must_raise: !is_settled,
         }
@@ -197,8 +237,8 @@ impl Entry {
             backend_count: u32::try_from(self.slots.len()).unwrap_or(u32::MAX),
             revision: self.revision,
             flags: self.flags,
-            affinity_timeout: 0,
-            affinity: 0,
+            affinity_timeout: self.affinity_timeout,
+            affinity: self.affinity,
             reserved: 0,
         }
     }
@@ -206,6 +246,8 @@ impl Entry {
     /// Belongs to no service port any more.
     fn clear(&mut self) {
         self.flags = ServiceFlags::NONE;
+        self.affinity = 0;
+        self.affinity_timeout = 0;
         self.fill(&BTreeSet::new(), 0);
     }
 

@@ -6,15 +6,16 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod frontends;
 mod ids;
+mod names;
+mod node;
+mod ranges;
 mod services;
+mod sets;
 mod skipped;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
-
-use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::{Cover, Node, PortRange, capacity};
+use weir_ebpf::tables::capacity;
 
 use crate::maps::Contents;
 use crate::model::Cluster;
@@ -22,20 +23,8 @@ use crate::model::Cluster;
 use choice::Place;
 
 pub use ids::Ids;
-pub use skipped::{Reason, Skipped, Table};
-
-/// What must be known of the node beside the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeContext {
-    /// Its name; the Node object of this name says more.
-    pub name: String,
-    /// Its IPv4 address where there is no Node object.
-    pub addr_v4: Option<Ipv4Addr>,
-    /// Its IPv6 address where there is no Node object.
-    pub addr_v6: Option<Ipv6Addr>,
-    /// Source ports for masqueraded flows.
-    pub snat_ports: RangeInclusive<u16>,
-}
+pub use node::{InterfaceAddresses, NodeContext};
+pub use skipped::{Part, Reason, Skipped, Table};
 
 /// How many entries the tables hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +35,10 @@ pub struct Capacities {
     pub services: u32,
     /// Of `BACKENDS` and `SERVING`.
     pub backends: u32,
+    /// Of `SOURCE_RANGES`.
+    pub source_ranges: u32,
+    /// Of `SERVICE_CIDRS`.
+    pub service_cidrs: u32,
 }
 
 impl Default for Capacities {
@@ -54,6 +47,8 @@ impl Default for Capacities {
             frontends: capacity::FRONTENDS,
             services: capacity::SERVICES,
             backends: capacity::BACKENDS,
+            source_ranges: capacity::SOURCE_RANGES,
+            service_cidrs: capacity::SERVICE_CIDRS,
         }
     }
 }
@@ -79,27 +74,17 @@ pub fn compile(
         zone: cluster.node(&node.name).and_then(crate::model::Node::zone),
     };
     let mut desired = services::compile_services(cluster, place, ids, capacities);
-    desired.contents.node = compile_node(cluster, node);
+    desired.contents.service_cidrs = ranges::compile_service_cidrs(
+        cluster,
+        &node.service_cidrs,
+        capacities,
+        &mut desired.skipped,
+    );
+    node::compile_node(cluster, node, &mut desired.contents);
+    let mut entry = desired.contents.node;
+    ranges::compile_guards(&desired.contents, &mut entry);
+    desired.contents.node = entry;
     desired
-}
-
-/// Once the Node object is there, it alone says which addresses the node has.
-fn compile_node(cluster: &Cluster, node: &NodeContext) -> Node {
-    let (v4, v6) = match cluster.node(&node.name) {
-        Some(object) => (object.addr_v4(), object.addr_v6()),
-        None => (node.addr_v4, node.addr_v6),
-    };
-    Node {
-        addr_v4: v4.map_or(Addr::UNSPECIFIED, Addr::from),
-        addr_v6: v6.map_or(Addr::UNSPECIFIED, Addr::from),
-        cover_v4: Cover::default(),
-        cover_v6: Cover::default(),
-        snat_ports: [
-            PortRange::new(*node.snat_ports.start(), *node.snat_ports.end()),
-            PortRange::NONE,
-        ],
-        node_ports: PortRange::NONE,
-    }
 }
 
 #[cfg(test)]

@@ -1,26 +1,24 @@
 //! Service ports: where they are reached, and who answers.
 //!
-//! A service port has one number for each address family. Older services come first: they keep a
-//! disputed address, and they get room when there is not enough for all.
+//! Older services come first: they keep a disputed address, and they get room when there is not
+//! enough for all. What does not fit is left out whole, and named.
 //!
 //! A cluster IP at which some service port is reached is known as an address, too: what is sent
-//! to another port of it is refused.
+//! to another port of it is refused. Other addresses are not the services' own: their other
+//! ports are left alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use weir_ebpf::addr::Addr;
+use weir_ebpf::tables::{Frontend, FrontendKey, SourceRange};
 
-use weir_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
-use weir_ebpf::tables::{
-    Backend, EndpointSet, Frontend, FrontendFlags, FrontendKey, ServiceFlags, ServiceName,
-};
+use crate::model::{Cluster, Family, Service};
 
-use crate::model::{
-    Cluster, EndpointGroup, Family, Kind, ObjectRef, Protocol, Service, ServicePort, ServiceRef,
-};
+use super::choice::Place;
+use super::frontends::{Claim, Full, Kind, Owners};
+use super::names::Subject;
+use super::sets::{self, Numbers, Set};
+use super::{Capacities, Desired, Ids, Reason, Table, ranges};
 
-use super::choice::{Chosen, Place, choose};
-use super::{Capacities, Desired, Ids, Reason, Skipped, Table};
-
-/// Fills every table but `NODE`.
+/// Fills every table that holds services.
 pub(super) fn compile_services(
     cluster: &Cluster,
     place: Place<'_>,
@@ -28,62 +26,32 @@ pub(super) fn compile_services(
     capacities: &Capacities,
 ) -> Desired {
     let mut desired = Desired::default();
-    let drafts = drafts(cluster, place, capacities, &mut desired.skipped);
-
-    ids.release_all_but(drafts.iter().map(|draft| &draft.name).collect());
-    let mut room = usize::try_from(capacities.backends).unwrap_or(usize::MAX);
+    let drafts = drafts(cluster, place, capacities, &mut desired);
+    let names = drafts.iter().flat_map(|draft| &draft.sets);
+    ids.release_all_but(names.map(|set| &set.name).collect());
+    let mut room = Room {
+        backends: entries(capacities.backends),
+        source_ranges: entries(capacities.source_ranges),
+    };
     for draft in &drafts {
-        let Some(number) = ids.number(&draft.name, capacities.services) else {
-            desired.skipped.push(draft.skipped(Reason::NoRoom {
-                table: Table::Services,
-                capacity: capacities.services,
-            }));
-            continue;
-        };
-        ids.set_flags(number, draft.flags);
-        let placed = ids.place(number, &draft.backends, room);
-        room -= placed;
-        if placed < draft.backends.len() {
-            desired
-                .skipped
-                .push(draft.skipped(Reason::NoRoomForBackends {
-                    left_out: draft.backends.len() - placed,
-                    of: draft.backends.len(),
-                    capacity: capacities.backends,
-                }));
-        }
-        let frontends = &mut desired.contents.frontends;
-        for key in &draft.frontends {
-            frontends.insert(*key, Frontend::to(number, FrontendFlags::NONE));
-            frontends.insert(FrontendKey::address_only(key.addr), Frontend::ADDRESS_ONLY);
-        }
+        write(draft, ids, &mut room, capacities, &mut desired);
     }
     ids.write_to(&mut desired.contents);
     desired
 }
 
-/// A service port of one family, before it has a number.
+/// A service port of one family, before its sets have numbers.
 struct Draft<'a> {
-    service: &'a Service,
-    port: &'a ServicePort,
-    family: Family,
-    name: ServiceName,
-    frontends: Vec<FrontendKey>,
-    backends: BTreeSet<Backend>,
-    flags: ServiceFlags,
+    subject: Subject<'a>,
+    /// At least one.
+    claims: Vec<Claim>,
+    sets: Vec<Set>,
 }
 
-impl Draft<'_> {
-    fn skipped(&self, reason: Reason) -> Skipped {
-        Skipped {
-            object: reference(self.service),
-            port_name: self.port.name.clone(),
-            port: self.port.port,
-            protocol: self.port.protocol,
-            family: self.family,
-            reason,
-        }
-    }
+/// Entries that are still free.
+struct Room {
+    backends: usize,
+    source_ranges: usize,
 }
 
 /// Every service port that can be reached, the oldest service first.
@@ -91,161 +59,130 @@ fn drafts<'a>(
     cluster: &'a Cluster,
     place: Place<'_>,
     capacities: &Capacities,
-    skipped: &mut Vec<Skipped>,
+    desired: &mut Desired,
 ) -> Vec<Draft<'a>> {
-    let groups = groups_by_service(cluster);
+    let groups = sets::groups_by_service(cluster);
     let mut services: Vec<&Service> = cluster.services().collect();
     // One that has no time of creation has not been through an API server: it comes last.
     services.sort_by_key(|service| (service.created.is_none(), service.created, &service.id));
 
-    let mut room = usize::try_from(capacities.frontends).unwrap_or(usize::MAX);
-    let mut owners: BTreeMap<FrontendKey, &Service> = BTreeMap::new();
-    let mut addrs: BTreeSet<Addr> = BTreeSet::new();
+    let skipped = &mut desired.skipped;
+    let mut owners = Owners::new(capacities.frontends);
     let mut drafts = Vec::new();
     for service in services {
         let groups = groups.get(&service.id).map_or(&[][..], Vec::as_slice);
         for port in &service.ports {
             for family in [Family::V4, Family::V6] {
-                let mut draft = Draft {
+                let subject = Subject {
                     service,
                     port,
                     family,
-                    name: service_name(&service.id, port, family),
-                    frontends: Vec::new(),
-                    backends: BTreeSet::new(),
-                    flags: ServiceFlags::NONE,
                 };
-                claim_frontends(&mut draft, &owners, skipped);
-                if draft.frontends.is_empty() {
-                    continue;
-                }
-                let new_addrs = draft.frontends.iter().map(|key| key.addr);
-                let new_addrs = new_addrs.filter(|addr| !addrs.contains(addr));
-                let new_addrs: BTreeSet<Addr> = new_addrs.collect();
-                let needed = draft.frontends.len() + new_addrs.len();
-                if needed > room {
-                    skipped.push(draft.skipped(Reason::NoRoom {
+                match owners.claim(subject, skipped) {
+                    Ok(claims) if claims.is_empty() => {}
+                    Ok(claims) => drafts.push(Draft {
+                        subject,
+                        sets: sets::sets(&subject, &claims, groups, place, skipped),
+                        claims,
+                    }),
+                    Err(Full) => skipped.push(subject.skipped(Reason::NoRoom {
                         table: Table::Frontends,
                         capacity: capacities.frontends,
-                    }));
-                    continue;
+                    })),
                 }
-                room -= needed;
-                addrs.extend(new_addrs);
-                owners.extend(draft.frontends.iter().map(|key| (*key, service)));
-                choose_backends(&mut draft, groups, place, skipped);
-                drafts.push(draft);
             }
         }
     }
     drafts
 }
 
-/// The cluster IPs of the draft's family, but those that another service has.
-fn claim_frontends(
-    draft: &mut Draft<'_>,
-    owners: &BTreeMap<FrontendKey, &Service>,
-    skipped: &mut Vec<Skipped>,
+/// Writes all there is of a service port, or nothing where its sets get no numbers.
+fn write(
+    draft: &Draft<'_>,
+    ids: &mut Ids,
+    room: &mut Room,
+    capacities: &Capacities,
+    desired: &mut Desired,
 ) {
-    let addrs = draft
-        .service
-        .cluster_ips
-        .iter()
-        .filter(|addr| Family::of(addr) == draft.family);
-    for &addr in addrs {
-        let key = FrontendKey::new(
-            Addr::from(addr),
-            Port::new(draft.port.port.get()),
-            wire_protocol(draft.port.protocol),
-        );
-        match owners.get(&key) {
-            None => draft.frontends.push(key),
-            Some(owner) => skipped.push(draft.skipped(Reason::AddressTaken {
-                addr,
-                by: reference(owner),
-            })),
-        }
-    }
-}
-
-/// Whoever uses a cluster IP is in the cluster: its internal traffic policy counts.
-fn choose_backends(
-    draft: &mut Draft<'_>,
-    groups: &[&EndpointGroup],
-    place: Place<'_>,
-    skipped: &mut Vec<Skipped>,
-) {
-    let chosen = choose(
-        groups.iter().copied(),
-        draft.port,
-        draft.family,
-        draft.service.internal_traffic_policy,
-        place,
-    );
-    let targets = match chosen {
-        Chosen::Endpoints(targets) => targets,
-        Chosen::OnlyElsewhere => {
-            draft.flags = ServiceFlags::DROPS_WITHOUT_BACKEND;
-            return;
-        }
-        Chosen::Nobody => return,
+    let Draft {
+        subject,
+        claims,
+        sets,
+    } = draft;
+    let names: Vec<_> = sets.iter().map(|set| set.name).collect();
+    let Some(numbers) = ids.numbers(&names, capacities.services) else {
+        desired.skipped.push(subject.skipped(Reason::NoRoom {
+            table: Table::Services,
+            capacity: capacities.services,
+        }));
+        return;
     };
-    for (addr, port) in targets {
-        if draft.port.protocol == Protocol::Sctp && port != draft.port.port {
-            skipped.push(draft.skipped(Reason::SctpPort { addr, port }));
-        } else {
-            draft
-                .backends
-                .insert(Backend::new(Addr::from(addr), Port::new(port.get())));
+    let affinity_timeout = sets::affinity_timeout(subject.service.affinity);
+    ids.set_affinity(&numbers, affinity_timeout);
+    for (set, number) in sets.iter().zip(&numbers) {
+        ids.set_flags(*number, set.flags);
+        let placed = ids.place(*number, &set.backends, room.backends);
+        room.backends -= placed;
+        if placed < set.backends.len() {
+            desired
+                .skipped
+                .push(subject.skipped(Reason::NoRoomForBackends {
+                    policy: set.policy,
+                    left_out: set.backends.len() - placed,
+                    of: set.backends.len(),
+                    capacity: capacities.backends,
+                }));
         }
     }
-}
-
-/// The endpoints of each service: those of its slices, or where it has none those of the core
-/// Endpoints of its name.
-fn groups_by_service(cluster: &Cluster) -> BTreeMap<&ServiceRef, Vec<&EndpointGroup>> {
-    let mut groups: BTreeMap<&ServiceRef, Vec<&EndpointGroup>> = BTreeMap::new();
-    for slice in cluster.endpoint_slices() {
-        groups.entry(&slice.service).or_default().push(&slice.group);
+    let policies = sets.iter().map(|set| set.policy);
+    let numbers = Numbers(policies.zip(numbers).collect());
+    for claim in claims {
+        let frontend = claim.frontend(subject, &numbers);
+        let frontends = &mut desired.contents.frontends;
+        frontends.insert(claim.key, frontend);
+        if claim.kind == Kind::ClusterIp {
+            let alone = FrontendKey::address_only(claim.key.addr);
+            frontends.insert(alone, Frontend::ADDRESS_ONLY);
+        }
     }
-    for endpoints in cluster.endpoints() {
-        groups
-            .entry(&endpoints.service)
-            .or_insert_with(|| endpoints.groups.iter().collect());
-    }
-    groups
-}
-
-fn service_name(id: &ServiceRef, port: &ServicePort, family: Family) -> ServiceName {
-    ServiceName {
-        namespace: padded(&id.namespace),
-        name: padded(&id.name),
-        port_name: padded(&port.name),
-        port: Port::new(port.port.get()),
-        protocol: wire_protocol(port.protocol),
-        family: family.number(),
-        set: EndpointSet::CLUSTER,
-        reserved: 0,
+    let restricted = claims.iter().find(|claim| claim.is_restricted(subject));
+    if let Some(claim) = restricted {
+        let number = claim.frontend(subject, &numbers).service;
+        write_ranges(subject, number, room, capacities, desired);
     }
 }
 
-/// The model holds labels only, which leave at least one zero.
-fn padded(label: &str) -> [u8; 64] {
-    let mut bytes = [0; 64];
-    for (byte, letter) in bytes.iter_mut().zip(label.bytes()) {
-        *byte = letter;
+/// Who may come to the load balancer IPs. Clients in a range without room are refused.
+fn write_ranges(
+    subject: &Subject<'_>,
+    number: u32,
+    room: &mut Room,
+    capacities: &Capacities,
+    desired: &mut Desired,
+) {
+    let wanted = subject.service.source_ranges.of(subject.family);
+    let wanted = wanted.unwrap_or_default();
+    let placed = wanted.len().min(room.source_ranges);
+    room.source_ranges -= placed;
+    desired
+        .contents
+        .source_ranges
+        .extend(wanted.iter().take(placed).map(|range| SourceRange {
+            prefix_len: u32::BITS + ranges::mapped_length(range),
+            service: number,
+            addr: Addr::from(range.network()),
+        }));
+    if placed < wanted.len() {
+        desired
+            .skipped
+            .push(subject.skipped(Reason::NoRoomForRanges {
+                left_out: wanted.len() - placed,
+                of: wanted.len(),
+                capacity: capacities.source_ranges,
+            }));
     }
-    bytes
 }
 
-const fn wire_protocol(protocol: Protocol) -> WireProtocol {
-    match protocol {
-        Protocol::Tcp => WireProtocol::TCP,
-        Protocol::Udp => WireProtocol::UDP,
-        Protocol::Sctp => WireProtocol::SCTP,
-    }
-}
-
-fn reference(service: &Service) -> ObjectRef {
-    ObjectRef::new(Kind::Service, &service.id.namespace, &service.id.name)
+fn entries(capacity: u32) -> usize {
+    usize::try_from(capacity).unwrap_or(usize::MAX)
 }

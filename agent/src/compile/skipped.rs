@@ -6,23 +6,30 @@ use std::num::NonZeroU16;
 
 use serde::{Serialize, Serializer};
 
-use crate::model::{Family, ObjectRef, Protocol};
+use crate::model::{Family, ObjectRef, Protocol, TrafficPolicy};
 
-/// A service port, or some of its backends, that was left out.
+/// An object, or something of it, that was left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// The service.
+    /// The object.
     pub object: ObjectRef,
+    /// The part of it that this is about, where it is not the whole.
+    pub part: Option<Part>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// A service port of one address family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
     /// The port's name; empty in a service of one port.
     pub port_name: String,
     /// The port.
     pub port: NonZeroU16,
     /// Its protocol.
     pub protocol: Protocol,
-    /// The family of the addresses at which it is left out.
+    /// The family of its addresses.
     pub family: Family,
-    /// Why.
-    pub reason: Reason,
 }
 
 /// Why something was left out.
@@ -33,8 +40,15 @@ pub enum Reason {
     AddressTaken {
         /// The address.
         addr: IpAddr,
-        /// The service that answers there.
-        by: ObjectRef,
+        /// The service that answers there; `None`: another port of the same.
+        by: Option<ObjectRef>,
+    },
+    /// Another service port has the same node port and protocol, and is older as above.
+    NodePortTaken {
+        /// The node port.
+        port: u16,
+        /// The service that answers there; `None`: another port of the same.
+        by: Option<ObjectRef>,
     },
     /// An endpoint answers at another port than the service port; for SCTP only addresses are
     /// translated, since its checksum does not cover them.
@@ -44,7 +58,7 @@ pub enum Reason {
         /// Its port.
         port: NonZeroU16,
     },
-    /// There is no room for the whole service port.
+    /// There is no room for the whole of it.
     NoRoom {
         /// The table that is full.
         table: Table,
@@ -53,6 +67,17 @@ pub enum Reason {
     },
     /// There is no room for all of its backends. The others serve.
     NoRoomForBackends {
+        /// For which traffic.
+        policy: TrafficPolicy,
+        /// How many are left out.
+        left_out: usize,
+        /// How many there are.
+        of: usize,
+        /// What the table holds.
+        capacity: u32,
+    },
+    /// There is no room for all ranges of clients that may come. Those in the others are served.
+    NoRoomForRanges {
         /// How many are left out.
         left_out: usize,
         /// How many there are.
@@ -69,6 +94,8 @@ pub enum Table {
     Frontends,
     /// `SERVICES`
     Services,
+    /// `SERVICE_CIDRS`
+    ServiceCidrs,
 }
 
 impl fmt::Display for Table {
@@ -76,6 +103,7 @@ impl fmt::Display for Table {
         f.pad(match self {
             Self::Frontends => weir_ebpf::tables::name::FRONTENDS,
             Self::Services => weir_ebpf::tables::name::SERVICES,
+            Self::ServiceCidrs => weir_ebpf::tables::name::SERVICE_CIDRS,
         })
     }
 }
@@ -84,14 +112,16 @@ impl Skipped {
     /// `Service default/web port http 80/TCP IPv4`
     #[must_use]
     pub fn subject(&self) -> String {
-        let Self {
-            object,
+        let Some(Part {
             port_name,
             port,
             protocol,
             family,
-            reason: _,
-        } = self;
+        }) = &self.part
+        else {
+            return self.object.to_string();
+        };
+        let object = &self.object;
         let space = if port_name.is_empty() { "" } else { " " };
         format!("{object} port {port_name}{space}{port}/{protocol} {family}")
     }
@@ -107,10 +137,12 @@ impl fmt::Display for Skipped {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddressTaken { addr, by } => write!(
-                f,
-                "{addr} with this port and protocol belongs to {by}, which came first"
-            ),
+            Self::AddressTaken { addr, by } => {
+                write!(f, "{addr} with this port and protocol {}", belongs_to(by))
+            }
+            Self::NodePortTaken { port, by } => {
+                write!(f, "node port {port} with this protocol {}", belongs_to(by))
+            }
             Self::SctpPort { addr, port } => write!(
                 f,
                 "the endpoint {addr} is left out, because it answers at port {port} and SCTP \
@@ -123,19 +155,42 @@ impl fmt::Display for Reason {
                 )?;
                 match table {
                     Table::Frontends => f.write_str("; a larger --max-frontends makes room"),
-                    Table::Services => Ok(()),
+                    Table::Services | Table::ServiceCidrs => Ok(()),
                 }
             }
             Self::NoRoomForBackends {
+                policy,
+                left_out,
+                of,
+                capacity,
+            } => {
+                let for_policy = match policy {
+                    TrafficPolicy::Cluster => "",
+                    TrafficPolicy::Local => " for the traffic policy Local",
+                };
+                write!(
+                    f,
+                    "{left_out} of {of} endpoints{for_policy} are left out, because the table \
+                     BACKENDS is full ({capacity} entries); a larger --max-backends makes room"
+                )
+            }
+            Self::NoRoomForRanges {
                 left_out,
                 of,
                 capacity,
             } => write!(
                 f,
-                "{left_out} of {of} endpoints are left out, because the table BACKENDS is full \
-                 ({capacity} entries); a larger --max-backends makes room"
+                "{left_out} of {of} source ranges are left out, whose clients are refused, because \
+                 the table SOURCE_RANGES is full ({capacity} entries)"
             ),
         }
+    }
+}
+
+fn belongs_to(by: &Option<ObjectRef>) -> String {
+    match by {
+        Some(by) => format!("belongs to {by}, which came first"),
+        None => "belongs to another port of it".to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use weir_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
 use weir_ebpf::tables::{BackendKey, Frontend, FrontendKey, ServiceFlags, ServingKey};
 
+mod addresses;
 mod ids;
 
 use super::testing::{clusters, compile_all, context, endpoint, service, service_ref};
@@ -72,12 +73,10 @@ fn reachable(desired: &Desired, addr: &str, port: u16) -> Option<Vec<String>> {
     let backends = (0..count).map(|slot| {
         let service = frontend.service;
         let backend = desired.contents.backends[&BackendKey { service, slot }];
-        assert!(
-            desired
-                .contents
-                .serving
-                .contains(&ServingKey { service, backend })
-        );
+        assert!(desired.contents.serving.contains(&ServingKey {
+            service,
+            backend: backend.identity()
+        }));
         format!("{} {}", backend.addr, backend.port)
     });
     let mut backends: Vec<String> = backends.collect();
@@ -393,8 +392,10 @@ proptest! {
         frontends in 0_u32..6,
         services in 0_u32..6,
         backends in 0_u32..6,
+        source_ranges in 0_u32..4,
+        service_cidrs in 0_u32..2,
     ) {
-        let capacities = Capacities { frontends, services, backends };
+        let capacities = Capacities { frontends, services, backends, source_ranges, service_cidrs };
         let mut ids = Ids::default();
         for cluster in &history {
             let desired = compile(cluster, &context(), &mut ids, &capacities);
@@ -402,29 +403,37 @@ proptest! {
             prop_assert!(contents.frontends.len() <= frontends as usize);
             prop_assert!(contents.backends.len() <= backends as usize);
             prop_assert_eq!(contents.serving.len(), contents.backends.len());
+            prop_assert!(contents.source_ranges.len() <= source_ranges as usize);
+            prop_assert!(contents.service_cidrs.len() <= service_cidrs as usize);
             prop_assert!(contents.services.keys().all(|number| *number < services));
             for (key, frontend) in &contents.frontends {
-                let address = contents.frontends.get(&FrontendKey::address_only(key.addr));
-                prop_assert_eq!(address, Some(&Frontend::ADDRESS_ONLY));
                 if key.is_address_only() {
+                    prop_assert_eq!(frontend, &Frontend::ADDRESS_ONLY);
                     continue;
                 }
-                prop_assert!(contents.service_names.contains_key(&frontend.service));
-                let count = contents.services[&frontend.service].backend_count;
-                let slots: Vec<u32> =
-                    contents.backends_of(frontend.service).map(|(slot, _)| slot).collect();
-                prop_assert_eq!(slots, (0..count).collect::<Vec<_>>());
+                for number in [frontend.service, frontend.from_outside] {
+                    prop_assert!(contents.service_names.contains_key(&number));
+                    let count = contents.services[&number].backend_count;
+                    let slots: Vec<u32> =
+                        contents.backends_of(number).map(|(slot, _)| slot).collect();
+                    prop_assert_eq!(slots, (0..count).collect::<Vec<_>>());
+                }
             }
             // What is missing is named, and nothing is named without need.
             let whole = compile_all(cluster, &mut Ids::default());
             let entries = |contents: &Contents| {
-                contents.frontends.len() + contents.backends.len()
+                contents.frontends.len()
+                    + contents.backends.len()
+                    + contents.source_ranges.len()
+                    + contents.service_cidrs.len()
             };
             let lacks = entries(&whole.contents) > entries(contents);
             let no_room = desired.skipped.iter().any(|skipped| {
                 matches!(
                     skipped.reason,
-                    Reason::NoRoom { .. } | Reason::NoRoomForBackends { .. }
+                    Reason::NoRoom { .. }
+                        | Reason::NoRoomForBackends { .. }
+                        | Reason::NoRoomForRanges { .. }
                 )
             });
             prop_assert_eq!(lacks, no_room);

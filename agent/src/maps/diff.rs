@@ -12,6 +12,10 @@
 //!   answer: the final revision is written after the last removal from `SERVING`;
 //! - where an address alone is known, so is every port of it that is known before and after:
 //!   what is refused as unknown really is;
+//! - where a frontend asks who may come, whoever may before and after may now, and nobody who may
+//!   neither before nor after;
+//! - the guards in the node's entry let pass every address and node port that is in the tables;
+//! - the addresses of a range are for services only while the frontends in it are complete;
 //! - slot 0 is the last to go: whoever read a count before it was lowered finds a backend there;
 //! - a change that was begun and not finished can be seen in the tables, by the bit
 //!   [`UNSETTLED`] or because `SERVING` lists other backends than the slots hold, so that the
@@ -25,15 +29,19 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 
-use weir_ebpf::tables::{Backend, BackendKey, FrontendKey, Service, ServiceName, ServingKey};
+use weir_ebpf::tables::{
+    Backend, BackendKey, Frontend, FrontendFlags, FrontendKey, Node, PortRange, Service,
+    ServiceName, ServingKey, SourceRange,
+};
 
-use super::{Contents, Plan, UNSETTLED, Write};
+use super::{Contents, Plan, UNSETTLED, Write, cover};
 
 /// The writes that turn the actual tables into the desired ones.
 #[must_use]
 pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     let changes = changes(desired, actual);
     let mut handed_over = re_pointed(desired, actual, &changes, Change::is_handed_over);
+    handed_over.extend(newly_restricted(desired, actual, &changes));
     // While such a frontend is missing, packets to it are to be left alone, not refused.
     let addresses = handed_over
         .iter()
@@ -43,7 +51,7 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     let still_used: BTreeSet<u32> = moved
         .iter()
         .filter_map(|key| actual.frontends.get(key))
-        .map(|frontend| frontend.service)
+        .flat_map(numbers)
         .collect();
 
     let mut retired_first = Vec::new();
@@ -68,11 +76,13 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     }
 
     let mut plan = Vec::new();
-    // What is translated may need the node's own address at once.
-    if desired.node != actual.node {
-        plan.push(Write::PutNode(desired.node));
+    let widened = widened(&desired.node, &actual.node);
+    if widened != actual.node {
+        plan.push(Write::PutNode(widened));
     }
     surroundings(&mut plan, desired, actual);
+    let gone = actual.service_cidrs.difference(&desired.service_cidrs);
+    plan.extend(gone.map(|cidr| Write::RemoveServiceCidr(*cidr)));
     let removed =
         |key: &FrontendKey| !desired.frontends.contains_key(key) || handed_over.contains(key);
     plan.extend(
@@ -90,18 +100,46 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     let put = desired.frontends.iter().filter(|(key, frontend)| {
         handed_over.contains(*key) || actual.frontends.get(*key) != Some(*frontend)
     });
+    let write = |(key, frontend): (&FrontendKey, &Frontend)| Write::PutFrontend(*key, *frontend);
     let (addresses, ports): (Vec<_>, Vec<_>) = put.partition(|(key, _)| key.is_address_only());
-    plan.extend(
-        ports
-            .into_iter()
-            .chain(addresses)
-            .map(|(key, frontend)| Write::PutFrontend(*key, *frontend)),
-    );
+    let is_present =
+        |key: &FrontendKey| actual.frontends.contains_key(key) && !handed_over.contains(key);
+    let (present, absent): (Vec<_>, Vec<_>) =
+        ports.into_iter().partition(|(key, _)| is_present(key));
+    plan.extend(present.into_iter().map(write));
+    for change in changes.values().filter(|change| change.keeps_owner()) {
+        remove_ranges(&mut plan, change);
+    }
+    plan.extend(absent.into_iter().chain(addresses).map(write));
     settle(&mut plan, &retired_last);
+    let new = desired.service_cidrs.difference(&actual.service_cidrs);
+    plan.extend(new.map(|cidr| Write::PutServiceCidr(*cidr)));
+    if desired.node != widened {
+        plan.push(Write::PutNode(desired.node));
+    }
     Plan(plan)
 }
 
-/// What frontends rely on, and nothing refers to by number.
+/// The node's entry while tables hold what they held and what they will hold: its guards let
+/// everything pass that either has. The rest is in force at once, since what is translated from
+/// now on may need it.
+fn widened(desired: &Node, actual: &Node) -> Node {
+    let (old, new) = (actual.node_ports, desired.node_ports);
+    Node {
+        cover_v4: cover::join(actual.cover_v4, desired.cover_v4),
+        cover_v6: cover::join(actual.cover_v6, desired.cover_v6),
+        node_ports: if old.count() == 0 {
+            new
+        } else if new.count() == 0 {
+            old
+        } else {
+            PortRange::new(old.min.min(new.min), old.max.max(new.max))
+        },
+        ..*desired
+    }
+}
+
+/// What stands beside the services, and refers to nothing.
 fn surroundings(plan: &mut Vec<Write>, desired: &Contents, actual: &Contents) {
     for (index, new, _) in differences(&desired.interfaces, &actual.interfaces) {
         plan.push(match new {
@@ -113,14 +151,6 @@ fn surroundings(plan: &mut Vec<Write>, desired: &Contents, actual: &Contents) {
     plan.extend(gone.map(|addr| Write::RemoveNodePortAddr(*addr)));
     let new = desired.node_port_addrs.difference(&actual.node_port_addrs);
     plan.extend(new.map(|addr| Write::PutNodePortAddr(*addr)));
-    let gone = actual.source_ranges.difference(&desired.source_ranges);
-    plan.extend(gone.map(|range| Write::RemoveSourceRange(*range)));
-    let new = desired.source_ranges.difference(&actual.source_ranges);
-    plan.extend(new.map(|range| Write::PutSourceRange(*range)));
-    let gone = actual.service_cidrs.difference(&desired.service_cidrs);
-    plan.extend(gone.map(|cidr| Write::RemoveServiceCidr(*cidr)));
-    let new = desired.service_cidrs.difference(&actual.service_cidrs);
-    plan.extend(new.map(|cidr| Write::PutServiceCidr(*cidr)));
 }
 
 /// What changes about one number, apart from the frontends that lead to it.
@@ -131,6 +161,8 @@ struct Change {
     new_name: Option<ServiceName>,
     old: Service,
     new: Service,
+    ranges_added: Vec<SourceRange>,
+    ranges_removed: Vec<SourceRange>,
     serving_added: Vec<ServingKey>,
     serving_removed: Vec<ServingKey>,
     backends_put: Vec<(BackendKey, Backend)>,
@@ -146,6 +178,11 @@ impl Change {
     /// Belonged to none before.
     fn is_new(&self) -> bool {
         self.old_name.is_none()
+    }
+
+    /// Belongs to the same as before.
+    fn keeps_owner(&self) -> bool {
+        !self.is_retired() && self.old_name == self.new_name
     }
 
     /// Goes from one service port to another in one step.
@@ -166,6 +203,10 @@ fn settle(plan: &mut Vec<Write>, changes: &[&Change]) {
         {
             plan.push(Write::PutServiceName(change.number, name));
         }
+    }
+    for change in changes {
+        let added = change.ranges_added.iter();
+        plan.extend(added.map(|range| Write::PutSourceRange(*range)));
     }
     for change in changes {
         plan.extend(
@@ -221,10 +262,26 @@ fn settle(plan: &mut Vec<Write>, changes: &[&Change]) {
         }
     }
     for change in changes {
+        // Those of a service port that stays may be asked for until its frontends have changed.
+        if !change.keeps_owner() {
+            remove_ranges(plan, change);
+        }
+    }
+    for change in changes {
         if change.old_name.is_some() && change.new_name.is_none() {
             plan.push(Write::RemoveServiceName(change.number));
         }
     }
+}
+
+fn remove_ranges(plan: &mut Vec<Write>, change: &Change) {
+    let removed = change.ranges_removed.iter();
+    plan.extend(removed.map(|range| Write::RemoveSourceRange(*range)));
+}
+
+/// The numbers that a frontend leads to.
+const fn numbers(frontend: &Frontend) -> [u32; 2] {
+    [frontend.service, frontend.from_outside]
 }
 
 /// The frontends that lead to a number with such a change and shall lead to another.
@@ -237,12 +294,40 @@ fn re_pointed(
     actual
         .frontends
         .iter()
-        .filter(|(_, frontend)| changes.get(&frontend.service).is_some_and(&such))
+        .filter(|(_, frontend)| {
+            let mut changes = numbers(frontend)
+                .into_iter()
+                .flat_map(|it| changes.get(&it));
+            changes.any(&such)
+        })
         .filter(|(key, frontend)| {
             desired
                 .frontends
                 .get(*key)
                 .is_some_and(|wanted| wanted != *frontend)
+        })
+        .map(|(key, _)| *key)
+        .collect()
+}
+
+/// The frontends that come to a service port just when it lets fewer clients in: they must not
+/// lead there while those of before still may come.
+fn newly_restricted(
+    desired: &Contents,
+    actual: &Contents,
+    changes: &BTreeMap<u32, Change>,
+) -> Vec<FrontendKey> {
+    let lets_fewer_in = |change: &Change| change.keeps_owner() && !change.ranges_removed.is_empty();
+    desired
+        .frontends
+        .iter()
+        .filter(|(_, new)| {
+            new.flags.contains(FrontendFlags::SOURCE_RANGES)
+                && changes.get(&new.service).is_some_and(lets_fewer_in)
+        })
+        .filter(|(key, new)| {
+            let old = actual.frontends.get(*key);
+            old.is_some_and(|old| old.service != new.service)
         })
         .map(|(key, _)| *key)
         .collect()
@@ -263,6 +348,14 @@ fn changes(desired: &Contents, actual: &Contents) -> BTreeMap<u32, Change> {
             Some(backend) => change.backends_put.push((*key, *backend)),
             None => change.backends_removed.push(*key),
         }
+    }
+    for range in desired.source_ranges.difference(&actual.source_ranges) {
+        let change = changes.entry(range.service).or_default();
+        change.ranges_added.push(*range);
+    }
+    for range in actual.source_ranges.difference(&desired.source_ranges) {
+        let change = changes.entry(range.service).or_default();
+        change.ranges_removed.push(*range);
     }
     for key in desired.serving.difference(&actual.serving) {
         changes

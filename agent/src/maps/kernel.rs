@@ -23,6 +23,7 @@ use weir_ebpf::tables::{
     Present, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
+use crate::maps::flows::Judge;
 use crate::maps::pins::Pins;
 use crate::maps::{Contents, Plan, Write};
 
@@ -41,8 +42,8 @@ pub struct KernelTables {
     serving: Table<ServingKey, Present>,
     service_names: Table<u32, ServiceName>,
     node_port_addrs: Table<Addr, Present>,
-    source_ranges: Table<SourceRange, Present>,
-    service_cidrs: Table<Cidr, Present>,
+    source_ranges: PrefixTable<SourceRange>,
+    service_cidrs: PrefixTable<Cidr>,
     interfaces: Table<u32, Interface>,
     node: Table<u32, Node>,
     affinity: Table<AffinityKey, Affinity>,
@@ -111,8 +112,8 @@ impl KernelTables {
             serving: Table::new(name::SERVING, map(name::SERVING)?)?,
             service_names: Table::new(name::SERVICE_NAMES, map(name::SERVICE_NAMES)?)?,
             node_port_addrs: Table::new(name::NODE_PORT_ADDRS, map(name::NODE_PORT_ADDRS)?)?,
-            source_ranges: Table::new(name::SOURCE_RANGES, map(name::SOURCE_RANGES)?)?,
-            service_cidrs: Table::new(name::SERVICE_CIDRS, map(name::SERVICE_CIDRS)?)?,
+            source_ranges: PrefixTable::new(name::SOURCE_RANGES, map(name::SOURCE_RANGES)?)?,
+            service_cidrs: PrefixTable::new(name::SERVICE_CIDRS, map(name::SERVICE_CIDRS)?)?,
             interfaces: Table::new(name::INTERFACES, map(name::INTERFACES)?)?,
             node: Table::new(name::NODE, map(name::NODE)?)?,
             affinity: Table::new(name::AFFINITY, map(name::AFFINITY)?)?,
@@ -224,7 +225,7 @@ impl KernelTables {
                 })
             }
             Some(Write::PutSourceRange(_)) => self.source_ranges.put(run, |write| match write {
-                Write::PutSourceRange(key) => Some((*key, Present::default())),
+                Write::PutSourceRange(key) => Some(*key),
                 _ => None,
             }),
             Some(Write::RemoveSourceRange(_)) => {
@@ -234,7 +235,7 @@ impl KernelTables {
                 })
             }
             Some(Write::PutServiceCidr(_)) => self.service_cidrs.put(run, |write| match write {
-                Write::PutServiceCidr(key) => Some((*key, Present::default())),
+                Write::PutServiceCidr(key) => Some(*key),
                 _ => None,
             }),
             Some(Write::RemoveServiceCidr(_)) => {
@@ -268,6 +269,23 @@ impl KernelTables {
     #[must_use]
     pub fn sockets(&self) -> Entries<'_, SocketKey, SocketFlow> {
         self.sockets.entries()
+    }
+
+    /// Forgets the entries of the programs' own tables that these contents make stale; says how
+    /// many. A flow that begins just now may be among them, and begins once more.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to list a table or to remove from it.
+    pub fn forget_stale(&mut self, contents: &Contents) -> Result<usize> {
+        let judge = Judge::new(contents);
+        let flows = self
+            .flows
+            .forget(|tuple, flow| judge.stale_entries(tuple, flow))?;
+        let peers = self
+            .sockets
+            .forget(|key, peer| judge.stale_peers(key, peer))?;
+        Ok(flows + peers)
     }
 
     /// Where clients of services with session affinity went last.
@@ -313,8 +331,8 @@ impl KernelTables {
             (self.serving.name, self.serving.capacity),
             (self.service_names.name, self.service_names.capacity),
             (self.node_port_addrs.name, self.node_port_addrs.capacity),
-            (self.source_ranges.name, self.source_ranges.capacity),
-            (self.service_cidrs.name, self.service_cidrs.capacity),
+            (self.source_ranges.0.name, self.source_ranges.0.capacity),
+            (self.service_cidrs.0.name, self.service_cidrs.0.capacity),
             (self.interfaces.name, self.interfaces.capacity),
             (self.flows.name, self.flows.capacity),
             (self.affinity.name, self.affinity.capacity),
@@ -369,6 +387,19 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         syscall::lookup(self.fd(), key).with_context(|| format!("read the table {}", self.name))
     }
 
+    /// Removes the entries that this says of any of them, and says how many.
+    fn forget(&self, stale_by: impl Fn(&K, &V) -> Vec<K>) -> Result<usize> {
+        let mut stale = Vec::new();
+        for entry in self.entries() {
+            let (key, value) = entry.with_context(|| format!("read the table {}", self.name))?;
+            stale.extend(stale_by(&key, &value));
+        }
+        syscall::delete(self.fd(), &stale)
+            .map_err(|Stopped { error, .. }| error)
+            .with_context(|| format!("remove from the table {}", self.name))?;
+        Ok(stale.len())
+    }
+
     fn put(
         &self,
         run: &[Write],
@@ -385,5 +416,43 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     ) -> Result<(), (Stopped, u32)> {
         let keys: Vec<K> = run.iter().filter_map(key).collect();
         syscall::delete(self.fd(), &keys).map_err(|stopped| (stopped, self.capacity))
+    }
+}
+
+/// A table of prefixes, in which presence says it all: read and written one by one.
+struct PrefixTable<K>(Table<K, Present>);
+
+impl<K: Pod + Ord> PrefixTable<K> {
+    fn new(name: &'static str, map: MapData) -> Result<Self> {
+        Table::new(name, map).map(Self)
+    }
+
+    fn keys(&self) -> Result<BTreeSet<K>> {
+        let mut keys = BTreeSet::new();
+        let mut last = None;
+        loop {
+            let next = syscall::next_key(self.0.fd(), last.as_ref())
+                .with_context(|| format!("read the table {}", self.0.name))?;
+            match next {
+                // A key seen twice: the walk has begun again, and everything was seen.
+                Some(key) if keys.insert(key) => last = Some(key),
+                Some(_) | None => return Ok(keys),
+            }
+        }
+    }
+
+    fn put(&self, run: &[Write], key: impl Fn(&Write) -> Option<K>) -> Result<(), (Stopped, u32)> {
+        let keys: Vec<K> = run.iter().filter_map(key).collect();
+        syscall::update_each(self.0.fd(), &keys, &Present::default())
+            .map_err(|stopped| (stopped, self.0.capacity))
+    }
+
+    fn remove(
+        &self,
+        run: &[Write],
+        key: impl Fn(&Write) -> Option<K>,
+    ) -> Result<(), (Stopped, u32)> {
+        let keys: Vec<K> = run.iter().filter_map(key).collect();
+        syscall::delete_each(self.0.fd(), &keys).map_err(|stopped| (stopped, self.0.capacity))
     }
 }

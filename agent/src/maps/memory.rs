@@ -13,6 +13,7 @@ use weir_ebpf::tables::{
     Interface, Nanos, Node, Service, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
 };
 
+use super::flows::Judge;
 use super::{Contents, Plan};
 
 /// Every table, those that the agent writes and those that the datapath writes.
@@ -41,10 +42,21 @@ impl MemoryTables {
         }
     }
 
-    /// Makes the writes of a plan. Flows stay.
+    /// Makes the writes of a plan, and forgets what that makes stale, as the agent does.
     pub fn apply(&mut self, plan: &Plan) {
         for write in &plan.0 {
             write.apply_to(&mut self.contents);
+        }
+        let judge = Judge::new(&self.contents);
+        for (tuple, flow) in self.flows() {
+            for stale in judge.stale_entries(&tuple, &flow) {
+                self.flows.get_mut().remove(&stale);
+            }
+        }
+        for (key, peer) in self.sockets() {
+            for stale in judge.stale_peers(&key, &peer) {
+                self.sockets.get_mut().remove(&stale);
+            }
         }
     }
 

@@ -1,9 +1,11 @@
 //! What the agent's tables hold, and the writes that change it.
 //!
-//! [`diff()`](diff::diff) says in which order; [`memory`] holds the same tables on the host,
+//! [`diff()`](diff::diff) says in which order, [`flows`] what that makes stale; [`memory`] holds the same tables on the host,
 //! [`kernel`] in the kernel, where [`pins`] gives them names.
 
+pub mod cover;
 pub mod diff;
+pub mod flows;
 pub mod kernel;
 pub mod memory;
 pub mod pins;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
@@ -93,6 +95,22 @@ pub(super) fn parse_any(text: &str) -> Result<IpAddr, String> {
     }
 }
 
+/// A prefix as `ADDRESS/LENGTH`; what the address says beyond the length does not count.
+///
+/// # Errors
+/// Says what it is not.
+pub fn parse_network(text: &str) -> Result<IpNetwork, String> {
+    let wrong = || format!("{text:?} is not ADDRESS/LENGTH");
+    let (addr, length) = text.split_once('/').ok_or_else(wrong)?;
+    if !length.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let addr = parse_any(addr)?;
+    let length = length.parse().map_err(|_| wrong())?;
+    let network = IpNetwork::new(addr, length).map_err(|_| wrong())?;
+    IpNetwork::new(network.network(), length).map_err(|_| wrong())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +136,29 @@ mod tests {
         }
         assert!(parse_unicast("10.32.0.140").is_ok());
         assert!(parse_unicast("fd00:10:32::8c").is_ok());
+    }
+
+    #[test]
+    fn a_prefix_has_a_length_and_no_host() {
+        for (text, expected) in [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("fd00:10:32::8c/112", "fd00:10:32::/112"),
+        ] {
+            assert_eq!(parse_network(text).unwrap().to_string(), expected);
+        }
+        for text in [
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/255.0.0.0",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "a/8",
+            "fd00::/129",
+            "::ffff:10.0.0.0/104",
+            "",
+        ] {
+            assert!(parse_network(text).is_err(), "{text}");
+        }
     }
 }

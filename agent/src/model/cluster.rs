@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Change, EndpointSlice, Endpoints, Event, Kind, Node, Object, ObjectRef, Problem, Report,
-    Service, SourceId,
+    Service, ServiceCidr, SourceId,
 };
 
 /// What the cluster says.
@@ -83,6 +83,7 @@ impl Cluster {
                 Object::EndpointSlice(_)
                 | Object::Endpoints(_)
                 | Object::Node(_)
+                | Object::ServiceCidr(_)
                 | Object::NotOurs(..) => None,
             })
     }
@@ -95,6 +96,7 @@ impl Cluster {
                 Object::Service(_)
                 | Object::Endpoints(_)
                 | Object::Node(_)
+                | Object::ServiceCidr(_)
                 | Object::NotOurs(..) => None,
             })
     }
@@ -106,6 +108,20 @@ impl Cluster {
                 Object::Endpoints(endpoints) => Some(endpoints),
                 Object::Service(_)
                 | Object::EndpointSlice(_)
+                | Object::Node(_)
+                | Object::ServiceCidr(_)
+                | Object::NotOurs(..) => None,
+            })
+    }
+
+    /// All ranges of cluster IPs, by name.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
+        self.objects(Kind::ServiceCidr)
+            .filter_map(|object| match object {
+                Object::ServiceCidr(service_cidr) => Some(service_cidr),
+                Object::Service(_)
+                | Object::EndpointSlice(_)
+                | Object::Endpoints(_)
                 | Object::Node(_)
                 | Object::NotOurs(..) => None,
             })
@@ -122,6 +138,7 @@ impl Cluster {
                 Object::Service(_)
                 | Object::EndpointSlice(_)
                 | Object::Endpoints(_)
+                | Object::ServiceCidr(_)
                 | Object::NotOurs(..) => None,
             })
     }

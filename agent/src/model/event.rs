@@ -39,6 +39,10 @@ pub struct Event {
 }
 
 /// One piece of news.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every change is an object that is there, and none is kept"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A complete list begins. What was known of this source stays in force until it is complete.

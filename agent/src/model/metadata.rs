@@ -28,7 +28,9 @@ impl Metadata {
         match kind {
             // Services give their names to tables, whose fields hold a label.
             Kind::Service => validate_label(&name),
-            Kind::EndpointSlice | Kind::Endpoints | Kind::Node => validate_subdomain(&name),
+            Kind::EndpointSlice | Kind::Endpoints | Kind::Node | Kind::ServiceCidr => {
+                validate_subdomain(&name)
+            }
         }
         .map_err(|message| invalid("name", message))?;
         let namespace = if kind.is_namespaced() {

@@ -18,8 +18,9 @@ mod object;
 mod port;
 mod reference;
 mod service;
+mod service_cidr;
 
-pub use address::Family;
+pub use address::{Family, parse_network};
 pub use cluster::{Changed, Cluster};
 pub use endpoints::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Hints};
 pub use event::{Change, Event, Problem, Report, SourceId};
@@ -29,4 +30,5 @@ pub use node::Node;
 pub use object::{NotOurs, Object};
 pub use port::Protocol;
 pub use reference::{Kind, ObjectRef, ServiceRef};
-pub use service::{Affinity, Service, ServicePort, TrafficPolicy};
+pub use service::{Affinity, Service, ServicePort, ServiceType, SourceRanges, TrafficPolicy};
+pub use service_cidr::ServiceCidr;

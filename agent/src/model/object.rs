@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{EndpointSlice, Endpoints, Kind, Node, ObjectRef, Service};
+use super::{EndpointSlice, Endpoints, Invalid, Kind, Node, ObjectRef, Service, ServiceCidr};
 
 /// A valid object, or one that somebody else looks after.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Object {
     Endpoints(Endpoints),
     /// A node.
     Node(Node),
+    /// A range of cluster IPs.
+    ServiceCidr(ServiceCidr),
     /// An object that is no error and has no effect. It takes the place of a former version of
     /// the same object that had one.
     NotOurs(ObjectRef, NotOurs),
@@ -54,7 +56,25 @@ impl Object {
                 &endpoints.service.name,
             ),
             Self::Node(node) => ObjectRef::new(Kind::Node, "", &node.name),
+            Self::ServiceCidr(service_cidr) => {
+                ObjectRef::new(Kind::ServiceCidr, "", &service_cidr.name)
+            }
             Self::NotOurs(reference, _) => reference.clone(),
+        }
+    }
+}
+
+impl Object {
+    /// Fields of it that are not in force, though the rest of it is.
+    #[must_use]
+    pub fn ignored(&self) -> &[Invalid] {
+        match self {
+            Self::Service(service) => &service.ignored,
+            Self::EndpointSlice(_)
+            | Self::Endpoints(_)
+            | Self::Node(_)
+            | Self::ServiceCidr(_)
+            | Self::NotOurs(..) => &[],
         }
     }
 }

@@ -15,9 +15,20 @@ pub enum Kind {
     Endpoints,
     /// `v1` Node
     Node,
+    /// `networking.k8s.io/v1` ServiceCIDR
+    ServiceCidr,
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Endpoints,
+        Self::Node,
+        Self::ServiceCidr,
+    ];
+
     /// The kind's name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -26,6 +37,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Endpoints => "Endpoints",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         }
     }
 
@@ -35,6 +47,7 @@ impl Kind {
         match self {
             Self::Service | Self::Endpoints | Self::Node => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::ServiceCidr => "networking.k8s.io/v1",
         }
     }
 
@@ -43,21 +56,16 @@ impl Kind {
     pub const fn is_namespaced(self) -> bool {
         match self {
             Self::Service | Self::EndpointSlice | Self::Endpoints => true,
-            Self::Node => false,
+            Self::Node | Self::ServiceCidr => false,
         }
     }
 
     /// The kind that an object of this `apiVersion` and `kind` is, if Weir reads it.
     #[must_use]
     pub fn of(api_version: &str, name: &str) -> Option<Self> {
-        [
-            Self::Service,
-            Self::EndpointSlice,
-            Self::Endpoints,
-            Self::Node,
-        ]
-        .into_iter()
-        .find(|kind| kind.name() == name && kind.api_version() == api_version)
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name && kind.api_version() == api_version)
     }
 }
 

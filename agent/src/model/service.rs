@@ -1,4 +1,9 @@
 //! Services.
+//!
+//! What is wrong with a service as a whole refuses it. What is wrong with one of its further
+//! addresses does not take the others away: it is left out, and said so ([`Service::ignored`]).
+
+mod addresses;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,8 +14,9 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::jiff::Timestamp;
 
 use super::metadata::{Metadata, validate_label};
-use super::{Family, Invalid, Kind, NotOurs, Object, ObjectRef, Protocol, ServiceRef};
-use super::{address, port};
+use super::{Family, Invalid, Kind, NotOurs, Object, ObjectRef, Protocol, ServiceRef, port};
+
+pub use addresses::SourceRanges;
 
 /// Names the proxy that serves a service; ours are those without it.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -26,18 +32,55 @@ pub struct Service {
     pub id: ServiceRef,
     /// When it was created; a manifest does not say.
     pub created: Option<Timestamp>,
+    /// `spec.type`
+    pub service_type: ServiceType,
     /// At least one, none twice.
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.ipFamilies`; those of the cluster IPs where it is not given.
     pub families: Vec<Family>,
     /// No two with the same name, no two with the same number and protocol.
     pub ports: Vec<ServicePort>,
+    /// `spec.externalIPs`, none twice.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` at which the node, and not the load balancer itself,
+    /// is to answer; none twice.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Who may reach the load balancer IPs.
+    pub source_ranges: SourceRanges,
     /// `spec.sessionAffinity`
     pub affinity: Affinity,
     /// `spec.internalTrafficPolicy`
     pub internal_traffic_policy: TrafficPolicy,
-    /// `spec.externalTrafficPolicy`
+    /// `spec.externalTrafficPolicy`; Cluster where nothing outside the cluster can reach it.
     pub external_traffic_policy: TrafficPolicy,
+    /// Where a load balancer asks whether this node has endpoints of it: only of a load balancer
+    /// whose external traffic policy is Local.
+    pub health_check_node_port: Option<NonZeroU16>,
+    /// Fields that are not in force, though the rest of it is.
+    pub ignored: Vec<Invalid>,
+}
+
+impl Service {
+    /// Its cluster IPs of this family, if it is of this family: without one nothing of it is
+    /// served in that family.
+    pub fn cluster_ips_of(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        let is_served = self.families.contains(&family);
+        self.cluster_ips
+            .iter()
+            .copied()
+            .filter(move |addr| is_served && Family::of(addr) == family)
+    }
+}
+
+/// From where a service can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceType {
+    /// From the cluster.
+    ClusterIp,
+    /// Also at a port of each node.
+    NodePort,
+    /// Also by a load balancer.
+    LoadBalancer,
 }
 
 /// A port of a service.
@@ -47,6 +90,8 @@ pub struct ServicePort {
     pub name: String,
     /// The port at the cluster IP.
     pub port: NonZeroU16,
+    /// The port at the nodes' own addresses.
+    pub node_port: Option<NonZeroU16>,
     /// Its protocol.
     pub protocol: Protocol,
 }
@@ -83,9 +128,9 @@ impl TryFrom<api::Service> for Object {
             namespace,
             name,
         } = metadata.reference;
-        read(ServiceRef { namespace, name }, metadata.created, &spec)
-            .map(Self::Service)
-            .map_err(|invalid| invalid.within("spec"))
+        let id = ServiceRef { namespace, name };
+        let status = service.status.unwrap_or_default();
+        read(id, metadata.created, &spec, &status).map(Self::Service)
     }
 }
 
@@ -109,90 +154,109 @@ fn read(
     id: ServiceRef,
     created: Option<Timestamp>,
     spec: &api::ServiceSpec,
+    status: &api::ServiceStatus,
 ) -> Result<Service, Invalid> {
-    match spec.type_.as_deref() {
-        None | Some("" | "ClusterIP" | "NodePort" | "LoadBalancer") => {}
-        Some(other) => {
-            return Err(Invalid::new(
-                "type",
-                format!("{other:?} is not ClusterIP, NodePort, LoadBalancer or ExternalName"),
-            ));
-        }
-    }
-    let cluster_ips = read_cluster_ips(spec)?;
-    Ok(Service {
+    let in_spec = |invalid: Invalid| invalid.within("spec");
+    let service_type = read_type(spec).map_err(in_spec)?;
+    let cluster_ips = addresses::read_cluster_ips(spec).map_err(in_spec)?;
+    let mut ignored = Vec::new();
+    let mut service = Service {
         id,
         created,
-        families: read_families(spec, &cluster_ips)?,
+        service_type,
+        families: addresses::read_families(spec, &cluster_ips).map_err(in_spec)?,
         cluster_ips,
-        ports: read_ports(spec.ports.as_deref().unwrap_or_default())?,
-        affinity: read_affinity(spec)?,
+        ports: read_ports(spec, service_type, &mut ignored).map_err(in_spec)?,
+        external_ips: addresses::read_external_ips(spec, &mut ignored),
+        load_balancer_ips: addresses::read_load_balancer_ips(status, &mut ignored),
+        source_ranges: SourceRanges::read(spec, &mut ignored),
+        affinity: read_affinity(spec).map_err(in_spec)?,
         internal_traffic_policy: read_policy(
             "internalTrafficPolicy",
             spec.internal_traffic_policy.as_deref(),
-        )?,
+        )
+        .map_err(in_spec)?,
         external_traffic_policy: read_policy(
             "externalTrafficPolicy",
             spec.external_traffic_policy.as_deref(),
-        )?,
-    })
-}
-
-fn read_cluster_ips(spec: &api::ServiceSpec) -> Result<Vec<IpAddr>, Invalid> {
-    let single = spec.cluster_ip.as_deref().filter(|text| !text.is_empty());
-    let several = spec.cluster_ips.as_deref().unwrap_or_default();
-    if let (Some(single), Some(first)) = (single, several.first())
-        && single != first
-    {
-        return Err(Invalid::new(
-            "",
-            format!("{first} is not spec.clusterIP, which is {single}"),
         )
-        .at(0)
-        .within("clusterIPs"));
+        .map_err(in_spec)?,
+        health_check_node_port: None,
+        ignored: Vec::new(),
+    };
+    let is_external = match service_type {
+        ServiceType::ClusterIp => spec.external_ips.iter().flatten().next().is_some(),
+        ServiceType::NodePort | ServiceType::LoadBalancer => true,
+    };
+    if !is_external {
+        service.external_traffic_policy = TrafficPolicy::Cluster;
     }
-    let mut addrs = Vec::new();
-    for (index, text) in several.iter().enumerate() {
-        let addr = address::parse_unicast(text)
-            .map_err(|message| Invalid::new("", message).at(index).within("clusterIPs"))?;
-        if !addrs.contains(&addr) {
-            addrs.push(addr);
-        }
-    }
-    if addrs.is_empty() {
-        let Some(text) = single else {
-            return Err(Invalid::new(
-                "clusterIP",
-                "is missing; only an API server gives addresses to services, so write one",
-            ));
-        };
-        addrs.push(
-            address::parse_unicast(text).map_err(|message| Invalid::new("clusterIP", message))?,
+    if service_type == ServiceType::LoadBalancer
+        && service.external_traffic_policy == TrafficPolicy::Local
+    {
+        service.health_check_node_port = read_optional_port(
+            "spec.healthCheckNodePort",
+            spec.health_check_node_port,
+            &mut ignored,
         );
     }
-    Ok(addrs)
+    service.ignored = ignored;
+    Ok(service)
 }
 
-fn read_families(spec: &api::ServiceSpec, cluster_ips: &[IpAddr]) -> Result<Vec<Family>, Invalid> {
-    match spec.ip_families.as_deref() {
-        None | Some([]) => Ok(cluster_ips.iter().map(Family::of).collect()),
-        Some(families) => families
-            .iter()
-            .enumerate()
-            .map(|(index, text)| {
-                Family::parse(text)
-                    .map_err(|message| Invalid::new("", message).at(index).within("ipFamilies"))
-            })
-            .collect(),
+fn read_type(spec: &api::ServiceSpec) -> Result<ServiceType, Invalid> {
+    match spec.type_.as_deref() {
+        None | Some("" | "ClusterIP") => Ok(ServiceType::ClusterIp),
+        Some("NodePort") => Ok(ServiceType::NodePort),
+        Some("LoadBalancer") => Ok(ServiceType::LoadBalancer),
+        Some(other) => Err(Invalid::new(
+            "type",
+            format!("{other:?} is not ClusterIP, NodePort, LoadBalancer or ExternalName"),
+        )),
     }
 }
 
-fn read_ports(ports: &[api::ServicePort]) -> Result<Vec<ServicePort>, Invalid> {
+/// A field that is left out of a service of which the rest is in force.
+fn ignore(ignored: &mut Vec<Invalid>, invalid: Invalid) {
+    let message = format!(
+        "{}; it is left out, the rest of the service is served",
+        invalid.message
+    );
+    ignored.push(Invalid { message, ..invalid });
+}
+
+/// A port that may be missing, as zero or altogether.
+fn read_optional_port(
+    field: &str,
+    number: Option<i32>,
+    ignored: &mut Vec<Invalid>,
+) -> Option<NonZeroU16> {
+    let number = number.filter(|number| *number != 0)?;
+    match port::parse_number(number) {
+        Ok(number) => Some(number),
+        Err(message) => {
+            ignore(ignored, Invalid::new(field, message));
+            None
+        }
+    }
+}
+
+fn read_ports(
+    spec: &api::ServiceSpec,
+    service_type: ServiceType,
+    ignored: &mut Vec<Invalid>,
+) -> Result<Vec<ServicePort>, Invalid> {
+    let ports = spec.ports.as_deref().unwrap_or_default();
     let mut names = BTreeSet::new();
     let mut numbers = BTreeSet::new();
     let mut read = Vec::with_capacity(ports.len());
     for (index, port) in ports.iter().enumerate() {
-        let port = read_port(port).map_err(|invalid| invalid.at(index).within("ports"))?;
+        let node_port = read_node_port(port, service_type);
+        let mut port = read_port(port).map_err(|invalid| invalid.at(index).within("ports"))?;
+        match node_port {
+            Ok(number) => port.node_port = number,
+            Err(invalid) => ignore(ignored, invalid.at(index).within("spec.ports")),
+        }
         let twice = |field: &str, message: String| {
             Err(Invalid::new(field, message).at(index).within("ports"))
         };
@@ -229,9 +293,28 @@ fn read_port(port: &api::ServicePort) -> Result<ServicePort, Invalid> {
     Ok(ServicePort {
         name,
         port: port::parse_number(port.port).map_err(|message| Invalid::new("port", message))?,
+        node_port: None,
         protocol: Protocol::parse(port.protocol.as_deref())
             .map_err(|message| Invalid::new("protocol", message))?,
     })
+}
+
+fn read_node_port(
+    port: &api::ServicePort,
+    service_type: ServiceType,
+) -> Result<Option<NonZeroU16>, Invalid> {
+    let Some(number) = port.node_port.filter(|number| *number != 0) else {
+        return Ok(None);
+    };
+    let invalid = |message: String| Invalid::new("nodePort", message);
+    match service_type {
+        ServiceType::NodePort | ServiceType::LoadBalancer => {
+            port::parse_number(number).map(Some).map_err(invalid)
+        }
+        ServiceType::ClusterIp => Err(invalid(
+            "is for services of type NodePort or LoadBalancer".to_owned(),
+        )),
+    }
 }
 
 fn read_affinity(spec: &api::ServiceSpec) -> Result<Affinity, Invalid> {
@@ -274,164 +357,4 @@ fn read_policy(field: &str, text: Option<&str>) -> Result<TrafficPolicy, Invalid
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn read(mut spec: serde_json::Value, labels: serde_json::Value) -> Result<Object, Invalid> {
-        if spec.get("clusterIP").is_none() && spec.get("clusterIPs").is_none() {
-            spec["clusterIP"] = json!("10.32.0.140");
-        }
-        let service: api::Service = serde_json::from_value(json!({
-            "metadata": {"namespace": "default", "name": "web", "labels": labels},
-            "spec": spec,
-        }))
-        .unwrap();
-        service.try_into()
-    }
-
-    fn service(spec: serde_json::Value) -> Service {
-        match read(spec, json!({})) {
-            Ok(Object::Service(service)) => service,
-            other => panic!("not a service of ours: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn what_is_not_given_has_the_documented_default() {
-        let service = service(json!({"ports": [{"port": 80}]}));
-        assert_eq!(service.id.to_string(), "default/web");
-        assert_eq!(
-            service.cluster_ips,
-            ["10.32.0.140".parse::<IpAddr>().unwrap()]
-        );
-        assert_eq!(service.families, [Family::V4]);
-        assert_eq!(service.ports[0].protocol, Protocol::Tcp);
-        assert_eq!(service.ports[0].name, "");
-        assert_eq!(service.affinity, Affinity::None);
-        assert_eq!(service.internal_traffic_policy, TrafficPolicy::Cluster);
-        assert_eq!(service.external_traffic_policy, TrafficPolicy::Cluster);
-    }
-
-    #[test]
-    fn what_is_given_is_kept() {
-        let service = service(json!({
-            "clusterIP": "10.32.0.140",
-            "clusterIPs": ["10.32.0.140", "fd00:10:32::8c"],
-            "ipFamilies": ["IPv4", "IPv6"],
-            "sessionAffinity": "ClientIP",
-            "internalTrafficPolicy": "Local",
-            "externalTrafficPolicy": "Local",
-            "ports": [
-                {"name": "dns", "port": 53, "protocol": "UDP"},
-                {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
-            ],
-        }));
-        assert_eq!(service.cluster_ips.len(), 2);
-        assert_eq!(service.families, [Family::V4, Family::V6]);
-        assert_eq!(
-            service.affinity,
-            Affinity::ClientIp(Duration::from_secs(10_800))
-        );
-        assert_eq!(service.internal_traffic_policy, TrafficPolicy::Local);
-        assert_eq!(service.external_traffic_policy, TrafficPolicy::Local);
-        assert_eq!(service.ports.len(), 2);
-    }
-
-    #[test]
-    fn services_of_others_are_no_error() {
-        for (spec, labels, expected) in [
-            (json!({"clusterIP": "None"}), json!({}), NotOurs::Headless),
-            (
-                json!({"clusterIPs": ["None"]}),
-                json!({}),
-                NotOurs::Headless,
-            ),
-            (
-                json!({"type": "ExternalName", "externalName": "example.com"}),
-                json!({}),
-                NotOurs::ExternalName,
-            ),
-            (
-                json!({"ports": [{"port": 70000}]}),
-                json!({PROXY_NAME_LABEL: "other"}),
-                NotOurs::OtherProxy("other".to_owned()),
-            ),
-        ] {
-            match read(spec.clone(), labels) {
-                Ok(Object::NotOurs(reference, not_ours)) => {
-                    assert_eq!(reference.to_string(), "Service default/web");
-                    assert_eq!(not_ours, expected);
-                }
-                other => panic!("{spec}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_names_its_field() {
-        for (spec, expected) in [
-            (
-                json!({"ports": [{"name": "a", "port": 1}, {"name": "b", "port": 70000}]}),
-                "spec.ports[1].port: 70000 is not a port (1-65535)",
-            ),
-            (
-                json!({"ports": [{"protocol": "TCP"}]}),
-                "spec.ports[0].port: 0 is not a port (1-65535)",
-            ),
-            (
-                json!({"ports": [{"port": 80, "protocol": "ICMP"}]}),
-                "spec.ports[0].protocol: \"ICMP\" is not TCP, UDP or SCTP",
-            ),
-            (
-                json!({"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]}),
-                "spec.ports[1].port: 80/TCP is another port of this service already",
-            ),
-            (
-                json!({"ports": [{"name": "a", "port": 80}, {"name": "a", "port": 81}]}),
-                "spec.ports[1].name: \"a\" is another port of this service already",
-            ),
-            (
-                json!({"ports": [{"name": "a", "port": 80}, {"port": 81}]}),
-                "spec.ports[1].name: is missing; a service of several ports names each",
-            ),
-            (
-                json!({"clusterIP": "10.32.0.1400"}),
-                "spec.clusterIP: \"10.32.0.1400\" is not an IP address",
-            ),
-            (
-                json!({"clusterIPs": ["10.32.0.140", "127.0.0.1"]}),
-                "spec.clusterIPs[1]: 127.0.0.1 is a loopback address",
-            ),
-            (
-                json!({"clusterIP": "10.32.0.140", "clusterIPs": ["10.32.0.141"]}),
-                "spec.clusterIPs[0]: 10.32.0.141 is not spec.clusterIP, which is 10.32.0.140",
-            ),
-            (
-                json!({"clusterIP": ""}),
-                "spec.clusterIP: is missing; only an API server gives addresses to services, so write one",
-            ),
-            (
-                json!({"sessionAffinity": "ClientIP",
-                       "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}}),
-                "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 86401 is not a timeout (1-86400)",
-            ),
-            (
-                json!({"internalTrafficPolicy": "local"}),
-                "spec.internalTrafficPolicy: \"local\" is neither Cluster nor Local",
-            ),
-            (
-                json!({"ipFamilies": ["IPv5"]}),
-                "spec.ipFamilies[0]: \"IPv5\" is neither IPv4 nor IPv6",
-            ),
-            (
-                json!({"type": "Headless"}),
-                "spec.type: \"Headless\" is not ClusterIP, NodePort, LoadBalancer or ExternalName",
-            ),
-        ] {
-            let invalid = read(spec.clone(), json!({})).unwrap_err();
-            assert_eq!(invalid.to_string(), expected, "{spec}");
-        }
-    }
-}
+mod tests;

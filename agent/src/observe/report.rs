@@ -37,8 +37,10 @@ pub struct Synchronised<'a> {
     pub contents: &'a Contents,
     /// What was left out.
     pub skipped: &'a [compile::Skipped],
-    /// The interfaces that carry programs: number and name.
+    /// The pods' interfaces: index and name.
     pub interfaces: Vec<(u32, String)>,
+    /// The interfaces that lead to the network: index and name.
+    pub network_interfaces: Vec<(u32, String)>,
 }
 
 impl Reporter {
@@ -82,6 +84,7 @@ impl Reporter {
             service_ports: 0,
             tables,
             interfaces: Vec::new(),
+            network_interfaces: Vec::new(),
             programs,
             problems: Vec::new(),
             skipped: Vec::new(),
@@ -132,11 +135,8 @@ impl Reporter {
         for table in &mut status.tables {
             table.entries = done.contents.entries(&table.name).unwrap_or(table.entries);
         }
-        status.interfaces = done
-            .interfaces
-            .into_iter()
-            .map(|(index, name)| Interface { index, name })
-            .collect();
+        status.interfaces = interfaces_status(done.interfaces);
+        status.network_interfaces = interfaces_status(done.network_interfaces);
         let microseconds = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
         status.last_sync = Some(Sync {
             at: Timestamp::now(),
@@ -147,7 +147,7 @@ impl Reporter {
             info!(
                 writes = done.writes,
                 service_ports = status.service_ports,
-                interfaces = status.interfaces.len(),
+                interfaces = status.interfaces.len() + status.network_interfaces.len(),
                 microseconds,
                 "synchronised"
             );
@@ -172,6 +172,13 @@ impl Reporter {
             Err(_) => {}
         }
     }
+}
+
+fn interfaces_status(interfaces: Vec<(u32, String)>) -> Vec<Interface> {
+    interfaces
+        .into_iter()
+        .map(|(index, name)| Interface { index, name })
+        .collect()
 }
 
 fn unknown_kinds(reports: &BTreeMap<SourceId, Report>) -> Vec<String> {

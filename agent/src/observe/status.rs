@@ -38,6 +38,9 @@ pub struct Status {
     pub tables: Vec<Table>,
     /// The pods' interfaces that carry programs.
     pub interfaces: Vec<Interface>,
+    /// The interfaces to the network that carry programs.
+    #[serde(default)]
+    pub network_interfaces: Vec<Interface>,
     /// The programs, as the kernel verified them.
     pub programs: Vec<Program>,
     /// What a source cannot use.

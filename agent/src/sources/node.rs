@@ -1,4 +1,8 @@
-//! The node itself: its addresses, and which of its interfaces lead to pods.
+//! The node itself: its interfaces, its addresses, its ports.
+//!
+//! Which interfaces are pods' and which lead to the network says [`links`]; which address serves
+//! for what, [`addresses`] and [`node_ports`]; which source ports masqueraded flows get,
+//! [`snat_ports`].
 //!
 //! An interface is a pod's when its peer stands in one of the network namespaces that the
 //! container runtime keeps in a directory (`/run/netns`). What the node looks like is listed
@@ -6,22 +10,27 @@
 //! directory or of the mounts in it), so that nothing can be missed; what arrives is always the
 //! whole state.
 //!
-//! Choosing is pure and here; asking the kernel is [`list`], being told of changes `signs`.
+//! Choosing is pure and in those modules; asking the kernel is [`list`], being told of changes
+//! `signs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use tokio::sync::watch::Sender;
 use tokio::time::{Instant, sleep, timeout_at};
 
+pub mod addresses;
+pub mod links;
 mod list;
+pub mod node_ports;
 mod signs;
+pub mod snat_ports;
 
+use addresses::Address;
+use links::{Link, Purpose};
 use list::Lister;
 use signs::Signs;
 
@@ -38,29 +47,15 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct NodeState {
     /// Interfaces that lead to pods, by index.
     pub pod_interfaces: BTreeMap<u32, Interface>,
-    /// Addresses by which others reach the node, by interface, in the kernel's order: an
-    /// interface's primary address first. Pods' interfaces and the loopback are left out.
+    /// Interfaces that lead to the network, by index.
+    pub network_interfaces: BTreeMap<u32, NetworkInterface>,
+    /// Interfaces that would lead to the network, but that our programs cannot read.
+    pub unreadable_interfaces: BTreeMap<u32, UnreadableInterface>,
+    /// Addresses by which others reach the node, those of interfaces to the network first, and
+    /// of an interface in the kernel's order. Pods' interfaces and the loopback are left out.
     pub addresses: Vec<IpAddr>,
-}
-
-impl NodeState {
-    /// The first IPv4 address: the node's own, where the API's Node object names none.
-    #[must_use]
-    pub fn addr_v4(&self) -> Option<Ipv4Addr> {
-        self.addresses.iter().find_map(|addr| match addr {
-            IpAddr::V4(addr) => Some(*addr),
-            IpAddr::V6(_) => None,
-        })
-    }
-
-    /// The first IPv6 address, likewise.
-    #[must_use]
-    pub fn addr_v6(&self) -> Option<Ipv6Addr> {
-        self.addresses.iter().find_map(|addr| match addr {
-            IpAddr::V6(addr) => Some(*addr),
-            IpAddr::V4(_) => None,
-        })
-    }
+    /// Every address at which the node itself answers, loopback ones too.
+    pub local_addresses: BTreeSet<IpAddr>,
 }
 
 /// A pod's interface on the node's side.
@@ -72,28 +67,84 @@ pub struct Interface {
     pub namespace: String,
 }
 
-/// An interface as the kernel lists it.
+/// An interface that leads to the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Its index.
-    pub index: u32,
+pub struct NetworkInterface {
     /// Its name.
     pub name: String,
-    /// Is it the loopback?
-    pub is_loopback: bool,
-    /// The network namespace of its peer, where that is another one (`IFLA_LINK_NETNSID`).
-    pub peer_namespace: Option<i32>,
+    /// Do its packets begin with an Ethernet header?
+    pub has_link_header: bool,
+    /// The IPv4 address of flows that are masqueraded as they leave by it, if it has one.
+    pub addr_v4: Option<Ipv4Addr>,
+    /// The IPv6 address of these, likewise.
+    pub addr_v6: Option<Ipv6Addr>,
 }
 
-/// An address as the kernel lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// The interface's index.
-    pub interface: u32,
-    /// The address.
-    pub addr: IpAddr,
-    /// Is it meant for others beyond this link?
-    pub is_global: bool,
+/// An interface whose packets our programs cannot read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableInterface {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for what its packets begin with (`linux/if_arp.h`).
+    pub link_type: u16,
+}
+
+impl NodeState {
+    /// What follows from the kernel's lists. `namespaces`: pods' network namespaces, by the
+    /// numbers with which links name them.
+    #[must_use]
+    pub fn new(links: &[Link], listed: &[Address], namespaces: &BTreeMap<i32, String>) -> Self {
+        let purposes = links::purposes(links, namespaces);
+        let is_loopback = |index| {
+            links
+                .iter()
+                .any(|link| link.index == index && link.is_loopback)
+        };
+        let mut state = Self {
+            addresses: addresses::node_addresses(listed, &purposes, is_loopback),
+            local_addresses: addresses::local_addresses(listed),
+            ..Self::default()
+        };
+        for link in links {
+            let name = link.name.clone();
+            match &purposes[&link.index] {
+                Purpose::Pod(namespace) => {
+                    let namespace = namespace.clone();
+                    let interface = Interface { name, namespace };
+                    state.pod_interfaces.insert(link.index, interface);
+                }
+                Purpose::Network { has_link_header } => {
+                    let (addr_v4, addr_v6) = addresses::leaving_addresses(listed, link.index);
+                    let interface = NetworkInterface {
+                        name,
+                        has_link_header: *has_link_header,
+                        addr_v4,
+                        addr_v6,
+                    };
+                    state.network_interfaces.insert(link.index, interface);
+                }
+                Purpose::Unreadable(link_type) => {
+                    let link_type = *link_type;
+                    let interface = UnreadableInterface { name, link_type };
+                    state.unreadable_interfaces.insert(link.index, interface);
+                }
+                Purpose::None => {}
+            }
+        }
+        state
+    }
+
+    /// The first IPv4 address: the node's own, where the API's Node object names none.
+    #[must_use]
+    pub fn addr_v4(&self) -> Option<Ipv4Addr> {
+        addresses::first_v4(&self.addresses)
+    }
+
+    /// The first IPv6 address, likewise.
+    #[must_use]
+    pub fn addr_v6(&self) -> Option<Ipv6Addr> {
+        addresses::first_v6(&self.addresses)
+    }
 }
 
 /// Tells what the node looks like, at once and after each change, for as long as anyone listens.
@@ -152,178 +203,74 @@ async fn burst_end(signs: &mut Signs) -> Result<()> {
     Ok(())
 }
 
-/// The interfaces whose peer stands in a pod's network namespace.
-#[must_use]
-pub fn pod_interfaces(
-    links: &[Link],
-    namespaces: &BTreeMap<i32, String>,
-) -> BTreeMap<u32, Interface> {
-    links
-        .iter()
-        .filter_map(|link| {
-            let namespace = namespaces.get(&link.peer_namespace?)?;
-            let interface = Interface {
-                name: link.name.clone(),
-                namespace: namespace.clone(),
-            };
-            Some((link.index, interface))
-        })
-        .collect()
-}
-
-/// The addresses by which others reach the node.
-#[must_use]
-pub fn node_addresses(
-    addresses: &[Address],
-    links: &[Link],
-    pod_interfaces: &BTreeMap<u32, Interface>,
-) -> Vec<IpAddr> {
-    let loopbacks: BTreeSet<u32> = links
-        .iter()
-        .filter(|link| link.is_loopback)
-        .map(|link| link.index)
-        .collect();
-    let mut found: Vec<&Address> = addresses
-        .iter()
-        .filter(|address| {
-            address.is_global
-                && !loopbacks.contains(&address.interface)
-                && !pod_interfaces.contains_key(&address.interface)
-        })
-        .collect();
-    found.sort_by_key(|address| address.interface);
-    found.into_iter().map(|address| address.addr).collect()
-}
-
-/// Below the usual range of node ports (30000-32767), above the ports that need privileges.
-const SNAT_CANDIDATES: RangeInclusive<u16> = 1024..=29_999;
-
-/// Source ports for masqueraded flows, which no socket of the node is given by the kernel.
-///
-/// # Errors
-///
-/// The kernel's own range cannot be read, or leaves none.
-pub fn snat_ports() -> Result<RangeInclusive<u16>> {
-    const FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-    let text = fs::read_to_string(FILE).with_context(|| format!("read {FILE}"))?;
-    let local = parse_port_range(&text).with_context(|| format!("{FILE} holds {text:?}"))?;
-    let Some(ports) = ports_outside(&local) else {
-        bail!(
-            "net.ipv4.ip_local_port_range ({}-{}) leaves no port of 1024-29999 for masquerading; \
-             make it smaller, for example `sysctl net.ipv4.ip_local_port_range=\"32768 60999\"`",
-            local.start(),
-            local.end()
-        );
-    };
-    Ok(ports)
-}
-
-fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let mut numbers = text.split_whitespace().map(str::parse);
-    match (numbers.next(), numbers.next(), numbers.next()) {
-        (Some(Ok(first)), Some(Ok(last)), None) => Some(first..=last),
-        _ => None,
-    }
-}
-
-/// The larger of the two parts that a range leaves of the candidates.
-#[must_use]
-pub fn ports_outside(local: &RangeInclusive<u16>) -> Option<RangeInclusive<u16>> {
-    let (first, last) = (*SNAT_CANDIDATES.start(), *SNAT_CANDIDATES.end());
-    let below = first..=last.min(local.start().saturating_sub(1));
-    let above = first.max(local.end().saturating_add(1))..=last;
-    [below, above]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .max_by_key(ExactSizeIterator::len)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use links::LinkHeader;
 
-    fn link(index: u32, name: &str, peer_namespace: Option<i32>) -> Link {
-        Link {
+    #[test]
+    fn a_state_says_what_each_interface_is_and_which_addresses_serve() {
+        let link = |index, name: &str, kind: &str, header| Link {
             index,
             name: name.to_owned(),
+            kind: kind.to_owned(),
+            header,
             is_loopback: name == "lo",
-            peer_namespace,
-        }
-    }
-
-    #[test]
-    fn an_interface_is_a_pods_when_its_peer_stands_in_a_pods_namespace() {
+            master: None,
+            peer_namespace: (kind == "veth").then_some(1),
+        };
         let links = [
-            link(1, "lo", None),
-            link(2, "eth0", Some(0)),
-            link(3, "veth-a", Some(1)),
-            link(4, "veth-b", Some(2)),
-            link(5, "veth-local", None),
+            link(1, "lo", "", LinkHeader::Other(772)),
+            link(2, "eth0", "", LinkHeader::Ethernet),
+            link(3, "wg0", "wireguard", LinkHeader::None),
+            link(4, "ib0", "", LinkHeader::Other(32)),
+            link(5, "veth-a", "veth", LinkHeader::Ethernet),
         ];
-        let namespaces = BTreeMap::from([(1, "cni-a".to_owned()), (7, "cni-z".to_owned())]);
-        let found = pod_interfaces(&links, &namespaces);
-        assert_eq!(
-            found,
-            BTreeMap::from([(
-                3,
-                Interface {
-                    name: "veth-a".to_owned(),
-                    namespace: "cni-a".to_owned()
-                }
-            )])
-        );
-    }
-
-    #[test]
-    fn the_nodes_addresses_are_global_and_not_on_the_loopback_or_a_pods_interface() {
-        let links = [
-            link(1, "lo", None),
-            link(2, "eth0", None),
-            link(3, "veth-a", Some(1)),
-        ];
-        let pods = pod_interfaces(&links, &BTreeMap::from([(1, "cni-a".to_owned())]));
-        let addresses = [
+        let listed = [
             (1, "127.0.0.1", false),
-            (1, "203.0.113.9", true),
-            (3, "10.240.0.1", true),
-            (2, "10.240.0.12", true),
             (2, "10.240.0.11", true),
-            (2, "fe80::1", false),
-            (2, "fd00:10:240::11", true),
+            (5, "10.200.0.1", true),
         ]
         .map(|(interface, addr, is_global)| Address {
             interface,
             addr: addr.parse().unwrap(),
             is_global,
+            is_secondary: false,
+            is_deprecated: false,
         });
-        let state = NodeState {
-            addresses: node_addresses(&addresses, &links, &pods),
-            pod_interfaces: pods,
+        let namespaces = BTreeMap::from([(1, "cni-a".to_owned())]);
+
+        let state = NodeState::new(&links, &listed, &namespaces);
+        let v4 = Ipv4Addr::new(10, 240, 0, 11);
+        let network = |name: &str, has_link_header, addr_v4| NetworkInterface {
+            name: name.to_owned(),
+            has_link_header,
+            addr_v4,
+            addr_v6: None,
         };
-        let found: Vec<String> = state.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["10.240.0.12", "10.240.0.11", "fd00:10:240::11"]);
-        assert_eq!(state.addr_v4().unwrap().to_string(), "10.240.0.12");
-        assert_eq!(state.addr_v6().unwrap().to_string(), "fd00:10:240::11");
-    }
-
-    #[test]
-    fn masqueraded_flows_keep_out_of_the_kernels_own_range() {
-        for (local, expected) in [
-            (32_768..=60_999, Some(1024..=29_999)),
-            (10_000..=65_535, Some(1024..=9_999)),
-            (1_024..=20_000, Some(20_001..=29_999)),
-            (5_000..=20_000, Some(20_001..=29_999)),
-            (1_024..=65_535, None),
-            (1..=65_535, None),
-        ] {
-            assert_eq!(ports_outside(&local), expected, "{local:?}");
-        }
-    }
-
-    #[test]
-    fn the_kernels_range_is_two_numbers() {
-        assert_eq!(parse_port_range("32768\t60999\n"), Some(32_768..=60_999));
-        assert_eq!(parse_port_range("32768\n"), None);
-        assert_eq!(parse_port_range("a b"), None);
+        let expected = NodeState {
+            pod_interfaces: BTreeMap::from([(
+                5,
+                Interface {
+                    name: "veth-a".to_owned(),
+                    namespace: "cni-a".to_owned(),
+                },
+            )]),
+            network_interfaces: BTreeMap::from([
+                (2, network("eth0", true, Some(v4))),
+                (3, network("wg0", false, None)),
+            ]),
+            unreadable_interfaces: BTreeMap::from([(
+                4,
+                UnreadableInterface {
+                    name: "ib0".to_owned(),
+                    link_type: 32,
+                },
+            )]),
+            addresses: vec![v4.into()],
+            local_addresses: listed.iter().map(|address| address.addr).collect(),
+        };
+        assert_eq!(state, expected);
+        assert_eq!((state.addr_v4(), state.addr_v6()), (Some(v4), None));
     }
 }

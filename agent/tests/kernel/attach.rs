@@ -1,37 +1,54 @@
 //! Attaching, restarting, cleaning up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use weir_agent::attach::{
-    AgentLock, Attachment, Dataplane, Features, LOG_DEBUG, TcChoice, TcHook, TcMode, cleanup,
+    AgentLock, Attachment, Dataplane, Features, LOG_DEBUG, Role, TcChoice, TcHook, TcMode, cleanup,
     netns_cookie, netns_cookie_by_program,
 };
+use weir_agent::maps::pins::layouts;
 
-use crate::bed::{self, Bed, remove_interface, veths};
+use crate::bed::{self, Bed, remove_interface, tcx_programs, veths};
 
-fn both(interface: u32, mode: TcMode) -> [Attachment; 2] {
-    TcHook::ALL.map(|hook| Attachment {
-        interface,
-        hook,
-        mode,
-    })
+const ETHERNET: Role = Role::Network {
+    has_link_header: true,
+};
+const BARE: Role = Role::Network {
+    has_link_header: false,
+};
+
+/// Pods' interfaces, as they are wanted.
+fn pods(interfaces: &[u32]) -> BTreeMap<u32, Role> {
+    interfaces
+        .iter()
+        .map(|interface| (*interface, Role::Pod))
+        .collect()
+}
+
+/// What wanted interfaces have, in the order in which it is attached.
+fn attachments(wanted: &BTreeMap<u32, Role>, mode: TcMode) -> Vec<Attachment> {
+    let all: BTreeSet<Attachment> = wanted
+        .iter()
+        .flat_map(|(interface, role)| {
+            role.hooks().map(|(hook, _)| Attachment {
+                hook,
+                interface: *interface,
+                mode,
+            })
+        })
+        .collect();
+    all.into_iter().collect()
+}
+
+fn reversed(mut attachments: Vec<Attachment>) -> Vec<Attachment> {
+    attachments.reverse();
+    attachments
 }
 
 fn load(bed: &Bed, tc: TcChoice) -> Dataplane {
     bed.try_load(|options| options.tc = tc).unwrap()
-}
-
-/// How many programs the kernel runs at an interface by TCX.
-fn tcx_programs(interface: &str) -> usize {
-    [TcAttachType::Ingress, TcAttachType::Egress]
-        .map(|direction| {
-            let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap();
-            programs.len()
-        })
-        .iter()
-        .sum()
 }
 
 #[test]
@@ -70,6 +87,8 @@ fn every_program_loads_and_is_counted() {
             [
                 "connect4",
                 "connect6",
+                "from_network",
+                "from_network_l3",
                 "from_pod",
                 "getpeername4",
                 "getpeername6",
@@ -77,6 +96,8 @@ fn every_program_loads_and_is_counted() {
                 "recvmsg6",
                 "sendmsg4",
                 "sendmsg6",
+                "to_network",
+                "to_network_l3",
                 "to_pod"
             ]
         );
@@ -101,11 +122,8 @@ fn a_program_and_a_socket_tell_the_same_cookie() {
 fn a_restart_replaces_programs_in_place(choice: TcChoice, mode: TcMode) {
     bed::run(move |bed| {
         let interfaces = veths(&["va", "vb"]);
-        let wanted = BTreeSet::from([interfaces[0], interfaces[1]]);
-        let all: Vec<Attachment> = interfaces
-            .iter()
-            .flat_map(|interface| both(*interface, mode))
-            .collect();
+        let wanted = BTreeMap::from([(interfaces[0], Role::Pod), (interfaces[1], ETHERNET)]);
+        let all = attachments(&wanted, mode);
 
         let first = load(bed, choice);
         assert_eq!(first.tc_mode(), mode);
@@ -115,7 +133,13 @@ fn a_restart_replaces_programs_in_place(choice: TcChoice, mode: TcMode) {
         assert!(report.is_empty(), "attaching twice changed: {report:?}");
         drop(first);
         if mode == TcMode::Tcx {
-            assert_eq!(tcx_programs("va"), 2, "programs ended with their agent");
+            let programs = tcx_programs("va");
+            assert_eq!(
+                programs,
+                ["from_pod", "to_pod"],
+                "they ended with their agent"
+            );
+            assert_eq!(tcx_programs("vb"), ["from_network", "to_network"]);
         }
 
         let second = load(bed, choice);
@@ -124,21 +148,20 @@ fn a_restart_replaces_programs_in_place(choice: TcChoice, mode: TcMode) {
         assert!(report.attached.is_empty(), "{report:?}");
         assert!(second.sync_interfaces(&wanted).unwrap().is_empty());
 
-        // A pod goes, and its interface with it; another is no longer a pod's.
+        // A pod goes, and its interface with it; another no longer leads to the network.
         remove_interface(interfaces[0]);
-        let report = second.sync_interfaces(&BTreeSet::new()).unwrap();
+        let report = second.sync_interfaces(&BTreeMap::new()).unwrap();
         assert!(report.failed.is_empty(), "{report:?}");
         assert!(
-            report.removed.ends_with(&{
-                let mut removed = both(interfaces[1], mode);
-                removed.reverse();
-                removed
-            }),
+            report.removed.ends_with(&reversed(attachments(
+                &BTreeMap::from([(interfaces[1], ETHERNET)]),
+                mode
+            ))),
             "{report:?}"
         );
-        assert!(second.sync_interfaces(&BTreeSet::new()).unwrap().is_empty());
+        assert!(second.sync_interfaces(&BTreeMap::new()).unwrap().is_empty());
         if mode == TcMode::Tcx {
-            assert_eq!(tcx_programs("vb"), 0);
+            assert!(tcx_programs("vb").is_empty());
         }
     });
 }
@@ -159,23 +182,60 @@ fn a_restart_replaces_clsact_programs_in_place() {
 #[ignore = "needs root: cargo xtask test program"]
 fn an_agent_with_another_mode_takes_over() {
     bed::run(|bed| {
-        let wanted = BTreeSet::from([veths(&["va"])[0]]);
-        let interface = *wanted.first().unwrap();
+        let wanted = pods(&veths(&["va"]));
         load(bed, TcChoice::Clsact)
             .sync_interfaces(&wanted)
             .unwrap();
 
         let report = load(bed, TcChoice::Tcx).sync_interfaces(&wanted).unwrap();
-        assert_eq!(report.attached, both(interface, TcMode::Tcx));
+        assert_eq!(report.attached, attachments(&wanted, TcMode::Tcx));
         assert_eq!(report.removed.len(), 2, "{report:?}");
-        assert_eq!(tcx_programs("va"), 2);
+        assert_eq!(tcx_programs("va"), ["from_pod", "to_pod"]);
 
         let report = load(bed, TcChoice::Clsact)
             .sync_interfaces(&wanted)
             .unwrap();
-        assert_eq!(report.attached, both(interface, TcMode::Clsact));
+        assert_eq!(report.attached, attachments(&wanted, TcMode::Clsact));
         assert_eq!(report.removed.len(), 2, "{report:?}");
-        assert_eq!(tcx_programs("va"), 0);
+        assert!(tcx_programs("va").is_empty());
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn an_interface_may_change_its_role() {
+    bed::run(|bed| {
+        for choice in [TcChoice::Tcx, TcChoice::Clsact] {
+            let interface = veths(&["va"])[0];
+            let dataplane = load(bed, choice);
+            let mode = dataplane.tc_mode();
+            let of = |role| BTreeMap::from([(interface, role)]);
+            dataplane.sync_interfaces(&of(ETHERNET)).unwrap();
+
+            // The programs at its hooks are others, the hooks are the same.
+            let report = dataplane.sync_interfaces(&of(BARE)).unwrap();
+            assert_eq!(report.replaced, attachments(&of(BARE), mode), "{report:?}");
+            assert!(report.removed.is_empty(), "{report:?}");
+            if mode == TcMode::Tcx {
+                assert_eq!(tcx_programs("va"), ["from_network_l3", "to_network_l3"]);
+            }
+
+            let report = dataplane.sync_interfaces(&of(Role::Pod)).unwrap();
+            assert!(report.failed.is_empty(), "{report:?}");
+            assert_eq!(report.attached, attachments(&of(Role::Pod), mode));
+            assert_eq!(report.removed, reversed(attachments(&of(BARE), mode)));
+            assert!(
+                dataplane
+                    .sync_interfaces(&of(Role::Pod))
+                    .unwrap()
+                    .is_empty()
+            );
+            if mode == TcMode::Tcx {
+                assert_eq!(tcx_programs("va"), ["from_pod", "to_pod"]);
+            }
+            cleanup(&bed.bpffs()).unwrap();
+            remove_interface(interface);
+        }
     });
 }
 
@@ -185,12 +245,13 @@ fn an_interface_that_vanishes_is_no_error() {
     bed::run(|bed| {
         for choice in [TcChoice::Tcx, TcChoice::Clsact] {
             let interfaces = veths(&["va", "vb"]);
-            let wanted = BTreeSet::from([interfaces[0], interfaces[1]]);
+            let wanted = pods(&interfaces);
             remove_interface(interfaces[0]);
             let dataplane = load(bed, choice);
             let report = dataplane.sync_interfaces(&wanted).unwrap();
             assert_eq!(report.vanished, BTreeSet::from([interfaces[0]]));
-            assert_eq!(report.attached, both(interfaces[1], dataplane.tc_mode()));
+            let kept = pods(&interfaces[1..]);
+            assert_eq!(report.attached, attachments(&kept, dataplane.tc_mode()));
             assert!(report.failed.is_empty(), "{report:?}");
             remove_interface(interfaces[1]);
         }
@@ -235,16 +296,12 @@ fn others_programs_are_never_touched() {
             qdisc_add_clsact("va").unwrap();
             let mut dataplane = load(bed, choice);
             attach_foreign(&mut dataplane);
-            dataplane
-                .sync_interfaces(&BTreeSet::from([interface]))
-                .unwrap();
-            dataplane.sync_interfaces(&BTreeSet::new()).unwrap();
-            dataplane
-                .sync_interfaces(&BTreeSet::from([interface]))
-                .unwrap();
+            dataplane.sync_interfaces(&pods(&[interface])).unwrap();
+            dataplane.sync_interfaces(&BTreeMap::new()).unwrap();
+            dataplane.sync_interfaces(&pods(&[interface])).unwrap();
             let removed = cleanup(&bed.bpffs()).unwrap();
             assert!(removed.qdiscs.is_empty(), "another's qdisc was removed");
-            assert_eq!(tcx_programs("va"), 1, "{choice:?}");
+            assert_eq!(tcx_programs("va"), ["to_pod"], "{choice:?}");
             // The kernel gives the filter's place to nobody else, so it is still there.
             let program: &mut SchedClassifier = dataplane
                 .ebpf_mut()
@@ -275,9 +332,7 @@ fn our_qdisc_stays_while_another_uses_it() {
     bed::run(|bed| {
         let interface = veths(&["va"])[0];
         let mut dataplane = load(bed, TcChoice::Clsact);
-        dataplane
-            .sync_interfaces(&BTreeSet::from([interface]))
-            .unwrap();
+        dataplane.sync_interfaces(&pods(&[interface])).unwrap();
         attach_foreign(&mut dataplane);
         let removed = cleanup(&bed.bpffs()).unwrap();
         assert_eq!(removed.filters.len(), 2, "{removed:?}");
@@ -311,9 +366,7 @@ fn another_filter_in_our_place_is_left_there_and_named() {
                 }),
             )
             .unwrap();
-        let report = dataplane
-            .sync_interfaces(&BTreeSet::from([interface]))
-            .unwrap();
+        let report = dataplane.sync_interfaces(&pods(&[interface])).unwrap();
         assert_eq!(report.attached.len(), 1, "{report:?}");
         let [(attachment, error)] = report.failed.as_slice() else {
             panic!("{report:?}");
@@ -365,31 +418,30 @@ fn a_directory_that_is_no_cgroup_is_refused_with_the_way_out() {
 fn cleanup_leaves_nothing_and_can_be_repeated() {
     bed::run(|bed| {
         for choice in [TcChoice::Tcx, TcChoice::Clsact] {
-            let interface = veths(&["va"])[0];
+            let interfaces = veths(&["va", "vb"]);
             let dataplane = load(bed, choice);
-            dataplane
-                .sync_interfaces(&BTreeSet::from([interface]))
-                .unwrap();
+            let wanted = BTreeMap::from([(interfaces[0], Role::Pod), (interfaces[1], ETHERNET)]);
+            dataplane.sync_interfaces(&wanted).unwrap();
             dataplane.attach_cgroup(bed.cgroup()).unwrap();
             drop(dataplane);
             assert!(!bed.pinned().is_empty());
 
             let removed = cleanup(&bed.bpffs()).unwrap();
-            assert_eq!(removed.maps.len(), 9, "{removed:?}");
+            assert_eq!(removed.maps.len(), layouts().len(), "{removed:?}");
             let (links, filters, qdiscs) = match choice {
-                TcChoice::Clsact => (8, 2, vec![interface]),
-                TcChoice::Auto | TcChoice::Tcx => (10, 0, vec![]),
+                TcChoice::Clsact => (8, 4, interfaces.clone()),
+                TcChoice::Auto | TcChoice::Tcx => (12, 0, vec![]),
             };
             assert_eq!(removed.links.len(), links, "{removed:?}");
             assert_eq!(removed.filters.len(), filters, "{removed:?}");
             assert_eq!(removed.qdiscs, qdiscs);
 
             assert_eq!(bed.pinned(), BTreeSet::new());
-            assert_eq!(tcx_programs("va"), 0);
+            assert!(tcx_programs("va").is_empty());
             // The kernel refuses a second qdisc, so ours is gone.
             qdisc_add_clsact("va").unwrap();
             assert!(cleanup(&bed.bpffs()).unwrap().is_empty());
-            remove_interface(interface);
+            interfaces.into_iter().for_each(remove_interface);
         }
     });
 }

@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use futures_util::TryStreamExt as _;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
 use tempfile::TempDir;
 use weir_agent::attach::{Dataplane, Options, TcChoice, default_capacities};
 
@@ -56,10 +58,21 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Waits until a condition holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_or(what, condition, String::new);
+}
+
+/// The same; where it never holds, what is to be said then is said.
+pub fn eventually_or(
+    what: &str,
+    mut condition: impl FnMut() -> bool,
+    otherwise: impl FnOnce() -> String,
+) {
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
-        assert!(Instant::now() < deadline, "never came true: {what}");
+        if Instant::now() >= deadline {
+            panic!("never came true: {what}\n{}", otherwise());
+        }
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -319,6 +332,42 @@ impl Network {
             .unwrap();
     }
 
+    /// Takes it away again.
+    pub async fn remove_address(&self, index: u32, address: &str, prefix: u8) {
+        let addr = address.parse().unwrap();
+        let mut found = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .set_prefix_length_filter(prefix)
+            .set_address_filter(addr)
+            .execute();
+        let message = found.try_next().await.unwrap().unwrap();
+        self.handle.address().del(message).execute().await.unwrap();
+    }
+
+    /// Makes a bridge.
+    pub async fn bridge(&self, name: &str) -> u32 {
+        self.handle
+            .link()
+            .add(LinkBridge::new(name).build())
+            .execute()
+            .await
+            .unwrap();
+        index(name)
+    }
+
+    /// Makes an interface a port of another one; 0: of none.
+    pub async fn set_master(&self, port: u32, master: u32) {
+        self.handle
+            .link()
+            .set(LinkUnspec::new_with_index(port).controller(master).build())
+            .execute()
+            .await
+            .unwrap();
+    }
+
     async fn move_peer(&self, name: &str, namespace: &File) {
         self.handle
             .link()
@@ -336,6 +385,25 @@ impl Network {
 /// The index of an interface.
 pub fn index(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// The names of the programs that the kernel runs at an interface by TCX, ingress first.
+pub fn tcx_programs(interface: &str) -> Vec<String> {
+    try_tcx_programs(interface).unwrap()
+}
+
+/// The same while programs come and go: one may be gone before it is asked for its name.
+pub fn try_tcx_programs(interface: &str) -> Result<Vec<String>, ProgramError> {
+    let mut names = Vec::new();
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let (_, programs) = SchedClassifier::query_tcx(interface, direction)?;
+        names.extend(
+            programs
+                .iter()
+                .map(|program| program.name_as_str().unwrap_or_default().to_owned()),
+        );
+    }
+    Ok(names)
 }
 
 /// Makes pairs of interfaces from a test that is not asynchronous.

@@ -9,6 +9,8 @@
 mod attach;
 mod bed;
 mod commands;
+mod interfaces;
 mod node;
 mod sockets;
 mod tables;
+mod tun;

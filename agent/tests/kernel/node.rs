@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::watch::{Receiver, channel};
 use tokio::time::timeout;
-use weir_agent::sources::node::{self, NodeState, snat_ports};
+use weir_agent::sources::node::snat_ports::snat_ports;
+use weir_agent::sources::node::{self, NodeState};
 
 use crate::bed::{self, Network, index};
 
@@ -150,6 +151,7 @@ fn a_directory_made_later_is_watched() {
 fn addresses_are_the_nodes_global_ones() {
     bed::run_async(|bed| async move {
         let network = Network::open();
+        fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
         let (sender, mut states) = channel(None);
         tokio::spawn(node::watch(bed.netns_dir(), sender));
         let first = until(&mut states, "a first state", |_| true).await;
@@ -178,13 +180,44 @@ fn addresses_are_the_nodes_global_ones() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test program"]
+fn an_address_that_may_be_anothers_is_not_the_nodes_yet() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        let uplink = network.veth("uplink").await;
+        network.add_address(uplink, "10.240.0.11", 24).await;
+        network.add_address(uplink, "fd00:10:240::11", 64).await;
+        let v6: IpAddr = "fd00:10:240::11".parse().unwrap();
+        let state = until(
+            &mut states,
+            "the address that needs no detection",
+            |state| !state.addresses.is_empty(),
+        )
+        .await;
+        // While the link is down nobody can be asked.
+        assert!(!state.local_addresses.contains(&v6), "{state:?}");
+        network.up("uplink").await;
+        network.up("uplinkp").await;
+        until(&mut states, "the other address", |state| {
+            state.local_addresses.contains(&v6) && state.addresses.contains(&v6)
+        })
+        .await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
 fn masquerading_follows_this_namespaces_port_range() {
     bed::run(|_| {
         let file = "/proc/sys/net/ipv4/ip_local_port_range";
+        let node_ports = 30_000..=32_767;
         fs::write(file, "9000 60000").unwrap();
-        assert_eq!(snat_ports().unwrap(), 1024..=8999);
+        let ports = snat_ports(&node_ports).unwrap();
+        assert_eq!(ports.ranges, [1024..=8999, 60_001..=65_535]);
+        assert_eq!(ports.shared, None);
         fs::write(file, "1024 65535").unwrap();
-        let text = snat_ports().unwrap_err().to_string();
+        let text = snat_ports(&node_ports).unwrap().shared.unwrap().to_string();
         assert!(text.contains("1024-65535"), "{text}");
         assert!(text.contains("sysctl"), "{text}");
     });

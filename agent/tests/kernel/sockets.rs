@@ -7,7 +7,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use weir_agent::attach::{Dataplane, cleanup, destroy_stale_udp_sockets};
-use weir_agent::maps::{Plan, Write};
+use weir_agent::maps::{Contents, Plan, Write};
 use weir_ebpf::addr::{Addr, Port, Protocol};
 use weir_ebpf::tables::{Backend, BackendKey, Frontend, FrontendKey, Service, ServingKey};
 
@@ -159,16 +159,20 @@ fn a_socket_whose_backend_has_gone_is_destroyed(frontend: &'static str, at: &'st
             service: 1,
             backend: peer,
         };
-        let present = BTreeSet::from([serves]);
+        let mut present = tables.read().unwrap();
+        present.serving = BTreeSet::from([serves]);
         assert_eq!(destroy_stale_udp_sockets(&present, &tables).unwrap(), 0);
         translated.say("two");
         hears(&server, "two");
 
         // The same backend still serves another service port.
-        let gone = BTreeSet::from([ServingKey {
-            service: 2,
-            ..serves
-        }]);
+        let gone = Contents {
+            serving: BTreeSet::from([ServingKey {
+                service: 2,
+                ..serves
+            }]),
+            ..present
+        };
         assert_eq!(destroy_stale_udp_sockets(&gone, &tables).unwrap(), 1);
         assert_eq!(destroy_stale_udp_sockets(&gone, &tables).unwrap(), 0);
         translated.say("three");

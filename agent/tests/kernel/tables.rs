@@ -10,8 +10,8 @@ use weir_agent::maps::pins::{KeptSize, Pins, layouts};
 use weir_agent::maps::{Contents, Plan, Write};
 use weir_ebpf::addr::{Addr, Port, Protocol};
 use weir_ebpf::tables::{
-    Backend, BackendKey, Frontend, FrontendKey, LAYOUT_VERSION, Node, Service, ServiceName,
-    ServingKey, name,
+    Backend, BackendKey, Cidr, Frontend, FrontendKey, Interface, LAYOUT_VERSION, Node, Service,
+    ServiceName, ServingKey, SourceRange, name,
 };
 
 use crate::bed;
@@ -52,7 +52,39 @@ fn contents(services: u32) -> Contents {
         },
         ..Contents::default()
     };
+    for number in 0..3 {
+        contents.node_port_addrs.insert(addr(number));
+        contents.interfaces.insert(
+            number,
+            Interface {
+                addr_v4: addr(number),
+                ..Interface::default()
+            },
+        );
+    }
+    for length in [96 + 8, 96 + 24, 64] {
+        contents.service_cidrs.insert(Cidr {
+            prefix_len: length,
+            addr: if length > 96 {
+                addr(0)
+            } else {
+                Addr::UNSPECIFIED
+            },
+        });
+    }
     for service in 1..=services {
+        // One range inside another, and the same one of every service.
+        for length in [32 + 96 + 8, 32 + 96 + 32] {
+            contents.source_ranges.insert(SourceRange {
+                prefix_len: length,
+                service,
+                addr: if length < 160 {
+                    Addr::from(Ipv4Addr::new(10, 0, 0, 0))
+                } else {
+                    addr(7)
+                },
+            });
+        }
         contents.frontends.insert(
             frontend(service),
             Frontend::to(service, weir_ebpf::tables::FrontendFlags::NONE),
@@ -97,12 +129,20 @@ fn puts(contents: &Contents) -> Plan {
         .frontends
         .iter()
         .map(|(key, value)| Write::PutFrontend(*key, *value));
+    let ranges = contents.source_ranges.iter().copied();
+    let cidrs = contents.service_cidrs.iter().copied();
+    let addrs = contents.node_port_addrs.iter().copied();
+    let interfaces = contents.interfaces.iter();
     Plan(
         names
             .chain(serving)
             .chain(backends)
             .chain(services)
+            .chain(ranges.map(Write::PutSourceRange))
             .chain(frontends)
+            .chain(cidrs.map(Write::PutServiceCidr))
+            .chain(addrs.map(Write::PutNodePortAddr))
+            .chain(interfaces.map(|(key, value)| Write::PutInterface(*key, *value)))
             .chain([Write::PutNode(contents.node)])
             .collect(),
     )
@@ -129,8 +169,16 @@ fn removals(contents: &Contents) -> Plan {
         .service_names
         .keys()
         .map(|key| Write::RemoveServiceName(*key));
+    let ranges = contents.source_ranges.iter().copied();
+    let cidrs = contents.service_cidrs.iter().copied();
+    let addrs = contents.node_port_addrs.iter().copied();
+    let interfaces = contents.interfaces.keys().copied();
     Plan(
         frontends
+            .chain(ranges.map(Write::RemoveSourceRange))
+            .chain(cidrs.map(Write::RemoveServiceCidr))
+            .chain(addrs.map(Write::RemoveNodePortAddr))
+            .chain(interfaces.map(Write::RemoveInterface))
             .chain(services)
             .chain(backends)
             .chain(serving)
@@ -296,7 +344,7 @@ fn a_pinned_map_of_another_layout_is_refused_and_left_alone() {
             for part in [
                 &format!("weir/v{LAYOUT_VERSION}/FRONTENDS"),
                 "found Hash, keys of 4 bytes, values of 8 bytes",
-                "expected Hash, keys of 20 bytes, values of 4 bytes",
+                "expected Hash, keys of 20 bytes, values of 12 bytes",
                 "weir cleanup",
             ] {
                 assert!(text.contains(part), "{part:?} is not in {text:?}");

@@ -16,8 +16,8 @@ use weir_ebpf::{
     packet::Headers,
     tables::{
         Affinity, AffinityKey, Backend, BackendKey, Cidr, Cover, Flow, FlowRole, FlowState,
-        Frontend, FrontendFlags, FrontendKey, Interface, Nanos, Node, PortRange, Service,
-        ServingKey, SocketFlow, SocketKey, SourceRange, Tables, Tuple,
+        Fragment, FragmentKey, Frontend, FrontendFlags, FrontendKey, Interface, Nanos, Node,
+        PortRange, Service, ServingKey, SocketFlow, SocketKey, SourceRange, Tables, Tuple,
     },
     verdict::Verdict,
 };

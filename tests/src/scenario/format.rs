@@ -3,21 +3,25 @@
 //! `tests/scenarios` is full of examples.
 
 mod expect;
+pub mod ground;
 pub mod talk;
 mod text;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use weir_ebpf::addr::Protocol;
 use weir_ebpf::verdict::{Hook, Verdict};
 
+pub use self::ground::Ground;
 use self::talk::{Expected, Talk, Way};
 use super::notation::Notation;
 use super::packet::ErrorKind;
-use crate::bed::plan::NodePlan;
+use crate::bed::plan::{MAX_NODES, NodePlan};
 
 /// One behaviour.
 #[derive(Debug, Deserialize)]
@@ -28,6 +32,16 @@ pub struct Scenario {
     /// Why the kernel's `BPF_PROG_TEST_RUN` cannot show it, where that is so.
     #[serde(default)]
     pub memory_only: Option<String>,
+    /// Why only a network of real nodes can show it, where that is so.
+    #[serde(default)]
+    pub network_only: Option<String>,
+    /// The kinds of network that show it.
+    #[serde(default = "ground::usual")]
+    pub grounds: Vec<Ground>,
+    /// Whom the router between nodes and the outside world sends what is for these addresses or
+    /// ranges: node by destination.
+    #[serde(default)]
+    pub routes: Routes,
     /// What the cluster says at the beginning.
     #[serde(default)]
     pub given: Vec<Given>,
@@ -47,7 +61,13 @@ impl Scenario {
             Step::Talk { talk, .. } => talk.way == Way::Socket,
             Step::Send { .. } | Step::Apply(_) | Step::Delete(_) | Step::Advance(_) => false,
         });
-        self.memory_only.is_none() && !has_calls
+        self.memory_only.is_none() && self.network_only.is_none() && !has_calls
+    }
+
+    /// Can the pure pipeline show it?
+    #[must_use]
+    pub const fn is_for_memory(&self) -> bool {
+        self.network_only.is_none()
     }
 
     /// Can a network of real nodes show it? There packets are made by sockets, time passes by
@@ -63,6 +83,41 @@ impl Scenario {
             .iter()
             .any(|step| matches!(step, Step::Talk { .. }));
         self.memory_only.is_none() && is_possible && has_talks && self.node == Node::default()
+    }
+}
+
+/// Ways of the router: the node by the destination.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct Routes(pub Vec<(IpNetwork, usize)>);
+
+impl TryFrom<BTreeMap<String, String>> for Routes {
+    type Error = String;
+
+    fn try_from(text: BTreeMap<String, String>) -> Result<Self, String> {
+        let read = |(range, node): (String, String)| {
+            let range = range
+                .parse()
+                .map_err(|_| format!("{range:?} is neither an address nor a range"))?;
+            let index = (0..MAX_NODES).find(|index| NodePlan::new(*index).name == node);
+            let index = index.ok_or_else(|| format!("the address plan has no node {node:?}"))?;
+            Ok((range, index))
+        };
+        text.into_iter()
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl Routes {
+    /// To which node a packet from the outside world goes.
+    #[must_use]
+    pub fn node_of(&self, addr: IpAddr) -> Option<usize> {
+        self.0
+            .iter()
+            .find(|(range, _)| range.contains(addr))
+            .map(|(_, node)| *node)
     }
 }
 

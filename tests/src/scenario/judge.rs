@@ -12,7 +12,7 @@ use weir_ebpf::verdict::Verdict;
 
 use super::frame::{self, ETHERNET};
 use super::notation::{BodyText, Notation, Place, PortText};
-use super::packet::{Body, Damage, Network, Packet, Tcp};
+use super::packet::{Body, Damage, Extension, Network, Packet, Tcp};
 use super::runner::Sent;
 
 /// The packet in the frame that came out for a packet that was sent as `input`; one that was
@@ -24,7 +24,7 @@ pub fn became(packet: &Packet, input: &[u8], sent: &Sent) -> Result<Packet> {
     match sent.verdict {
         Verdict::Translate => translated(packet, &sent.frame),
         Verdict::Reject(_) => refused(packet, input, &sent.frame),
-        Verdict::Pass => {
+        Verdict::Pass | Verdict::PassFragment => {
             frame::compare(&sent.frame, input)
                 .with_context(|| format!("{packet} passed, changed"))?;
             Ok(packet.clone())
@@ -75,21 +75,26 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
         frame::hex(output)
     );
     let body = match &sent.body {
-        Body::Tcp(tcp) => Body::Tcp(reset(tcp, sent.payload)?),
-        Body::Udp { .. } | Body::Sctp(_) => {
+        Body::Tcp(tcp) if !is_authenticated(sent) => Body::Tcp(reset(tcp, sent.payload)?),
+        Body::Tcp(_) | Body::Udp { .. } | Body::Sctp(_) | Body::Echo | Body::Other(_) => {
             let quoted = output
                 .len()
                 .checked_sub(ETHERNET + header + 8)
                 .context("the answer is no ICMP error")?;
             // RFC 792: the header and 64 bits behind it, which are the ports.
+            let transport = if is_authenticated(sent) {
+                header
+            } else {
+                frame::transport_offset(sent) - ETHERNET
+            };
             ensure!(
-                quoted >= frame::transport_offset(sent) - ETHERNET + 8,
+                quoted >= (transport + 8).min((input.len() - ETHERNET) & !3),
                 "the answer quotes only {quoted} bytes"
             );
             let quote = input.get(ETHERNET..ETHERNET + quoted);
             Body::PortUnreachable(quote.context("the answer quotes too much")?.to_vec())
         }
-        Body::Echo | Body::PortUnreachable(_) | Body::Error(..) | Body::Other(_) => {
+        Body::PortUnreachable(_) | Body::Error(..) => {
             anyhow::bail!("{sent} must not be answered")
         }
     };
@@ -110,6 +115,14 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
         is_answer: !sent.is_answer,
         ..Packet::new(src, dst, body)
     })
+}
+
+/// What an authentication header protects is a protocol like any other without ports.
+fn is_authenticated(packet: &Packet) -> bool {
+    packet
+        .network
+        .extensions
+        .contains(&Extension::Authentication)
 }
 
 /// RFC 9293 section 3.10.7.1: "If the ACK bit is off, sequence number zero is used,

@@ -4,16 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use bytemuck::Zeroable as _;
 use weir_agent::maps::memory::MemoryTables;
 use weir_agent::maps::{Contents, Plan};
 use weir_ebpf::addr::Port;
 use weir_ebpf::buffer::Buffer;
 use weir_ebpf::conntrack::SECOND;
 use weir_ebpf::datapath;
-use weir_ebpf::packet;
 use weir_ebpf::socket::{self, Caller, Decision, Peer};
-use weir_ebpf::tables::{Flow, Nanos, Tables as _};
+use weir_ebpf::tables::{Nanos, Tables as _};
 use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::format::CallKind;

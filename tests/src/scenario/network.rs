@@ -9,7 +9,7 @@
 mod clients;
 mod objects;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use weir_ebpf::addr::Protocol;
 
 use super::ScenarioFile;
-use super::format::{Scenario, Step};
-use super::places::Places;
+use super::format::talk::is_outside;
+use super::format::{Ground, Scenario, Step};
+use super::places::{Place, Places};
 use crate::bed::manifests::Manifests;
-use crate::bed::{Agent, AgentOptions, Bed, NodePlan, Pod, Topology, Wiring};
+use crate::bed::{Agent, AgentOptions, Bed, Pod, plan};
 use crate::testpod::protocol::Transport;
 use clients::Clients;
 use objects::Objects;
@@ -36,9 +37,9 @@ const LOG_LINES: usize = 12;
 /// # Errors
 /// Something is not as expected, or cannot be set up: says which step and why, and what the
 /// agents said last.
-pub fn run(file: ScenarioFile, wiring: Wiring) -> Result<()> {
+pub fn run(file: ScenarioFile, ground: Ground) -> Result<()> {
     let scenario = file.scenario?;
-    let mut network = Network::start(&scenario, &file.directory, wiring)
+    let mut network = Network::start(&scenario, &file.directory, ground)
         .with_context(|| format!("{}: set it up", scenario.name))?;
     for (index, step) in scenario.steps.iter().enumerate() {
         if let Err(error) = network.take(step) {
@@ -49,35 +50,33 @@ pub fn run(file: ScenarioFile, wiring: Wiring) -> Result<()> {
     Ok(())
 }
 
-/// Fields are dropped from first to last: agents and clients before the bed.
+/// Fields are dropped from first to last: agents before clients, and those before the bed they
+/// hold.
 struct Network<'a> {
     directory: &'a Path,
     objects: Objects,
     manifests: Manifests,
     agents: Vec<Agent>,
     clients: Clients,
-    /// By which addresses a server may see the node.
-    node: BTreeSet<IpAddr>,
-    #[expect(dead_code, reason = "held for its drop")]
-    bed: Bed,
 }
 
 impl<'a> Network<'a> {
-    fn start(scenario: &Scenario, directory: &'a Path, wiring: Wiring) -> Result<Self> {
+    fn start(scenario: &Scenario, directory: &'a Path, ground: Ground) -> Result<Self> {
         let weir = binary()?;
         let places = Places::of(scenario, directory)?;
         let addresses = pod_addresses(&places)?;
-        // As many nodes as the pods are on.
-        let nodes = 1 + addresses.values().max().copied().unwrap_or(0);
-        let bed = Bed::start(Topology {
-            nodes,
-            ..Topology::two_nodes(wiring)
-        })?;
+        // As many nodes as talk, or as the pods that talk are on.
+        let last = addresses.values().chain(&places.nodes).max();
+        let nodes = 1 + last.copied().unwrap_or(0);
+        let bed = Bed::start(ground.topology(nodes))?;
+        for (range, node) in &scenario.routes.0 {
+            bed.route((range.network(), range.prefix()), *node)?;
+        }
         let pods = addresses
             .into_iter()
             .map(|(addr, node)| Ok((addr, bed.pod_at(node, &pod_name(addr), addr)?)))
             .collect::<Result<BTreeMap<Ipv4Addr, Pod>>>()?;
-        serve(&places, &pods)?;
+        serve(&places, &pods, &bed)?;
 
         let mut objects = Objects::default();
         objects.apply(&scenario.given, directory)?;
@@ -89,22 +88,12 @@ impl<'a> Network<'a> {
             .iter()
             .map(|node| Agent::start(node, &options))
             .collect::<Result<_>>()?;
-        let plan = bed.node(0).plan();
-        let node = BTreeSet::from([
-            plan.v4.into(),
-            plan.v6.into(),
-            // Its addresses among its pods, where pods hang on a bridge.
-            plan.gateway_v4().into(),
-            plan.gateway_v6().into(),
-        ]);
         let mut network = Self {
             directory,
             objects,
             manifests,
             agents,
-            clients: Clients::new(bed.node(0).clone(), pods),
-            node,
-            bed,
+            clients: Clients::new(bed, pods),
         };
         network.wait_in_force()?;
         Ok(network)
@@ -114,7 +103,7 @@ impl<'a> Network<'a> {
         match step {
             Step::Talk { talk, expected } => {
                 let replies = self.clients.talk(talk, expected)?;
-                talk.judge(expected, &self.node, &replies)
+                talk.judge(expected, &self.clients.node_addresses(talk), &replies)
             }
             Step::Apply(given) => {
                 self.objects.apply(given, self.directory)?;
@@ -175,20 +164,19 @@ pub fn binary() -> Result<PathBuf> {
 /// The pods by their IPv4 addresses, and the node that each is on. An IPv6 address is that of the
 /// pod whose address reads the same.
 fn pod_addresses(places: &Places) -> Result<BTreeMap<Ipv4Addr, usize>> {
-    let plans = [NodePlan::new(0), NodePlan::new(1)];
     places
         .pods
         .iter()
+        .filter(|addr| !is_outside(**addr))
         .map(|addr| {
             let v4 = match addr {
                 IpAddr::V4(v4) => Some(*v4),
-                IpAddr::V6(v6) => crate::bed::plan::untwin(*v6),
+                IpAddr::V6(v6) => plan::untwin(*v6),
             };
-            let located = v4.and_then(|v4| {
-                let node = plans.iter().position(|plan| plan.pods_v4.contains(v4))?;
-                Some((v4, node))
-            });
-            located.with_context(|| format!("{addr} is no pod's in the address plan"))
+            match (v4, Place::of(*addr)) {
+                (Some(v4), Place::Pod(node)) => Ok((v4, node)),
+                _ => bail!("{addr} is no pod's in the address plan"),
+            }
         })
         .collect()
 }
@@ -200,7 +188,7 @@ fn pod_name(addr: Ipv4Addr) -> String {
 }
 
 /// Starts every server.
-fn serve(places: &Places, pods: &BTreeMap<Ipv4Addr, Pod>) -> Result<()> {
+fn serve(places: &Places, pods: &BTreeMap<Ipv4Addr, Pod>, bed: &Bed) -> Result<()> {
     for (protocol, server) in &places.servers {
         let transport = match *protocol {
             Protocol::TCP => Transport::Tcp,
@@ -208,11 +196,17 @@ fn serve(places: &Places, pods: &BTreeMap<Ipv4Addr, Pod>) -> Result<()> {
             // The test pods do not speak it; no talk asks for it.
             _ => continue,
         };
-        let pod = pods
-            .values()
-            .find(|pod| pod.has(server.ip()))
-            .with_context(|| format!("no pod has the address of {server}"))?;
-        let ends = pod
+        let addr = server.ip();
+        let process = match Place::of(addr) {
+            Place::Node(node) => Some(bed.node(node).process()),
+            Place::Elsewhere if is_outside(addr) => Some(bed.outside()),
+            Place::Pod(_) | Place::Elsewhere => {
+                let pod = pods.values().find(|pod| pod.has(addr));
+                pod.map(|pod| &**pod)
+            }
+        };
+        let ends = process
+            .with_context(|| format!("nobody has the address of {server}"))?
             .serve(transport, *server)
             .with_context(|| format!("serve {protocol} at {server}"))?;
         ensure!(

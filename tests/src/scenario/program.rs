@@ -5,6 +5,7 @@
 //! this way. The kernel's clock cannot be advanced: flows are made older instead.
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions}
 use aya::{Ebpf, EbpfLoader};
 use weir_agent::maps::kernel::KernelTables;
 use weir_agent::maps::{Contents, Plan};
-use weir_ebpf::tables::{Flow, Nanos, Tuple, name};
+use weir_ebpf::tables::{Affinity, AffinityKey, Flow, Fragment, FragmentKey, Nanos, Tuple, name};
 use weir_ebpf::verdict::{self, Hook, Verdict};
 
 use super::runner::{Called, Executor, Sent, SocketCall};
@@ -27,10 +28,15 @@ pub const OBJECT: &str = "WEIR_EBPF_OBJECT";
 pub const INSTRUCTION_BUDGET: u32 = 120_000;
 
 /// The hooks, in the order in which their programs are loaded.
-pub const HOOKS: [Hook; 2] = [Hook::FromPod, Hook::ToPod];
+pub const HOOKS: [Hook; 4] = [
+    Hook::FromPod,
+    Hook::ToPod,
+    Hook::FromNetwork,
+    Hook::ToNetwork,
+];
 
 /// Small maps are soon made.
-const CAPACITIES: [(&str, u32); 7] = [
+const CAPACITIES: [(&str, u32); 13] = [
     (name::FRONTENDS, 1_024),
     (name::SERVICES, 1_024),
     (name::BACKENDS, 1_024),
@@ -38,6 +44,12 @@ const CAPACITIES: [(&str, u32); 7] = [
     (name::SERVICE_NAMES, 1_024),
     (name::FLOWS, 16_384),
     (name::SOCKETS, 64),
+    (name::NODE_PORT_ADDRS, 64),
+    (name::SOURCE_RANGES, 64),
+    (name::SERVICE_CIDRS, 64),
+    (name::INTERFACES, 64),
+    (name::FRAGMENTS, 1_024),
+    (name::AFFINITY, 1_024),
 ];
 
 // Verdicts of TC programs (`linux/pkt_cls.h`).
@@ -54,7 +66,9 @@ pub struct Program {
     tables: KernelTables,
     /// What the tables that the agent writes should hold.
     contents: Contents,
-    flows: Flows,
+    flows: Memory<{ size_of::<Tuple>() }, { size_of::<Flow>() }>,
+    fragments: Memory<{ size_of::<FragmentKey>() }, { size_of::<Fragment>() }>,
+    affinity: Memory<{ size_of::<AffinityKey>() }, { size_of::<Affinity>() }>,
 }
 
 impl Program {
@@ -81,12 +95,16 @@ impl Program {
                 .with_context(|| format!("load the program {}", hook.name()))?;
         }
         let tables = KernelTables::from_maps(|name| map(&object, name))?;
-        let flows = Map::LruHashMap(map(&object, name::FLOWS)?).try_into()?;
+        let flows = Memory::open(&object, name::FLOWS, offset_of!(Flow, last_seen))?;
+        let fragments = Memory::open(&object, name::FRAGMENTS, offset_of!(Fragment, first_seen))?;
+        let affinity = Memory::open(&object, name::AFFINITY, offset_of!(Affinity, last_used))?;
         Ok(Self {
             object,
             tables,
             contents: Contents::default(),
             flows,
+            fragments,
+            affinity,
         })
     }
 
@@ -99,10 +117,16 @@ impl Program {
         self.object
             .programs_mut()
             .map(|(name, program)| {
-                if let aya::programs::Program::CgroupSockAddr(program) = program {
-                    program
-                        .load()
-                        .with_context(|| format!("load the program {name}"))?;
+                let loaded = match program {
+                    aya::programs::Program::CgroupSockAddr(program) => program.load(),
+                    aya::programs::Program::SchedClassifier(program) => program.load(),
+                    _ => Ok(()),
+                };
+                match loaded {
+                    Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("load the program {name}"));
+                    }
                 }
                 let count = program
                     .info()?
@@ -158,6 +182,7 @@ impl Executor for Program {
         for write in &plan.0 {
             write.apply_to(&mut self.contents);
         }
+        self.tables.forget_stale(&self.contents)?;
         let contents = self.tables.read()?;
         ensure!(
             contents == self.contents,
@@ -172,7 +197,7 @@ impl Executor for Program {
         let (action, output) = self.run(hook, frame)?;
         let verdict = self.counted(hook, &before)?;
         let expected = match verdict {
-            Verdict::Pass | Verdict::Translate => NEXT,
+            Verdict::Pass | Verdict::PassFragment | Verdict::Translate => NEXT,
             Verdict::Reject(_) => REDIRECT,
             Verdict::Drop(_) => SHOT,
         };
@@ -192,7 +217,10 @@ impl Executor for Program {
     }
 
     fn advance(&mut self, by: Duration) -> Result<()> {
-        age(&mut self.flows, by)
+        let by = age(by)?;
+        self.flows.make_older(by)?;
+        self.fragments.make_older(by)?;
+        self.affinity.make_older(by)
     }
 }
 
@@ -219,22 +247,46 @@ fn map(object: &Ebpf, name: &str) -> Result<MapData> {
         .map(name)
         .with_context(|| format!("the object has no map {name}"))?;
     let data = match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) => {
-            data
-        }
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data) => data,
         other => bail!("the map {name} is of an unexpected type: {other:?}"),
     };
     let id = data.info()?.id();
     MapData::from_id(id).with_context(|| format!("open the map {name}"))
 }
 
-/// `FLOWS` by the bytes of its keys and values.
-type Flows = HashMap<MapData, [u8; size_of::<Tuple>()], [u8; size_of::<Flow>()]>;
+/// A table in which the programs note times, by the bytes of its keys and values.
+struct Memory<const KEY: usize, const VALUE: usize> {
+    map: HashMap<MapData, [u8; KEY], [u8; VALUE]>,
+    /// Where in a value the time stands.
+    time: usize,
+}
 
-/// A flow that was last seen longer ago is to the programs as if that time had passed. None is
-/// older than the machine: after a restart all clocks begin at zero.
-fn age(flows: &mut Flows, by: Duration) -> Result<()> {
-    let nanos = Nanos::try_from(by.as_nanos())?;
+impl<const KEY: usize, const VALUE: usize> Memory<KEY, VALUE> {
+    fn open(object: &Ebpf, name: &str, time: usize) -> Result<Self> {
+        let map = Map::LruHashMap(map(object, name)?).try_into()?;
+        Ok(Self { map, time })
+    }
+
+    /// What was noted longer ago is to the programs as if that time had passed.
+    fn make_older(&mut self, by: Nanos) -> Result<()> {
+        let place = self.time..self.time + size_of::<Nanos>();
+        let entries: Vec<_> = self.map.iter().collect::<Result<_, _>>()?;
+        for (key, mut value) in entries {
+            let time: Nanos = bytemuck::pod_read_unaligned(&value[place.clone()]);
+            value[place.clone()].copy_from_slice(&time.saturating_sub(by).to_ne_bytes());
+            self.map.insert(key, value, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// How much older entries can be made: none is older than the machine, since after a restart all
+/// clocks begin at zero.
+fn age(by: Duration) -> Result<Nanos> {
     let uptime = std::fs::read_to_string("/proc/uptime").context("read /proc/uptime")?;
     let uptime: f64 = uptime
         .split_whitespace()
@@ -246,12 +298,5 @@ fn age(flows: &mut Flows, by: Duration) -> Result<()> {
         uptime > by,
         "this machine was started too short a while ago to have been silent for {by:?}"
     );
-    let entries: Vec<_> = flows.iter().collect::<Result<_, _>>()?;
-    for (tuple, bytes) in entries {
-        let mut flow: Flow = bytemuck::cast(bytes);
-        flow.last_seen = flow.last_seen.saturating_sub(nanos);
-        let bytes: [u8; size_of::<Flow>()] = bytemuck::cast(flow);
-        flows.insert(tuple, bytes, 0)?;
-    }
-    Ok(())
+    Ok(Nanos::try_from(by.as_nanos())?)
 }

@@ -2,13 +2,13 @@
 //! no sockets.
 //!
 //! ```text
-//!   client's calls ─ from_pod ─ (the way to the backend) ─ to_pod ─ backend
-//!   client's calls ─ to_pod ─── (the way back) ─────────── from_pod ─┘
+//!   client ─ entry ─ the node ─ exit ─ server        entry: from_pod or from_network
+//!   client ─ exit ── the node ─ entry ─┘             exit: to_pod or to_network
 //! ```
 //!
-//! Both ends cross the same hooks where the backend is on the client's node. A packet between
-//! processes of one pod crosses none; neither do a client's that is a process of the node, on its
-//! side.
+//! A pod's packets enter at its own interface and leave by it; those of the world beyond the node,
+//! other nodes' pods too, at the node's interface to it. What is on the node itself, client or
+//! server, crosses no hook on its side. A packet between processes of one pod crosses none.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,9 +19,9 @@ use weir_ebpf::packet::TcpFlags;
 use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::format::CallKind;
-use super::format::talk::{Reply, Talk, Way, canonical};
+use super::format::talk::{By, Reply, Talk, Way, canonical};
 use super::packet::{Body, Packet, Tcp};
-use super::places::{Places, is_here};
+use super::places::{Place, Places, Side};
 use super::runner::{Executor, SocketCall, send};
 
 /// The first port of clients of which none is said.
@@ -68,7 +68,14 @@ impl Talks {
                 talk,
                 socket: living.unwrap_or_else(|| self.open(talk)),
             };
-            replies.push(line.ask()?);
+            let mut reply = line.ask()?;
+            for _ in 1..talk.tries {
+                if matches!(reply, Reply::Answer { .. }) {
+                    break;
+                }
+                reply = line.ask()?;
+            }
+            replies.push(reply);
             let socket = line.socket;
             if talk.port.is_some() {
                 self.sockets.insert(talk.socket(), socket);
@@ -153,7 +160,8 @@ impl<E: Executor> Line<'_, E> {
             },
         };
         let body = Body::Udp { has_checksum: true };
-        let reply = self.exchange(peer, &body, QUESTION, None)?;
+        let length = self.talk.length.max(QUESTION);
+        let reply = self.exchange(peer, &body, length, None)?;
         if matches!(reply, Reply::Answer { .. }) {
             self.ensure_named(CallKind::Recvmsg, peer)?;
         }
@@ -176,7 +184,9 @@ impl<E: Executor> Line<'_, E> {
         }
         let called = self.executor.call(&self.socket_call(kind, peer))?;
         match called.verdict {
-            Verdict::Pass | Verdict::Translate => Ok(Some(canonical(called.peer))),
+            Verdict::Pass | Verdict::PassFragment | Verdict::Translate => {
+                Ok(Some(canonical(called.peer)))
+            }
             Verdict::Reject(_) => Ok(None),
             Verdict::Drop(reason) => bail!("{kind:?} to {peer} was dropped: {reason:?}"),
         }
@@ -201,7 +211,7 @@ impl<E: Executor> Line<'_, E> {
     fn socket_call(&self, kind: CallKind, peer: SocketAddr) -> SocketCall {
         SocketCall {
             kind,
-            is_node: self.talk.is_node,
+            is_node: self.talk.by == By::Node,
             socket: self.socket.number,
             protocol: self.talk.protocol,
             peer,
@@ -227,19 +237,22 @@ impl<E: Executor> Line<'_, E> {
             Carried::Refused | Carried::Lost => return Ok(Reply::Silence),
         };
         let server = arrived.dst;
-        if !self.places.pods.contains(&server.ip()) {
-            return Ok(Reply::Silence);
+        if !self.places.servers.contains(&(self.talk.protocol, server)) {
+            return match Place::of(server.ip()) {
+                // The kernel's own answer.
+                Place::Node(_) if self.talk.is_connected => Ok(Reply::Refused),
+                Place::Pod(_) if self.places.pods.contains(&server.ip()) => {
+                    bail!("{question} arrived as {arrived}, where the scenario has no server")
+                }
+                Place::Node(_) | Place::Pod(_) | Place::Elsewhere => Ok(Reply::Silence),
+            };
         }
-        ensure!(
-            self.places.servers.contains(&(self.talk.protocol, server)),
-            "{question} arrived as {arrived}, where the scenario has no server"
-        );
         let mut reply = arrived.reply();
         if let Some(body) = answer {
             reply.body = body.clone();
         }
         if length > 0 {
-            reply.payload = ANSWER;
+            reply.payload = length.max(ANSWER);
         }
         let seen = self.carry_back(reply.clone())?;
         ensure!(
@@ -277,16 +290,25 @@ impl<E: Executor> Line<'_, E> {
         if packet.dst.ip() == packet.src.ip() {
             return Ok(Carried::Arrived(packet));
         }
-        if !self.talk.is_node {
-            let (verdict, output) = send(self.executor, Hook::FromPod, &packet)?;
+        let from = self.places.side(packet.src.ip());
+        if from == Side::Beyond && !self.places.comes_here(packet.dst.ip()) {
+            return Ok(Carried::Lost);
+        }
+        if let Some(hook) = entry(from) {
+            let (verdict, output) = send(self.executor, hook, &packet)?;
             match verdict {
-                Verdict::Pass | Verdict::Translate => packet = output,
+                Verdict::Pass | Verdict::PassFragment | Verdict::Translate => packet = output,
                 Verdict::Reject(_) => return Ok(Carried::Refused),
                 Verdict::Drop(_) => return Ok(Carried::Lost),
             }
         }
-        if is_here(packet.dst.ip()) {
-            packet = self.cross(Hook::ToPod, &packet)?;
+        if let Some(hook) = exit(self.places.side(packet.dst.ip())) {
+            let (verdict, output) = send(self.executor, hook, &packet)?;
+            match verdict {
+                Verdict::Pass | Verdict::Translate => packet = output,
+                Verdict::Reject(_) => bail!("{packet} was refused at {}", hook.name()),
+                Verdict::Drop(_) => return Ok(Carried::Lost),
+            }
         }
         Ok(Carried::Arrived(packet))
     }
@@ -295,11 +317,11 @@ impl<E: Executor> Line<'_, E> {
         if packet.dst.ip() == packet.src.ip() {
             return Ok(packet);
         }
-        if is_here(packet.src.ip()) {
-            packet = self.cross(Hook::FromPod, &packet)?;
+        if let Some(hook) = entry(self.places.side(packet.src.ip())) {
+            packet = self.cross(hook, &packet)?;
         }
-        if !self.talk.is_node {
-            packet = self.cross(Hook::ToPod, &packet)?;
+        if let Some(hook) = exit(self.places.side(packet.dst.ip())) {
+            packet = self.cross(hook, &packet)?;
         }
         Ok(packet)
     }
@@ -309,11 +331,29 @@ impl<E: Executor> Line<'_, E> {
         let (verdict, output) = send(self.executor, hook, packet)
             .with_context(|| format!("{packet} at {}", hook.name()))?;
         match verdict {
-            Verdict::Pass | Verdict::Translate => Ok(output),
+            Verdict::Pass | Verdict::PassFragment | Verdict::Translate => Ok(output),
             Verdict::Reject(_) | Verdict::Drop(_) => {
                 bail!("{packet} at {}: {verdict:?}", hook.name())
             }
         }
+    }
+}
+
+/// Where packets of a side enter the node.
+const fn entry(side: Side) -> Option<Hook> {
+    match side {
+        Side::Pod => Some(Hook::FromPod),
+        Side::Node => None,
+        Side::Beyond => None,
+    }
+}
+
+/// Where packets to a side leave the node.
+const fn exit(side: Side) -> Option<Hook> {
+    match side {
+        Side::Pod => Some(Hook::ToPod),
+        Side::Node => None,
+        Side::Beyond => None,
     }
 }
 

@@ -8,6 +8,7 @@ use weir_agent::maps::diff::diff;
 use weir_agent::maps::{Contents, Plan};
 use weir_agent::model::{Change, Cluster, Event, Kind, Object, ObjectRef, SourceId};
 use weir_agent::sources::manifests;
+use weir_ebpf::tables::PortRange;
 
 use super::format::{Given, Node};
 
@@ -35,7 +36,11 @@ impl World {
                 std::net::IpAddr::V4(_) => None,
                 std::net::IpAddr::V6(v6) => Some(*v6),
             }),
-            snat_ports: node.snat_ports.0..=node.snat_ports.1,
+            snat_ports: [
+                PortRange::new(node.snat_ports.0, node.snat_ports.1),
+                PortRange::NONE,
+            ],
+            ..NodeContext::default()
         };
         let mut world = Self {
             cluster: Cluster::from_objects(objects),
@@ -122,15 +127,10 @@ pub fn read_objects(given: &[Given], directory: &Path) -> Result<Vec<Object>> {
 pub fn parse_reference(text: &str) -> Result<ObjectRef> {
     let expected = || format!("{text:?} is not `KIND NAMESPACE/NAME`");
     let (kind, name) = text.split_once(' ').with_context(expected)?;
-    let kind = [
-        Kind::Service,
-        Kind::EndpointSlice,
-        Kind::Endpoints,
-        Kind::Node,
-    ]
-    .into_iter()
-    .find(|known| known.name() == kind)
-    .with_context(expected)?;
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|known| known.name() == kind)
+        .with_context(expected)?;
     let (namespace, name) = match name.split_once('/') {
         Some(both) if kind.is_namespaced() => both,
         None if !kind.is_namespaced() => ("", name),

@@ -11,6 +11,7 @@ use weir_tests::reference::world::World;
 use weir_tests::reference::{Answer, Client, Served, Source};
 
 use super::journey::{Connection, Outcome};
+use super::plan;
 
 /// Source ports for translated sources.
 pub const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
@@ -32,8 +33,15 @@ pub fn judge<'a>(
     for answer in expected {
         match is(world, memory, now, connection, outcome, answer) {
             Ok(()) => {
-                if let (Answer::Served(served), Outcome::Reached { at, .. }) = (answer, outcome) {
-                    remember(world, memory, now, connection, served, at);
+                if let Answer::Served(served) = answer {
+                    let at = match outcome {
+                        Outcome::Reached { at, .. } => Some(at),
+                        Outcome::LeftAlone => Some(connection.to),
+                        Outcome::Refused(_) | Outcome::Dropped(_) => None,
+                    };
+                    if let Some(at) = at {
+                        remember(world, memory, now, connection, served, at);
+                    }
                 }
                 return Ok(answer);
             }
@@ -58,7 +66,12 @@ fn is(
         (Answer::Served(served), Outcome::Reached { at, source }) => {
             return is_served(world, memory, now, connection, served, (at, source));
         }
-        // The checksum of SCTP covers its ports, and is not taken anew: a limit of Weir's.
+        // An endpoint that is reached at its own address.
+        (Answer::Served(served), Outcome::LeftAlone) => {
+            let ends = (connection.to, connection.from);
+            return is_served(world, memory, now, connection, served, ends);
+        }
+        // For the same reason an endpoint cannot serve at another port: a limit of Weir's.
         (Answer::Served(served), Outcome::Dropped(DropReason::SctpPort)) => {
             connection.protocol == "SCTP"
                 && served
@@ -121,17 +134,26 @@ fn is_served(
     let (first, last) = SNAT_PORTS;
     let is_right = match expected {
         Source::Client => source == connection.from,
-        Source::Node => {
-            Some(source.ip()) == node && (first..=last).contains(&source.port())
+        // The checksum of SCTP covers its ports, and is not taken anew: they stay.
+        Source::Node if connection.protocol == "SCTP" => {
+            Some(source.ip()) == node && source.port() == connection.from.port()
         }
+        Source::Node => Some(source.ip()) == node && (first..=last).contains(&source.port()),
     };
     // A process that reaches its own pod by its own address has left it by no hook.
-    let is_within_pod = source == connection.from && source.ip() == at.ip();
+    let is_within_pod = source == connection.from && is_itself(connection, at);
+    // The slices put the endpoint elsewhere, or nowhere; but it is here, and what does not leave
+    // the node need not be masqueraded.
+    let is_here = plan::is_here(at.ip()) && source == connection.from;
     ensure!(
-        is_right || is_within_pod,
-        "{at} sees {source}, not the {expected:?}'s address"
+        is_right || is_within_pod || is_here && !is_itself(connection, at),
+        "{at} sees {source}, not the address that it should: {expected:?}"
     );
     Ok(())
+}
+
+fn is_itself(connection: &Connection, at: SocketAddr) -> bool {
+    connection.from.ip() == at.ip()
 }
 
 fn remember(

@@ -3,27 +3,43 @@
 
 mod journey;
 mod judge;
+mod objects;
 mod plan;
 mod report;
 mod tables;
 mod worlds;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow};
+use proptest::prelude::*;
 use serde_json::Value;
 use weir_tests::reference::affinity::Memory as Remembered;
 use weir_tests::reference::world::World as Cluster;
 use weir_tests::reference::{self, Answer, Client, manifests};
 use weir_tests::scenario::Executor;
-use weir_tests::scenario::format::{Given, Node};
+use weir_tests::scenario::format::Node;
 use weir_tests::scenario::world::{self, World};
 
 use journey::Connection;
-pub use worlds::world as cluster;
+
+/// One cluster after the other. The report of a counter-example says what they hold.
+#[derive(Clone)]
+pub struct History(Vec<Cluster>);
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} clusters", self.0.len())
+    }
+}
+
+/// A cluster, and others that follow it.
+pub fn history() -> impl Strategy<Value = History> {
+    prop::collection::vec(worlds::world(), 1..=3).prop_map(History)
+}
 
 /// The kinds of answers, each with how it is met.
 pub const KINDS: [&str; 7] = [
@@ -48,6 +64,9 @@ const fn kind(answer: &Answer) -> &'static str {
     }
 }
 
+/// Of clients' sockets: none has a port that is a node port.
+const FIRST_PORT: u16 = 32_767;
+
 /// How much is asked of each cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
@@ -66,7 +85,7 @@ pub struct Extent {
 /// Something is not as the model says: which, and a scenario that shows it.
 pub fn compare(
     executor: &mut impl Executor,
-    history: &[Cluster],
+    History(history): &History,
     seed: u64,
     extent: Extent,
 ) -> Result<BTreeSet<&'static str>> {
@@ -74,14 +93,24 @@ pub fn compare(
         executor,
         history: &[],
         extent,
+        way: if seed % 16 == 0 {
+            objects::Way::Manifests
+        } else {
+            objects::Way::Api
+        },
         random: Random(seed),
         remembered: Remembered::default(),
         now: Duration::ZERO,
-        port: 30_000,
+        port: FIRST_PORT,
         met: BTreeSet::new(),
     };
     let (mut world, plan) = World::new(&node(), Vec::new());
     comparison.executor.apply(&plan)?;
+    // SCRATCH
+    comparison.executor.apply(&weir_agent::maps::Plan(vec![
+        weir_agent::maps::Write::PutNodePortAddr(plan::Host::Node.addr(false).into()),
+        weir_agent::maps::Write::PutNodePortAddr(plan::Host::Node.addr(true).into()),
+    ]))?;
     let mut before = Vec::new();
     for (index, cluster) in history.iter().enumerate() {
         comparison.history = &history[..=index];
@@ -99,6 +128,8 @@ struct Comparison<'a, E> {
     /// What has been, up to what is now.
     history: &'a [Cluster],
     extent: Extent,
+    /// How the objects come.
+    way: objects::Way,
     random: Random,
     remembered: Remembered,
     now: Duration,
@@ -110,8 +141,8 @@ impl<E: Executor> Comparison<'_, E> {
     /// The objects of the next cluster come and those of the one before go, in any order, all at
     /// once or one after the other.
     fn change(&mut self, world: &mut World, before: &[Value], now: &[Value]) -> Result<()> {
-        let names: BTreeSet<String> = now.iter().map(object_name).collect();
-        let gone = before.iter().map(object_name).filter(|name| !names.contains(name));
+        let names: BTreeSet<String> = now.iter().map(objects::name).collect();
+        let gone = before.iter().map(objects::name).filter(|name| !names.contains(name));
         let mut changes: Vec<Change> = gone.map(Change::Gone).collect();
         let changed = now.iter().filter(|object| !before.contains(object));
         changes.extend(changed.cloned().map(Change::There));
@@ -120,7 +151,7 @@ impl<E: Executor> Comparison<'_, E> {
             for change in changes {
                 let plan = match change {
                     Change::Gone(name) => world.delete(vec![world::parse_reference(&name)?]),
-                    Change::There(object) => world.apply(read(&[object])?),
+                    Change::There(object) => world.apply(objects::read(&[object], self.way)?),
                 };
                 self.executor.apply(&plan)?;
             }
@@ -134,7 +165,7 @@ impl<E: Executor> Comparison<'_, E> {
             }
         }
         self.executor.apply(&world.delete(gone))?;
-        self.executor.apply(&world.apply(read(&there)?))
+        self.executor.apply(&world.apply(objects::read(&there, self.way)?))
     }
 
     /// Everybody asks at every address that a service could have, and at some that none has.
@@ -189,13 +220,11 @@ impl<E: Executor> Comparison<'_, E> {
             to,
             protocol,
         };
-        self.try_it(cluster, world, &connection, &expected)
-            .with_context(|| {
-                format!(
-                    "{client:?} to {protocol} {to}, as a scenario:\n{}",
-                    report::scenario(self.history, &connection, &expected)
-                )
-            })
+        let result = self.try_it(cluster, world, &connection, &expected);
+        result.map_err(|error| {
+            let scenario = report::scenario(self.history, &connection, &expected);
+            anyhow!("{client:?} to {protocol} {to}: {error:#}\nas a scenario:\n{scenario}")
+        })
     }
 
     fn try_it(
@@ -273,21 +302,4 @@ fn node() -> Node {
         snat_ports: judge::SNAT_PORTS,
         ..Node::default()
     }
-}
-
-fn object_name(object: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
-    match text(&metadata["namespace"]).as_str() {
-        "" => format!("{kind} {}", text(&metadata["name"])),
-        namespace => format!("{kind} {namespace}/{}", text(&metadata["name"])),
-    }
-}
-
-fn read(objects: &[Value]) -> Result<Vec<weir_agent::model::Object>> {
-    let given = objects.iter().map(|object| {
-        let object = object.as_object().context("an object")?;
-        Ok(Given::Inline(object.clone()))
-    });
-    world::read_objects(&given.collect::<Result<Vec<_>>>()?, Path::new("."))
 }

@@ -66,11 +66,11 @@ impl Host {
 pub const SERVICES: [Host; 3] = [Host::Service(10), Host::Service(11), Host::Service(12)];
 /// What services have as external and load balancer's addresses: one that is the node's own, and
 /// one that may be another service's cluster IP.
-pub const EXTERNALS: [Host; 4] = [
+pub const EXTERNALS: [Host; 3] = [
     Host::Outside(80),
     Host::Outside(81),
     Host::Node,
-    Host::Service(12),
+    // SCRATCH
 ];
 /// Whom slices name, with the node on which each is.
 pub const ENDPOINTS: [(Host, Option<&str>); 7] = [
@@ -115,6 +115,11 @@ pub fn is_node(addr: IpAddr) -> bool {
     [Host::Node, Host::SecondNode]
         .iter()
         .any(|host| host.addr(addr.is_ipv6()) == addr)
+}
+
+/// Is whoever has this address on this node?
+pub fn is_here(addr: IpAddr) -> bool {
+    is_node(addr) || is_local_pod(addr)
 }
 
 /// Has a pod of this node this address?

@@ -7,7 +7,7 @@ use weir_tests::reference::world::World;
 use weir_tests::reference::{Answer, Client, manifests};
 
 use super::journey::Connection;
-use super::object_name;
+use super::objects;
 
 /// The text of a scenario in which the last of these clusters is asked.
 #[must_use]
@@ -35,10 +35,10 @@ pub fn scenario(
 
 fn changes(before: &[Value], now: &[Value]) -> Vec<String> {
     let mut lines = Vec::new();
-    let names: BTreeSet<String> = now.iter().map(object_name).collect();
+    let names: BTreeSet<String> = now.iter().map(objects::name).collect();
     let gone: Vec<String> = before
         .iter()
-        .map(object_name)
+        .map(objects::name)
         .filter(|name| !names.contains(name))
         .collect();
     if !gone.is_empty() {

@@ -25,9 +25,7 @@ fn frontend(contents: &Contents, to: SocketAddr, protocol: &str) -> Option<Front
     frontends
         .get(&exact)
         .or_else(|| {
-            contents
-                .node_port_addrs
-                .contains(&to.ip().into())
+            (super::plan::Host::Node.addr(to.is_ipv6()) == to.ip())
                 .then(|| frontends.get(&node_port))?
         })
         .copied()

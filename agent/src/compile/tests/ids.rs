@@ -1,6 +1,7 @@
 //! Numbers, slots and revisions, and what tables remember of them.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use weir_ebpf::tables::{Backend, Service as ServiceEntry, ServiceFlags};
 

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use weir_ebpf::addr::Addr;
 
 use super::*;
 use crate::compile::Ids;
@@ -18,20 +19,24 @@ fn prefixes(plan: &Plan, start: &Contents) -> Vec<Contents> {
 /// What every packet relies on.
 fn check_references(contents: &Contents) {
     for (key, frontend) in &contents.frontends {
-        let number = frontend.service;
-        assert_eq!(number == 0, key.is_address_only(), "{key:?}");
-        if number == 0 {
-            continue;
+        for number in numbers(frontend) {
+            assert_eq!(number == 0, key.is_address_only(), "{key:?}");
+            if number == 0 {
+                continue;
+            }
+            assert!(contents.service_names.contains_key(&number), "{key:?}");
+            assert!(contents.services.contains_key(&number), "{key:?}");
         }
-        assert!(contents.service_names.contains_key(&number), "{key:?}");
-        assert!(contents.services.contains_key(&number), "{key:?}");
     }
     for (&service, entry) in &contents.services {
         for slot in 0..entry.backend_count {
             let backend = contents.backends.get(&BackendKey { service, slot });
             let backend = *backend.unwrap_or_else(|| panic!("{service} has no slot {slot}"));
             assert!(
-                contents.serving.contains(&ServingKey { service, backend }),
+                contents.serving.contains(&ServingKey {
+                    service,
+                    backend: backend.identity()
+                }),
                 "{service} slot {slot}: {backend:?} does not serve"
             );
         }
@@ -46,22 +51,78 @@ fn check_destinations(prefix: &Contents, actual: &Contents, desired: &Contents) 
         if key.is_address_only() {
             continue;
         }
-        let owners = [actual, desired].into_iter().filter_map(|contents| {
-            let frontend = contents.frontends.get(key)?;
-            contents.service_names.get(&frontend.service)
+        let owners = [actual, desired].into_iter().flat_map(|contents| {
+            let numbers = contents.frontends.get(key).map(numbers);
+            let numbers = numbers.into_iter().flatten();
+            numbers.filter_map(|number| contents.service_names.get(&number))
         });
         let allowed: BTreeSet<Backend> = owners
             .flat_map(|name| before.get(name).into_iter().chain(after.get(name)))
             .flatten()
             .copied()
             .collect();
-        let count = prefix.services[&frontend.service].backend_count;
-        for (slot, backend) in prefix.backends_of(frontend.service) {
+        for number in numbers(frontend) {
+            let count = prefix.services[&number].backend_count;
+            for (slot, backend) in prefix.backends_of(number) {
+                assert!(
+                    slot >= count || allowed.contains(&backend),
+                    "{key:?} leads to {backend:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Where a frontend asks who may come, the answer is that of before, or of after, or of both.
+fn check_source_ranges(prefix: &Contents, actual: &Contents, desired: &Contents) {
+    // What a client meets at a frontend: `None` where there is none.
+    let may_come = |contents: &Contents, key: &FrontendKey, client: Addr| {
+        let frontend = contents.frontends.get(key)?;
+        let mut ranges = contents.source_ranges.iter();
+        Some(
+            !frontend.flags.contains(FrontendFlags::SOURCE_RANGES)
+                || ranges.any(|range| range.service == frontend.service && range.contains(client)),
+        )
+    };
+    let ranges = actual.source_ranges.iter().chain(&desired.source_ranges);
+    let clients: BTreeSet<Addr> = ranges.map(|range| range.addr).collect();
+    for key in prefix.frontends.keys() {
+        for client in &clients {
+            let now = may_come(prefix, key, *client);
+            let answers = [actual, desired].map(|contents| may_come(contents, key, *client));
             assert!(
-                slot >= count || allowed.contains(&backend),
-                "{key:?} leads to {backend:?}"
+                answers.contains(&now),
+                "{client} at {key:?}: {now:?}, which is neither of {answers:?}"
             );
         }
+    }
+}
+
+/// What the guards stop is in no table.
+fn check_guards(prefix: &Contents) {
+    let covers = |addr: Addr| {
+        let node = &prefix.node;
+        node.cover_v4.contains(addr) || node.cover_v6.contains(addr)
+    };
+    for key in prefix.frontends.keys() {
+        assert!(!key.is_address_only() || covers(key.addr), "{key:?}");
+        let number = key.port.number();
+        assert!(!key.is_node_port() || prefix.node.node_ports.contains(number));
+    }
+    for cidr in &prefix.service_cidrs {
+        assert!(covers(cidr.addr), "{cidr}");
+    }
+}
+
+/// An address is for services alone only when whoever serves it does.
+fn check_service_cidrs(prefix: &Contents, actual: &Contents, desired: &Contents) {
+    let new = desired.service_cidrs.difference(&actual.service_cidrs);
+    for cidr in new.filter(|cidr| prefix.service_cidrs.contains(cidr)) {
+        assert_eq!(prefix.frontends, desired.frontends, "{cidr}");
+    }
+    let gone = actual.service_cidrs.difference(&desired.service_cidrs);
+    for cidr in gone.filter(|cidr| prefix.service_cidrs.contains(cidr)) {
+        assert_eq!(prefix.frontends, actual.frontends, "{cidr}");
     }
 }
 
@@ -117,6 +178,9 @@ fn check_plan(desired: &Contents, actual: &Contents) -> Vec<Contents> {
             check_destinations(prefix, actual, desired);
             check_slot_zero_goes_last(prefix);
             check_known_addresses(prefix, actual, desired);
+            check_source_ranges(prefix, actual, desired);
+            check_guards(prefix);
+            check_service_cidrs(prefix, actual, desired);
         });
         assert!(result.is_ok(), "after {written:#?}");
     }

@@ -34,7 +34,8 @@ impl fmt::Display for ApplyError {
             error,
         } = self;
         write!(f, "{} in {table}: ", Described(write))?;
-        if error.raw_os_error() == Some(libc::E2BIG) {
+        // Hash tables say the one, longest-prefix tables the other.
+        if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) {
             write!(
                 f,
                 "the table is full (it holds {capacity} entries at most; a larger one is \

@@ -1,8 +1,9 @@
 //! The map commands of bpf(2) that aya 0.14 has no names for: many entries in one call, and
 //! opening a pinned map for reading alone.
 //!
-//! Batches exist since Linux 5.6. Every access of the agent to its tables goes through them, a
-//! single entry being a batch of one, so that there is one path to know.
+//! Batches exist since Linux 5.6. Every access of the agent to its hash tables and arrays goes
+//! through them, a single entry being a batch of one. Longest-prefix tables have batches only
+//! since Linux 5.13, and are small: theirs go one by one, on every kernel.
 //!
 //! Callers promise that `K` and `V` are the map's key and value: the kernel copies as many bytes
 //! as the *map* says. [`pins`](crate::maps::pins) compares both before a table is opened.
@@ -16,6 +17,9 @@ use std::path::Path;
 use bytemuck::Pod;
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
+const MAP_DELETE_ELEM: libc::c_long = 3;
+const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -177,15 +181,61 @@ pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), Stop
 /// One entry.
 pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = V::zeroed();
-    let mut element = Element {
+    let key = (&raw const *key).addr() as u64;
+    let value_at = (&raw mut value).addr() as u64;
+    match bpf(MAP_LOOKUP_ELEM, &mut element(map, key, value_at)) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn element(map: BorrowedFd<'_>, key: u64, value: u64) -> Element {
+    Element {
         map_fd: descriptor(map),
         padding: 0,
-        key: (&raw const *key).addr() as u64,
-        value: (&raw mut value).addr() as u64,
+        key,
+        value,
         flags: 0,
-    };
-    match bpf(MAP_LOOKUP_ELEM, &mut element) {
-        Ok(_) => Ok(Some(value)),
+    }
+}
+
+/// Sets entries, in order, one by one.
+pub(super) fn update_each<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    value: &V,
+) -> Result<(), Stopped> {
+    for (done, key) in keys.iter().enumerate() {
+        let key = (&raw const *key).addr() as u64;
+        let value = (&raw const *value).addr() as u64;
+        bpf(MAP_UPDATE_ELEM, &mut element(map, key, value))
+            .map_err(|error| Stopped { done, error })?;
+    }
+    Ok(())
+}
+
+/// Removes entries, in order, one by one; those that are absent are passed over.
+pub(super) fn delete_each<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), Stopped> {
+    for (done, key) in keys.iter().enumerate() {
+        let key = (&raw const *key).addr() as u64;
+        match bpf(MAP_DELETE_ELEM, &mut element(map, key, 0)) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(Stopped { done, error }),
+        }
+    }
+    Ok(())
+}
+
+/// The key that follows this one, or the first. What is removed meanwhile by another writer
+/// would make the walk begin again: for tables that the agent alone writes.
+pub(super) fn next_key<K: Pod>(map: BorrowedFd<'_>, after: Option<&K>) -> io::Result<Option<K>> {
+    let mut next = K::zeroed();
+    let after = after.map_or(0, |key| (&raw const *key).addr() as u64);
+    let next_at = (&raw mut next).addr() as u64;
+    match bpf(MAP_GET_NEXT_KEY, &mut element(map, after, next_at)) {
+        Ok(_) => Ok(Some(next)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use serde::de::DeserializeOwned;
 
 use super::yaml::{Node, Value, parse_document};
@@ -164,9 +166,14 @@ impl Parser<'_> {
             Kind::EndpointSlice => read::<discovery::EndpointSlice>(node),
             Kind::Endpoints => read::<core::Endpoints>(node),
             Kind::Node => read::<core::Node>(node),
+            Kind::ServiceCidr => read::<networking::ServiceCIDR>(node),
         };
         match result {
             Ok(object) => {
+                for invalid in object.ignored() {
+                    let identity = Some(object.reference());
+                    self.fault(node, place, invalid.clone(), identity);
+                }
                 let line = self.line(node.line);
                 self.parsed.objects.push((object, line));
             }

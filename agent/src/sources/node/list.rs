@@ -10,14 +10,16 @@ use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
-use super::{Address, Link, NodeState, node_addresses, pod_interfaces};
+use super::NodeState;
+use super::addresses::Address;
+use super::links::{Link, LinkHeader};
 
 /// A connection to the kernel.
 pub(super) struct Lister {
@@ -57,11 +59,7 @@ impl Lister {
             .await
             .context("list addresses")?;
         let namespaces = self.namespaces(netns_dir).await?;
-        let pod_interfaces = pod_interfaces(&links, &namespaces);
-        Ok(NodeState {
-            addresses: node_addresses(&addresses, &links, &pod_interfaces),
-            pod_interfaces,
-        })
+        Ok(NodeState::new(&links, &addresses, &namespaces))
     }
 
     /// The numbers by which links name the network namespaces in a directory. Files that are no
@@ -138,32 +136,55 @@ fn link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
+        kind: String::new(),
+        header: LinkHeader::from_link_type(message.header.link_layer_type.into()),
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+        master: None,
         peer_namespace: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
+            LinkAttribute::LinkInfo(info) => {
+                let kind = info.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+                link.kind = kind.unwrap_or_default();
+            }
             _ => {}
         }
     }
     link
 }
 
+/// `None`: it is not the node's, or not yet.
 fn address(message: &AddressMessage) -> Option<Address> {
     let mut addr = None;
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
     for attribute in &message.attributes {
         match attribute {
             // Of a point-to-point link this is the node's, the other the peer's.
             AddressAttribute::Local(local) => addr = Some(*local),
             AddressAttribute::Address(address) => addr = addr.or(Some(*address)),
+            // The header has room for some of them only.
+            AddressAttribute::Flags(all) => flags = *all,
             _ => {}
         }
+    }
+    // Duplicate address detection goes on, or has found another machine with this address.
+    let is_pending =
+        flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
+    if is_pending || flags.contains(AddressFlags::Dadfailed) {
+        return None;
     }
     Some(Address {
         interface: message.header.index,
         addr: addr?,
         is_global: message.header.scope == AddressScope::Universe,
+        is_secondary: flags.contains(AddressFlags::Secondary),
+        is_deprecated: flags.contains(AddressFlags::Deprecated),
     })
 }

@@ -147,7 +147,7 @@ impl FieldsText {
                 result != Outcome::Unsaid,
                 "`translate` needs one of packet, peer, one_of, reaches"
             ),
-            Verdict::Pass | Verdict::Drop(_) => ensure!(
+            Verdict::Pass | Verdict::PassFragment | Verdict::Drop(_) => ensure!(
                 result == Outcome::Unsaid,
                 "a packet that passes is as it was, a dropped one is nowhere"
             ),
@@ -191,7 +191,7 @@ impl FieldsText {
 /// What a verdict's reason is called in a scenario.
 const fn reason_name(verdict: Verdict) -> Option<&'static str> {
     match verdict {
-        Verdict::Pass | Verdict::Translate => None,
+        Verdict::Pass | Verdict::PassFragment | Verdict::Translate => None,
         Verdict::Reject(RejectReason::NoBackend) => Some("no-backend"),
         Verdict::Drop(DropReason::Malformed) => Some("malformed"),
         Verdict::Drop(DropReason::NoSourcePort) => Some("no-source-port"),
@@ -200,6 +200,12 @@ const fn reason_name(verdict: Verdict) -> Option<&'static str> {
         Verdict::Reject(RejectReason::NoSuchPort) => Some("no-such-port"),
         Verdict::Drop(DropReason::SctpPort) => Some("sctp-port"),
         Verdict::Drop(DropReason::NoLocalEndpoint) => Some("no-local-endpoint"),
+        Verdict::Drop(DropReason::SourceRange) | Verdict::Reject(RejectReason::SourceRange) => {
+            Some("source-range")
+        }
+        Verdict::Drop(DropReason::ServiceAddress) => Some("service-address"),
+        Verdict::Drop(DropReason::NoNodeAddress) => Some("no-node-address"),
+        Verdict::Drop(DropReason::NoFirstFragment) => Some("no-first-fragment"),
     }
 }
 

@@ -15,16 +15,18 @@
 //! | field | means |
 //! |---|---|
 //! | `tcp`, `udp` | client and whom it asks, both as the client's socket writes them (`::ffff:…`) |
-//! | `by: node` | the client is a process of the node, not of a pod |
+//! | `by: node` | the client is a process of a node, not of a pod; the outside world's host is known by its address |
 //! | `via: packet` | TCP of a process that the node's programs at socket calls do not see |
 //! | `socket: unconnected` | UDP sent by `sendto(2)`, not by a connected socket |
 //! | `times: N` | as many questions, each answered before the next |
+//! | `tries: N` | UDP: a question that is not answered is asked again, N times in all |
+//! | `length: N` | UDP: bytes of question and answer |
 //!
 //! | expected | means |
 //! |---|---|
 //! | `served_by: […]` | each answer comes from one of these |
 //! | `reaches: […]` | and each of these gave one |
-//! | `client_seen_as: ADDRESS` or `node` | whom the server sees; else the client itself |
+//! | `client_seen_as: ADDRESS` or `node` | whom the server sees: its source was translated; else the client itself: its source was kept |
 //! | `refused` | the client is told so (`ECONNREFUSED`) |
 //! | `silence` | nobody answers: nothing comes back, or no way leads there |
 //!
@@ -39,6 +41,7 @@ use serde::Deserialize;
 use weir_ebpf::addr::Protocol;
 
 use super::super::packet;
+use crate::bed::plan;
 
 /// A client asks a server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,14 +54,29 @@ pub struct Talk {
     pub port: Option<u16>,
     /// Whom it asks.
     pub server: SocketAddr,
-    /// Is the client a process of the node itself?
-    pub is_node: bool,
+    /// Who the client is.
+    pub by: By,
     /// Where a service's address is translated.
     pub way: Way,
     /// Is the socket connected? That of TCP always is.
     pub is_connected: bool,
     /// How often it asks.
     pub times: u16,
+    /// How often it asks again while there is no answer.
+    pub tries: u16,
+    /// Bytes of question and answer; zero: as they come.
+    pub length: u16,
+}
+
+/// Who a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum By {
+    /// A process in a pod.
+    Pod,
+    /// A process of a node itself.
+    Node,
+    /// The host in the outside world.
+    Outside,
 }
 
 /// Where a service's address is translated.
@@ -119,7 +137,12 @@ impl Talk {
     /// Who the client is, however often it asks: the same for the same living socket.
     #[must_use]
     pub fn socket(&self) -> Self {
-        Self { times: 0, ..*self }
+        Self {
+            times: 0,
+            tries: 0,
+            length: 0,
+            ..*self
+        }
     }
 
     /// The server's address, be it written as IPv4 or as mapped into IPv6.
@@ -185,7 +208,11 @@ impl fmt::Display for Talk {
         if let Some(port) = self.port {
             write!(f, " port {port}")?;
         }
-        let by = if self.is_node { "node" } else { "pod" };
+        let by = match self.by {
+            By::Pod => "pod",
+            By::Node => "node",
+            By::Outside => "outside world",
+        };
         write!(f, " > {}, by the {by}, via {:?}", self.server, self.way)
     }
 }
@@ -241,6 +268,10 @@ pub(super) struct TalkText {
     socket: Option<SocketText>,
     #[serde(default = "once")]
     times: u16,
+    #[serde(default = "once")]
+    tries: u16,
+    #[serde(default)]
+    length: u16,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -287,45 +318,66 @@ const fn once() -> u16 {
 
 impl TalkText {
     pub(super) fn read(self) -> Result<Talk> {
-        let is_node = self.by == ByText::Node;
-        let is_connected = self.socket != Some(SocketText::Unconnected);
-        let (protocol, text, way) = match (self.tcp, self.udp) {
-            (Some(text), None) => {
-                ensure!(self.socket.is_none(), "a TCP socket is always connected");
-                let way = match self.via {
-                    None | Some(ViaText::Socket) => Way::Socket,
-                    Some(ViaText::Packet) => Way::Packet,
-                };
-                ensure!(
-                    !(is_node && way == Way::Packet),
-                    "the node's own packets are not translated, only its calls are"
-                );
-                (Protocol::TCP, text, way)
-            }
-            (None, Some(text)) => {
-                ensure!(
-                    self.via.is_none(),
-                    "UDP has one way only: the node's by its calls, a pod's by its packets"
-                );
-                let way = if is_node { Way::Socket } else { Way::Packet };
-                (Protocol::UDP, text, way)
-            }
+        let (protocol, text) = match (&self.tcp, &self.udp) {
+            (Some(text), None) => (Protocol::TCP, text),
+            (None, Some(text)) => (Protocol::UDP, text),
             _ => bail!("a talk is exactly one of tcp, udp"),
         };
-        ensure!(self.times > 0, "nobody talks `times: 0`");
         let (client, port, server) =
-            parse_places(&text).with_context(|| format!("in the talk {text:?}"))?;
+            parse_places(text).with_context(|| format!("in the talk {text:?}"))?;
+        let by = match (self.by, is_outside(client)) {
+            (ByText::Pod, false) => By::Pod,
+            (ByText::Pod, true) => By::Outside,
+            (ByText::Node, false) => By::Node,
+            (ByText::Node, true) => bail!("{client} is the outside world's host, not a node"),
+        };
+        ensure!(
+            self.times > 0 && self.tries > 0,
+            "nobody talks `times: 0` or `tries: 0`"
+        );
         Ok(Talk {
             protocol,
             client,
             port,
             server,
-            is_node,
-            way,
-            is_connected,
+            by,
+            way: self.way(by)?,
+            is_connected: self.socket != Some(SocketText::Unconnected),
             times: self.times,
+            tries: self.tries,
+            length: self.length,
         })
     }
+
+    fn way(&self, by: By) -> Result<Way> {
+        let is_tcp = self.tcp.is_some();
+        if is_tcp {
+            ensure!(self.socket.is_none(), "a TCP socket is always connected");
+            ensure!(
+                self.tries == 1 && self.length == 0,
+                "`tries` and `length` are UDP's: TCP tries itself, and has no datagrams"
+            );
+        }
+        match (by, self.via) {
+            (By::Outside, None) => Ok(Way::Packet),
+            (By::Outside, Some(_)) => bail!("the outside world has packets only"),
+            (By::Node, Some(ViaText::Packet)) => {
+                bail!("the node's own packets are not translated, only its calls are")
+            }
+            (By::Pod | By::Node, Some(_)) if !is_tcp => {
+                bail!("UDP has one way only: the node's by its calls, a pod's by its packets")
+            }
+            (By::Pod, Some(ViaText::Packet)) => Ok(Way::Packet),
+            (By::Pod, None) if !is_tcp => Ok(Way::Packet),
+            (By::Pod | By::Node, None | Some(ViaText::Socket)) => Ok(Way::Socket),
+        }
+    }
+}
+
+/// Is this the outside world's host?
+#[must_use]
+pub fn is_outside(addr: IpAddr) -> bool {
+    [IpAddr::V4(plan::OUTSIDE_V4), plan::OUTSIDE_V6.into()].contains(&addr.to_canonical())
 }
 
 /// Reads `CLIENT > SERVER:PORT`.
@@ -357,7 +409,7 @@ impl AnswersText {
     pub(super) fn read(self, talk: &Talk) -> Result<Expected> {
         let seen_as = match self.client_seen_as.as_deref() {
             // Which of the node's addresses it is depends on the way its packets take.
-            None if talk.is_node => SeenAs::Node,
+            None if talk.by == By::Node => SeenAs::Node,
             None => SeenAs::Client,
             Some("node") => SeenAs::Node,
             Some(addr) => SeenAs::Addr(addr.parse().with_context(|| {

@@ -1,14 +1,16 @@
-//! The clients' end of conversations: real sockets in pods and on the node.
+//! The clients' end of conversations: real sockets in pods, on nodes and in the
+//! outside world.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use weir_ebpf::addr::Protocol;
 
-use crate::bed::{Node, Pod};
-use crate::scenario::format::talk::{Expected, Reply, Talk, Way, canonical};
+use crate::bed::{Bed, Pod};
+use crate::scenario::format::talk::{By, Expected, Reply, Talk, Way, canonical};
+use crate::scenario::places::Place;
 use crate::testpod::client::{Outcome, TIMEOUT, TestPod, any_port};
 use crate::testpod::protocol::{Ends, Failure};
 
@@ -21,16 +23,17 @@ pub(super) struct Clients {
     /// Processes in pods that the node's programs at socket calls do not see.
     foreign: BTreeMap<Ipv4Addr, TestPod>,
     pods: BTreeMap<Ipv4Addr, Pod>,
-    node: Node,
+    /// Last: what lives in it ends before it.
+    bed: Bed,
 }
 
 impl Clients {
-    pub(super) fn new(node: Node, pods: BTreeMap<Ipv4Addr, Pod>) -> Self {
+    pub(super) fn new(bed: Bed, pods: BTreeMap<Ipv4Addr, Pod>) -> Self {
         Self {
             sockets: BTreeMap::new(),
             foreign: BTreeMap::new(),
             pods,
-            node,
+            bed,
         }
     }
 
@@ -42,10 +45,31 @@ impl Clients {
         };
         (0..talk.times)
             .map(|index| {
-                self.ask(talk, limit)
+                self.ask_until_answered(talk, limit)
                     .with_context(|| format!("question {} of {talk}", index + 1))
             })
             .collect()
+    }
+
+    fn ask_until_answered(&mut self, talk: &Talk, limit: Duration) -> Result<Reply> {
+        for _ in 1..talk.tries {
+            let reply = self.ask(talk, SILENCE)?;
+            if matches!(reply, Reply::Answer { .. }) {
+                return Ok(reply);
+            }
+        }
+        self.ask(talk, limit)
+    }
+
+    /// By which addresses others may see the node that a conversation is between or goes through.
+    pub(super) fn node_addresses(&self, talk: &Talk) -> BTreeSet<IpAddr> {
+        let asked = Place::of(talk.asked().ip());
+        let client = Place::of(talk.client.to_canonical());
+        let node = match (client, asked) {
+            (Place::Pod(node) | Place::Node(node), _) | (_, Place::Node(node)) => node,
+            _ => 0,
+        };
+        self.bed.addresses_of(node)
     }
 
     fn ask(&mut self, talk: &Talk, limit: Duration) -> Result<Reply> {
@@ -67,7 +91,7 @@ impl Clients {
             );
         }
         let to = (!talk.is_connected).then_some(talk.server);
-        let outcome = client.ask_with(ends.handle, to, 0, limit);
+        let outcome = client.ask_with(ends.handle, to, talk.length.into(), limit);
         // A datagram may be lost or refused, its socket is as good as ever.
         let lives_on = talk.port.is_some() && (outcome.is_ok() || talk.protocol == Protocol::UDP);
         if lives_on {
@@ -94,10 +118,13 @@ impl Clients {
 
     /// The process that asks.
     fn client(&mut self, talk: &Talk) -> Result<&TestPod> {
-        if talk.is_node {
-            return Ok(self.node.process());
-        }
         let addr = talk.client.to_canonical();
+        match (talk.by, Place::of(addr)) {
+            (By::Outside, _) => return Ok(self.bed.outside()),
+            (By::Node, Place::Node(node)) => return Ok(self.bed.node(node).process()),
+            (By::Node, Place::Pod(_) | Place::Elsewhere) => bail!("no node has the address {addr}"),
+            (By::Pod, _) => {}
+        }
         let (v4, pod) = self
             .pods
             .iter()

@@ -280,3 +280,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_field_that_is_not_in_force_is_named_with_its_line_and_the_object_is_read() {
+    let parsed = parse(
+        "web.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  clusterIP: 10.32.0.140\n  externalIPs:\n  - 203.0.113.7\n  - nowhere\n---\napiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata:\n  name: kubernetes\nspec:\n  cidrs: [10.32.0.0/24]\n",
+    );
+    let lines: Vec<u64> = parsed.objects.iter().map(|(_, line)| *line).collect();
+    assert_eq!(lines, [1, 11]);
+    let problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "web.yaml:9: spec.externalIPs[1]: \"nowhere\" is not an IP address; it is left out, the \
+          rest of the service is served (Service default/web)"
+        ]
+    );
+    assert!(!parsed.has_unreadable);
+}

@@ -1,0 +1,124 @@
+//! Who answers: the endpoints of a service port, as each traffic policy in use chooses them.
+//!
+//! A service port has at most two such sets, Cluster and Local, and a number for each. Only those
+//! are made that some address of it leads to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use weir_ebpf::addr::{Addr, Port};
+use weir_ebpf::tables::{Backend, ServiceFlags, ServiceName};
+
+use crate::model::{Affinity, Cluster, EndpointGroup, Protocol, ServiceRef, TrafficPolicy};
+
+use super::choice::{Candidates, Chosen, Place, candidates, choose};
+use super::frontends::Claim;
+use super::names::Subject;
+use super::{Reason, Skipped};
+
+/// Endpoints chosen under one policy.
+pub(super) struct Set {
+    pub policy: TrafficPolicy,
+    pub name: ServiceName,
+    pub backends: BTreeSet<Backend>,
+    pub flags: ServiceFlags,
+}
+
+/// The numbers of a service port's sets.
+pub(super) struct Numbers(pub Vec<(TrafficPolicy, u32)>);
+
+impl Numbers {
+    /// The number of the endpoints chosen under this policy; 0, which is never given, where that
+    /// is not in use.
+    pub fn of(&self, policy: TrafficPolicy) -> u32 {
+        let mut numbers = self.0.iter();
+        numbers
+            .find(|(own, _)| *own == policy)
+            .map_or(0, |(_, number)| *number)
+    }
+}
+
+/// The sets that these addresses of a service port lead to.
+pub(super) fn sets(
+    subject: &Subject<'_>,
+    claims: &[Claim],
+    groups: &[&EndpointGroup],
+    place: Place<'_>,
+    skipped: &mut Vec<Skipped>,
+) -> Vec<Set> {
+    let used = |policy: &TrafficPolicy| {
+        let mut policies = claims.iter().flat_map(|claim| claim.policies(subject));
+        policies.any(|used| used == *policy)
+    };
+    let candidates = candidates(groups.iter().copied(), subject.port, subject.family);
+    let mut untranslatable = BTreeSet::new();
+    let sets = [TrafficPolicy::Cluster, TrafficPolicy::Local]
+        .into_iter()
+        .filter(used)
+        .map(|policy| set(subject, policy, &candidates, place, &mut untranslatable))
+        .collect();
+    skipped.extend(
+        untranslatable
+            .into_iter()
+            .map(|(addr, port)| subject.skipped(Reason::SctpPort { addr, port })),
+    );
+    sets
+}
+
+fn set(
+    subject: &Subject<'_>,
+    policy: TrafficPolicy,
+    candidates: &Candidates<'_>,
+    place: Place<'_>,
+    untranslatable: &mut BTreeSet<(IpAddr, NonZeroU16)>,
+) -> Set {
+    let mut set = Set {
+        policy,
+        name: subject.name(policy),
+        backends: BTreeSet::new(),
+        flags: ServiceFlags::NONE,
+    };
+    match choose(candidates, policy, place) {
+        Chosen::Nobody => {}
+        Chosen::OnlyElsewhere => set.flags = ServiceFlags::DROPS_WITHOUT_BACKEND,
+        Chosen::Endpoints(endpoints) => {
+            for ((addr, port), endpoint) in endpoints {
+                if subject.port.protocol == Protocol::Sctp && port != subject.port.port {
+                    untranslatable.insert((addr, port));
+                    continue;
+                }
+                let (addr, port) = (Addr::from(addr), Port::new(port.get()));
+                set.backends.insert(if place.has(endpoint) {
+                    Backend::local(addr, port)
+                } else {
+                    Backend::new(addr, port)
+                });
+            }
+        }
+    }
+    set
+}
+
+/// Seconds for which a silent client keeps its backend; zero: it chooses each time.
+pub(super) fn affinity_timeout(affinity: Affinity) -> u32 {
+    match affinity {
+        Affinity::None => 0,
+        Affinity::ClientIp(timeout) => u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+    }
+}
+
+/// The endpoints of each service: those of its slices, or where it has none those of the core
+/// Endpoints of its name.
+pub(super) fn groups_by_service(cluster: &Cluster) -> BTreeMap<&ServiceRef, Vec<&EndpointGroup>> {
+    let mut groups: BTreeMap<&ServiceRef, Vec<&EndpointGroup>> = BTreeMap::new();
+    for slice in cluster.endpoint_slices() {
+        groups.entry(&slice.service).or_default().push(&slice.group);
+    }
+    for endpoints in cluster.endpoints() {
+        groups
+            .entry(&endpoints.service)
+            .or_insert_with(|| endpoints.groups.iter().collect());
+    }
+    groups
+}

@@ -1,0 +1,158 @@
+//! What the agent knows of the node it runs on: as the `node` source told it, and as the tables
+//! are to hold it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use tracing::warn;
+use weir_ebpf::tables::name;
+
+use crate::{
+    attach::{self, Role},
+    compile::{InterfaceAddresses, NodeContext},
+    config::Config,
+    model::Cluster,
+    sources::node::{
+        NodeState,
+        node_ports::node_port_addresses,
+        snat_ports::{SnatPorts, snat_ports},
+    },
+};
+
+/// The agent's own node.
+pub(crate) struct OwnNode {
+    /// `None` until the source has told it.
+    state: Option<NodeState>,
+    snat_ports: SnatPorts,
+    /// What the tables have no room for: said once.
+    left_out: Vec<String>,
+}
+
+impl OwnNode {
+    /// A node of which only the ports are known.
+    ///
+    /// # Errors
+    /// The kernel's own range of ports cannot be read.
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let ports = snat_ports(&config.service_node_ports)?;
+        warn_of(&ports);
+        Ok(Self {
+            state: None,
+            snat_ports: ports,
+            left_out: Vec::new(),
+        })
+    }
+
+    /// Has the source told what the node looks like?
+    pub(crate) fn is_known(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// Takes what the source told.
+    pub(crate) fn note(&mut self, state: Option<NodeState>) {
+        let before = std::mem::replace(&mut self.state, state);
+        let known = before.unwrap_or_default().unreadable_interfaces;
+        for (index, interface) in self
+            .state
+            .iter()
+            .flat_map(|state| &state.unreadable_interfaces)
+        {
+            if known.get(index) != Some(interface) {
+                warn!(
+                    interface = interface.name,
+                    link_type = interface.link_type,
+                    "services are not served there: packets of this type of link cannot be read"
+                );
+            }
+        }
+    }
+
+    /// Reads the kernel's own range of ports afresh: it may be set at any time, and nobody is
+    /// told.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn read_snat_ports(&mut self, config: &Config) -> Result<()> {
+        let ports = snat_ports(&config.service_node_ports)?;
+        if ports != self.snat_ports {
+            warn_of(&ports);
+            self.snat_ports = ports;
+        }
+        Ok(())
+    }
+
+    /// What the compiler must know, as far as the tables have room for it.
+    pub(crate) fn context(
+        &mut self,
+        config: &Config,
+        cluster: &Cluster,
+        capacities: &BTreeMap<&'static str, u32>,
+    ) -> NodeContext {
+        let mut context = NodeContext {
+            name: config.node_name.clone(),
+            snat_ports: self.snat_ports.in_table(),
+            service_cidrs: config.service_cidrs.clone(),
+            ..NodeContext::default()
+        };
+        let Some(state) = &self.state else {
+            return context;
+        };
+        let object = cluster.node(&config.node_name);
+        context.addr_v4 = state.addr_v4();
+        context.addr_v6 = state.addr_v6();
+        context.node_port_addresses = node_port_addresses(
+            state,
+            object.map(|object| object.addrs.as_slice()),
+            &config.nodeport_addresses,
+        );
+        let interfaces = state.network_interfaces.iter();
+        context.interfaces = interfaces
+            .map(|(index, interface)| {
+                let addresses = InterfaceAddresses {
+                    v4: interface.addr_v4,
+                    v6: interface.addr_v6,
+                };
+                (*index, addresses)
+            })
+            .collect();
+        let room = |table| capacities.get(table).copied().unwrap_or(0);
+        let left_out = context.limit(room(name::NODE_PORT_ADDRS), room(name::INTERFACES));
+        if left_out != self.left_out {
+            for what in &left_out {
+                warn!("{what}");
+            }
+            self.left_out = left_out;
+        }
+        context
+    }
+
+    /// What each interface is for, by index.
+    pub(crate) fn roles(&self) -> BTreeMap<u32, Role> {
+        self.state.as_ref().map(attach::wanted).unwrap_or_default()
+    }
+
+    /// Pods' interfaces: index and name.
+    pub(crate) fn pod_interfaces(&self) -> Vec<(u32, String)> {
+        let interfaces = self.state.iter().flat_map(|state| &state.pod_interfaces);
+        interfaces
+            .map(|(index, interface)| (*index, interface.name.clone()))
+            .collect()
+    }
+
+    /// Interfaces that lead to the network: index and name.
+    pub(crate) fn network_interfaces(&self) -> Vec<(u32, String)> {
+        let interfaces = self
+            .state
+            .iter()
+            .flat_map(|state| &state.network_interfaces);
+        interfaces
+            .map(|(index, interface)| (*index, interface.name.clone()))
+            .collect()
+    }
+}
+
+fn warn_of(ports: &SnatPorts) {
+    if let Some(shared) = &ports.shared {
+        warn!("{shared}");
+    }
+}

@@ -1,0 +1,93 @@
+//! The kinds of network that a scenario of conversations can be shown on.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::bed::{Between, Firewall, ReversePath, Topology, Wiring};
+
+/// A kind of network. In each of them nodes and pods have the same addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ground {
+    /// Every pod has a link of its own to its node.
+    Routed,
+    /// Pods hang on a bridge.
+    Bridged,
+    /// Pods hang on a bridge, nodes reach each other's pods by VXLAN, and the plugin that made it
+    /// masquerades what pods send elsewhere, as flannel does.
+    Overlay,
+    /// Nodes reach each other's pods by a device without link-layer header, as WireGuard is.
+    Tunnel,
+    /// The router takes packets of at most 1400 bytes, between the outside world and nodes and
+    /// between nodes' pods.
+    Narrow,
+    /// Nodes drop what their connection tracking finds invalid.
+    Firewall,
+}
+
+/// Where scenarios are shown that say nothing.
+pub(super) fn usual() -> Vec<Ground> {
+    vec![Ground::Routed, Ground::Bridged]
+}
+
+impl Ground {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
+        Self::Routed,
+        Self::Bridged,
+        Self::Overlay,
+        Self::Tunnel,
+        Self::Narrow,
+        Self::Firewall,
+    ];
+
+    /// The bed of this kind.
+    #[must_use]
+    pub fn topology(self, nodes: usize) -> Topology {
+        let wiring = match self {
+            Self::Routed | Self::Tunnel | Self::Narrow | Self::Firewall => Wiring::Routed,
+            Self::Bridged | Self::Overlay => Wiring::Bridged,
+        };
+        let plain = Topology {
+            nodes,
+            ..Topology::two_nodes(wiring)
+        };
+        match self {
+            Self::Routed | Self::Bridged => plain,
+            Self::Overlay => Topology {
+                between: Between::Overlay,
+                firewall: Firewall::Masquerades,
+                ..plain
+            },
+            Self::Tunnel => Topology {
+                between: Between::Tunnel,
+                // Pods' packets to the other node itself come by the tunnel, its answers do not.
+                reverse_path: ReversePath::Loose,
+                ..plain
+            },
+            Self::Narrow => Topology {
+                between: Between::Router,
+                router_mtu: Some(1_400),
+                ..plain
+            },
+            Self::Firewall => Topology {
+                firewall: Firewall::DropsInvalid,
+                ..plain
+            },
+        }
+    }
+}
+
+impl fmt::Display for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Routed => "routed",
+            Self::Bridged => "bridged",
+            Self::Overlay => "overlay",
+            Self::Tunnel => "tunnel",
+            Self::Narrow => "narrow",
+            Self::Firewall => "firewall",
+        })
+    }
+}
