@@ -107,10 +107,9 @@ pub fn answers(world: &World, client: Client, to: SocketAddr, protocol: &str) ->
     if role == Role::LoadBalancer && !is_let_in(world, service, client, to) {
         return BTreeSet::from([Answer::NotInSourceRanges]);
     }
-    let answer = |reading: &Reading<'_>| match reading.choose(
-        &world.node,
-        traffic_policy(service, client, role),
-    ) {
+    let answer = |reading: &Reading<'_>| match reading
+        .choose(&world.node, traffic_policy(service, client, role))
+    {
         Chosen::NoneAnywhere => Answer::NoEndpoint,
         Chosen::NoneHere => Answer::NoneHere,
         Chosen::These(endpoints) => Answer::Served(Served {

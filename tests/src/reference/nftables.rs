@@ -56,8 +56,14 @@ struct Table<'a> {
 const MAPS: [(&str, &str); 7] = [
     ("cluster-ips", "set ADDR"),
     ("nodeport-ips", "set ADDR"),
-    ("service-ips", "map ADDR . inet_proto . inet_service : verdict"),
-    ("service-nodeports", "map inet_proto . inet_service : verdict"),
+    (
+        "service-ips",
+        "map ADDR . inet_proto . inet_service : verdict",
+    ),
+    (
+        "service-nodeports",
+        "map inet_proto . inet_service : verdict",
+    ),
     (
         "no-endpoint-services",
         "map ADDR . inet_proto . inet_service : verdict",
@@ -325,11 +331,7 @@ impl<'a> Table<'a> {
             self.put("firewall-ips", key_at(addr, port), format!("goto {name}"));
         }
         let ranges: Vec<String> = ranges.into_iter().collect();
-        let rule = format!(
-            "{} saddr != {{ {} }} drop",
-            self.family,
-            ranges.join(", ")
-        );
+        let rule = format!("{} saddr != {{ {} }} drop", self.family, ranges.join(", "));
         self.chains.insert(name, vec![rule]);
     }
 
@@ -363,10 +365,7 @@ impl<'a> Table<'a> {
     fn endpoint(&self, at: SocketAddr, port: &ServicePort) -> Vec<String> {
         vec![
             format!("{} saddr {} jump mark-for-masquerade", self.family, at.ip()),
-            format!(
-                "meta l4proto {} dnat to {at}",
-                port.protocol.to_lowercase()
-            ),
+            format!("meta l4proto {} dnat to {at}", port.protocol.to_lowercase()),
         ]
     }
 

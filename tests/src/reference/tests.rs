@@ -62,6 +62,7 @@ fn world() -> World {
             zone: None,
             addresses: vec![ip("10.240.0.10"), ip("10.240.1.10")],
             node_port_addresses: BTreeSet::from([ip("10.240.0.10")]),
+            uplink_addresses: Vec::new(),
         },
         service_cidrs: vec!["10.32.0.0/24".parse().expect("a range")],
         services: vec![web],
@@ -148,7 +149,10 @@ fn a_pod_that_reaches_itself_sees_the_node() {
         let Answer::Served(served) = ask(&world, itself, to) else {
             panic!("{to} is served");
         };
-        assert_eq!(served.endpoints[&HERE.parse().expect("it is")], Source::Node);
+        assert_eq!(
+            served.endpoints[&HERE.parse().expect("it is")],
+            Source::Node
+        );
     }
 }
 
@@ -182,7 +186,10 @@ fn the_internal_policy_is_for_the_cluster_ip() {
     world.slices[0].endpoints.remove(0);
     for client in [pod(), Client::Node, OUTSIDE] {
         assert_eq!(ask(&world, client, CLUSTER), Answer::NoneHere);
-        assert!(matches!(ask(&world, client, EXTERNAL[0]), Answer::Served(_)));
+        assert!(matches!(
+            ask(&world, client, EXTERNAL[0]),
+            Answer::Served(_)
+        ));
     }
 }
 
@@ -215,7 +222,10 @@ fn source_ranges_are_for_load_balancer_addresses() {
     };
     assert_eq!(ranges(&["203.0.113.0/24"]), [false, false, true]);
     assert_eq!(ranges(&["10.200.0.9/32"]), [true, false, false]);
-    assert_eq!(ranges(&["10.240.0.0/16", "10.0.0.0/30"]), [false, true, false]);
+    assert_eq!(
+        ranges(&["10.240.0.0/16", "10.0.0.0/30"]),
+        [false, true, false]
+    );
     assert_eq!(ranges(&["0.0.0.0/0"]), [true; 3]);
     assert_eq!(ranges(&["2001:db8::/64"]), [true; 3]);
 }
@@ -293,7 +303,12 @@ fn a_client_is_remembered_until_the_timeout_or_while_its_endpoint_may_be_chosen(
     memory.remember(&sticky(EXTERNAL[0]), addr, start, here);
     for to in EXTERNAL.into_iter().chain([CLUSTER]) {
         let after = |seconds, endpoints| {
-            memory.recall(&sticky(to), addr, start + Duration::from_secs(seconds), endpoints)
+            memory.recall(
+                &sticky(to),
+                addr,
+                start + Duration::from_secs(seconds),
+                endpoints,
+            )
         };
         assert_eq!(after(9, &both), Some(here));
         assert_eq!(after(11, &both), None);

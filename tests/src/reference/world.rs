@@ -30,6 +30,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Those of them at which node ports are served.
     pub node_port_addresses: BTreeSet<IpAddr>,
+    /// Those of them that the interface has by which packets leave the node.
+    pub uplink_addresses: Vec<IpAddr>,
 }
 
 impl Node {
@@ -38,6 +40,16 @@ impl Node {
     pub fn address(&self, is_v6: bool) -> Option<IpAddr> {
         let mut all = self.addresses.iter();
         all.find(|addr| addr.is_ipv6() == is_v6).copied()
+    }
+
+    /// The address that a masqueraded packet gets as it leaves the node: that of the interface, so
+    /// that the answer comes back the same way.
+    #[must_use]
+    pub fn address_beyond(&self, is_v6: bool) -> Option<IpAddr> {
+        let mut all = self.uplink_addresses.iter();
+        all.find(|addr| addr.is_ipv6() == is_v6)
+            .copied()
+            .or_else(|| self.address(is_v6))
     }
 }
 

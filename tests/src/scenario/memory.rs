@@ -41,7 +41,7 @@ impl Memory {
 }
 
 /// The index of the interface by which packets leave the node.
-const UPLINK: u32 = 2;
+pub const UPLINK: u32 = 2;
 
 impl Executor for Memory {
     fn apply(&mut self, plan: &Plan) -> Result<()> {

@@ -227,10 +227,11 @@ fn cross(executor: &mut impl Executor, sender: Place, packet: &Packet) -> Result
     if let Some(hook) = exit {
         pass(executor, hook, &mut crossed)?;
     }
-    if crossed.verdict == Verdict::Translate
-        && crossed.packet.src.ip() == crossed.packet.dst.ip()
-    {
-        bail!("{packet} became {}, from somebody to itself", crossed.packet);
+    if crossed.verdict == Verdict::Translate && crossed.packet.src.ip() == crossed.packet.dst.ip() {
+        bail!(
+            "{packet} became {}, from somebody to itself",
+            crossed.packet
+        );
     }
     Ok(crossed)
 }

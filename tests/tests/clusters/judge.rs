@@ -120,8 +120,7 @@ fn is_served(
         bail!("{at} is not one of its endpoints");
     };
     let is_v6 = connection.to.is_ipv6();
-    if let (Some(sticky), Some(client)) =
-        (&served.sticky, connection.client.address(world, is_v6))
+    if let (Some(sticky), Some(client)) = (&served.sticky, connection.client.address(world, is_v6))
     {
         let endpoints = served.endpoints.keys().copied().collect();
         let recalled = memory.recall(sticky, client, now, &endpoints);
@@ -130,7 +129,12 @@ fn is_served(
             "{client} went to {at}, but before to {recalled:?}"
         );
     }
-    let node = world.node.address(is_v6);
+    // A pod that reaches itself does so within the node.
+    let node = if is_itself(connection, at) {
+        world.node.address(is_v6)
+    } else {
+        world.node.address_beyond(is_v6)
+    };
     let (first, last) = SNAT_PORTS;
     let is_right = match expected {
         Source::Client => source == connection.from,

@@ -3,6 +3,7 @@
 
 mod journey;
 mod judge;
+mod node;
 mod objects;
 mod plan;
 mod report;
@@ -21,7 +22,6 @@ use weir_tests::reference::affinity::Memory as Remembered;
 use weir_tests::reference::world::World as Cluster;
 use weir_tests::reference::{self, Answer, Client, manifests};
 use weir_tests::scenario::Executor;
-use weir_tests::scenario::format::Node;
 use weir_tests::scenario::world::{self, World};
 
 use journey::Connection;
@@ -104,17 +104,14 @@ pub fn compare(
         port: FIRST_PORT,
         met: BTreeSet::new(),
     };
-    let (mut world, plan) = World::new(&node(), Vec::new());
+    let (mut world, plan) = World::at(node::context(&history[0].node), Vec::new());
     comparison.executor.apply(&plan)?;
-    // SCRATCH
-    comparison.executor.apply(&weir_agent::maps::Plan(vec![
-        weir_agent::maps::Write::PutNodePortAddr(plan::Host::Node.addr(false).into()),
-        weir_agent::maps::Write::PutNodePortAddr(plan::Host::Node.addr(true).into()),
-    ]))?;
     let mut before = Vec::new();
     for (index, cluster) in history.iter().enumerate() {
         comparison.history = &history[..=index];
         let objects = manifests::objects(cluster);
+        let plan = world.see_node(node::context(&cluster.node));
+        comparison.executor.apply(&plan)?;
         comparison.change(&mut world, &before, &objects)?;
         before = objects;
         comparison.remembered.keep_what_is_true_in(cluster);
@@ -142,7 +139,10 @@ impl<E: Executor> Comparison<'_, E> {
     /// once or one after the other.
     fn change(&mut self, world: &mut World, before: &[Value], now: &[Value]) -> Result<()> {
         let names: BTreeSet<String> = now.iter().map(objects::name).collect();
-        let gone = before.iter().map(objects::name).filter(|name| !names.contains(name));
+        let gone = before
+            .iter()
+            .map(objects::name)
+            .filter(|name| !names.contains(name));
         let mut changes: Vec<Change> = gone.map(Change::Gone).collect();
         let changed = now.iter().filter(|object| !before.contains(object));
         changes.extend(changed.cloned().map(Change::There));
@@ -165,7 +165,8 @@ impl<E: Executor> Comparison<'_, E> {
             }
         }
         self.executor.apply(&world.delete(gone))?;
-        self.executor.apply(&world.apply(objects::read(&there, self.way)?))
+        self.executor
+            .apply(&world.apply(objects::read(&there, self.way)?))
     }
 
     /// Everybody asks at every address that a service could have, and at some that none has.
@@ -293,13 +294,5 @@ impl Random {
         for last in (1..all.len()).rev() {
             all.swap(last, self.below(last + 1));
         }
-    }
-}
-
-fn node() -> Node {
-    Node {
-        name: plan::NODES[0].to_owned(),
-        snat_ports: judge::SNAT_PORTS,
-        ..Node::default()
     }
 }

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weir_agent::model::{Invalid, Object};
@@ -62,6 +64,5 @@ where
     Object: TryFrom<T, Error = Invalid>,
 {
     let typed = T::deserialize(object).with_context(|| format!("read {object}"))?;
-    Object::try_from(typed)
-        .map_err(|invalid| anyhow::anyhow!("{} {invalid:?}", name(object)))
+    Object::try_from(typed).map_err(|invalid| anyhow::anyhow!("{} {invalid:?}", name(object)))
 }

@@ -66,11 +66,11 @@ impl Host {
 pub const SERVICES: [Host; 3] = [Host::Service(10), Host::Service(11), Host::Service(12)];
 /// What services have as external and load balancer's addresses: one that is the node's own, and
 /// one that may be another service's cluster IP.
-pub const EXTERNALS: [Host; 3] = [
+pub const EXTERNALS: [Host; 4] = [
     Host::Outside(80),
     Host::Outside(81),
     Host::Node,
-    // SCRATCH
+    Host::Service(12),
 ];
 /// Whom slices name, with the node on which each is.
 pub const ENDPOINTS: [(Host, Option<&str>); 7] = [

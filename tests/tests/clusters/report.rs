@@ -11,11 +11,7 @@ use super::objects;
 
 /// The text of a scenario in which the last of these clusters is asked.
 #[must_use]
-pub fn scenario(
-    history: &[World],
-    connection: &Connection,
-    expected: &BTreeSet<Answer>,
-) -> String {
+pub fn scenario(history: &[World], connection: &Connection, expected: &BTreeSet<Answer>) -> String {
     let mut lines = vec!["name: TODO".to_owned()];
     let mut before: Vec<Value> = Vec::new();
     for (index, world) in history.iter().enumerate() {
@@ -60,8 +56,7 @@ fn question(connection: &Connection, expected: &BTreeSet<Answer>) -> Vec<String>
         Client::Node => {
             let protocol = connection.protocol.to_lowercase();
             let peer = connection.to.to_string();
-            let call =
-                json!({"caller": "node", "socket": 1, "protocol": protocol, "peer": peer});
+            let call = json!({"caller": "node", "socket": 1, "protocol": protocol, "peer": peer});
             format!("  - connect: {call}")
         }
         Client::Pod(_) | Client::Outside(_) => {

@@ -25,7 +25,9 @@ fn frontend(contents: &Contents, to: SocketAddr, protocol: &str) -> Option<Front
     frontends
         .get(&exact)
         .or_else(|| {
-            (super::plan::Host::Node.addr(to.is_ipv6()) == to.ip())
+            contents
+                .node_port_addrs
+                .contains(&to.ip().into())
                 .then(|| frontends.get(&node_port))?
         })
         .copied()

@@ -41,22 +41,32 @@ pub fn world() -> impl Strategy<Value = World> {
     )
 }
 
-/// Its addresses stay the same: they are the node's, not the cluster's.
 fn node() -> impl Strategy<Value = Node> {
-    weighted(0.8, select(&ZONES)).prop_map(|zone| {
-        let of = |hosts: &[Host]| -> Vec<IpAddr> {
-            let both = hosts
-                .iter()
-                .flat_map(|host| [false, true].map(|is_v6| host.addr(is_v6)));
-            both.collect()
-        };
-        Node {
+    let of = |hosts: &[Host]| -> Vec<IpAddr> {
+        let both = hosts
+            .iter()
+            .flat_map(|host| [false, true].map(|is_v6| host.addr(is_v6)));
+        both.collect()
+    };
+    let all = of(&[Host::Node, Host::SecondNode]);
+    // Mostly the addresses of the Node object.
+    let for_node_ports = prop_oneof![
+        3 => Just(of(&[Host::Node])),
+        1 => subsequence(all.clone(), 0..=all.len()),
+    ];
+    let uplink = prop_oneof![
+        2 => Just(of(&[Host::Node])),
+        1 => subsequence(all.clone(), 0..=all.len()),
+    ];
+    (weighted(0.8, select(&ZONES)), for_node_ports, uplink).prop_map(
+        move |(zone, for_node_ports, uplink_addresses)| Node {
             name: NODES[0].to_owned(),
             zone: zone.map(str::to_owned),
-            addresses: of(&[Host::Node, Host::SecondNode]),
-            node_port_addresses: of(&[Host::Node]).into_iter().collect(),
-        }
-    })
+            addresses: all.clone(),
+            node_port_addresses: for_node_ports.into_iter().collect(),
+            uplink_addresses,
+        },
+    )
 }
 
 fn service_cidrs() -> impl Strategy<Value = Vec<IpNetwork>> {
@@ -111,7 +121,11 @@ fn service() -> impl Strategy<Value = Service> {
                     ports,
                     external_ips,
                     ingress: if is_balanced { ingress } else { Vec::new() },
-                    source_ranges: if is_balanced { source_ranges } else { Vec::new() },
+                    source_ranges: if is_balanced {
+                        source_ranges
+                    } else {
+                        Vec::new()
+                    },
                     internal_is_local: policies.0,
                     external_is_local: policies.1,
                     affinity,

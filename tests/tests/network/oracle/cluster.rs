@@ -16,10 +16,7 @@ pub const SERVICE_PORT: u16 = 80;
 /// Where pods serve.
 pub const TARGET_PORT: u16 = 8080;
 /// The ranges of external and of load balancers' addresses, with their prefix lengths.
-pub const EXTERNAL: [Ipv4Addr; 2] = [
-    Ipv4Addr::new(10, 51, 0, 0),
-    Ipv4Addr::new(10, 52, 0, 0),
-];
+pub const EXTERNAL: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 51, 0, 0), Ipv4Addr::new(10, 52, 0, 0)];
 const TRANSPORTS: [&str; 2] = ["TCP", "UDP"];
 
 /// Pods: a server and the client on the node that is asked, and a server on the other.
@@ -43,6 +40,7 @@ pub fn world() -> World {
             name: node.name,
             zone: None,
             node_port_addresses: addresses.iter().copied().collect(),
+            uplink_addresses: addresses.clone(),
             addresses,
         },
         service_cidrs: networks(&["10.32.0.0/24", "fd00:10:32::/112"]),

@@ -149,7 +149,9 @@ impl Ground {
         let expected = reference::answers(world, client, to, protocol);
         let expected = expected.first().context("there is an answer")?;
         match expected {
-            Answer::Served(served) => self.expect_served(world, proxy, (pod, client), to, served, transport),
+            Answer::Served(served) => {
+                self.expect_served(world, proxy, (pod, client), to, served, transport)
+            }
             Answer::NoEndpoint | Answer::NoSuchPort => {
                 let failure = once(pod, to, transport, None);
                 ensure!(
@@ -227,10 +229,10 @@ impl Ground {
         let is_node = by_node.contains(&source);
         let addr = client.address(world, to.is_ipv6());
         let is_right = match (client, expected) {
-            (Client::Node, _) | (_, Source::Node) => is_node || Some(source) == addr && is_itself(client, at),
-            (_, Source::Client) => {
-                Some(source) == addr || proxy == Proxy::Rules && is_node
+            (Client::Node, _) | (_, Source::Node) => {
+                is_node || Some(source) == addr && is_itself(client, at)
             }
+            (_, Source::Client) => Some(source) == addr || proxy == Proxy::Rules && is_node,
         };
         ensure!(
             is_right,
