@@ -305,7 +305,7 @@ impl<E: Executor> Line<'_, E> {
         if let Some(hook) = exit(self.places.side(packet.dst.ip())) {
             let (verdict, output) = send(self.executor, hook, &packet)?;
             match verdict {
-                Verdict::Pass | Verdict::Translate => packet = output,
+                Verdict::Pass | Verdict::PassFragment | Verdict::Translate => packet = output,
                 Verdict::Reject(_) => bail!("{packet} was refused at {}", hook.name()),
                 Verdict::Drop(_) => return Ok(Carried::Lost),
             }
