@@ -9,6 +9,7 @@ mod bed;
 mod commands;
 mod health;
 mod lifecycle;
+mod oracle;
 mod packet;
 mod socket;
 mod uplink;
