@@ -245,7 +245,8 @@ impl Agent {
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
         self.actual = desired.contents.clone();
-        self.attach(is_repair)?;
+        // One interface that refuses its programs keeps nobody else from what is theirs.
+        let attached = self.attach(is_repair);
         if is_stale {
             self.tables.forget_stale(&self.actual)?;
         }
@@ -257,6 +258,7 @@ impl Agent {
         if is_stale {
             self.close_stale_sockets()?;
         }
+        attached?;
         Ok((desired, plan))
     }
 
@@ -277,7 +279,12 @@ impl Agent {
         for attachment in &report.removed {
             info!("detached {attachment}");
         }
-        match report.failed.into_iter().next() {
+        let mut failed = report.failed.into_iter();
+        let first = failed.next();
+        for (attachment, error) in failed {
+            warn!("attach {attachment}: {error:#}");
+        }
+        match first {
             None => {
                 self.attached = Some(wanted);
                 Ok(())

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::json;
 use weir_tests::bed::fabric::{UPLINK, UPLINK_PORT};
 use weir_tests::bed::manifests::{self, Endpoint, ServicePort};
@@ -38,17 +38,19 @@ fn follow(world: &World) -> Result<()> {
     for family in Family::ALL {
         answers(world, served.of(family)).context("by the bridge that came in its place")?;
     }
-    let status = node.status(&world.weir)?;
-    let names: Vec<_> = status["networkInterfaces"]
-        .as_array()
-        .context("the status lists network interfaces")?
-        .iter()
-        .map(|interface| &interface["name"])
-        .collect();
-    ensure!(
-        names.contains(&&json!(UPLINK)) && !names.contains(&&json!(UPLINK_PORT)),
-        "the bridge has programs, its port has not: {status:#}"
-    );
+    // It may have been listed before it was a port.
+    wait_for(
+        || format!("programs at {UPLINK} and none at {UPLINK_PORT}"),
+        LIMIT,
+        || {
+            let status = node.status(&world.weir)?;
+            let interfaces = status["networkInterfaces"].as_array();
+            let has = |name: &str| {
+                interfaces.is_some_and(|all| all.iter().any(|one| one["name"] == name))
+            };
+            Ok(has(UPLINK) && !has(UPLINK_PORT))
+        },
+    )?;
 
     node.namespace().run(async |links| {
         links.add_address(UPLINK, LATER.into(), 24).await?;
