@@ -259,22 +259,22 @@ fn health_checks(world: &mut World) -> Result<()> {
     // Asked by the neighbour, as load balancers ask from elsewhere.
     let weight = |index: usize, port, weight: usize| -> Result<()> {
         let asker = &nodes[1 - index];
-        let weight = weight.to_string();
+        let header = weight.to_string();
         let page = wait_for_some(
             || format!("{} to have weight {weight}", nodes[index].name()),
             LIMIT,
             || {
                 let page = ask(asker, at(index, port), "/whatever")?;
                 Ok(page.filter(|page| {
-                    page.header("X-Load-Balancing-Endpoint-Weight") == Some(&weight)
+                    page.header("X-Load-Balancing-Endpoint-Weight") == Some(&header)
                 }))
             },
         )?;
         let body = page.json()?;
         ensure!(
-            page.status == if weight == "0" { 503 } else { 200 }
+            page.status == if weight == 0 { 503 } else { 200 }
                 && body["service"] == json!({ "namespace": "default", "name": "front" })
-                && body["localEndpoints"].to_string() == weight
+                && body["localEndpoints"] == weight
                 && body["serviceProxyHealthy"] == true,
             "{page:?}"
         );
