@@ -203,13 +203,14 @@ impl Agent {
         match result {
             Ok((desired, plan)) => {
                 let interfaces = self.node.pod_interfaces();
+                let network_interfaces = self.node.network_interfaces();
                 self.surface.synchronised(surface::Synchronised {
                     contents: &desired.contents,
                     health_checks: &desired.health_checks,
-                    health_check_addresses: None,
                     writes: plan.0.len(),
                     skipped: desired.skipped.len(),
-                    interfaces: interfaces.len(),
+                    pod_interfaces: interfaces.len(),
+                    network_interfaces: network_interfaces.len(),
                 });
                 self.reporter.synchronised(Synchronised {
                     took,
@@ -218,7 +219,7 @@ impl Agent {
                     skipped: &desired.skipped,
                     unchosen: &desired.unchosen,
                     interfaces,
-                    network_interfaces: self.node.network_interfaces(),
+                    network_interfaces,
                 });
             }
             Err(error) => {
