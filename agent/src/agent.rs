@@ -20,7 +20,12 @@ use crate::{
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Desired, Ids, compile},
     config::Config,
-    maps::{Contents, Plan, Write, diff::diff, flows::may_leave_stale, kernel::KernelTables},
+    maps::{
+        Contents, Plan, Write,
+        diff::{Limits, diff_within},
+        flows::may_leave_stale,
+        kernel::KernelTables,
+    },
     model::{Changed, Cluster, Event, SourceId},
     observe::{
         metrics::Extent,
@@ -241,7 +246,11 @@ impl Agent {
             .node
             .context(&self.config, &self.cluster, &self.tables.capacities());
         let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
-        let plan = diff(&desired.contents, &self.actual);
+        let limits = Limits {
+            backends: capacities.backends as usize,
+            source_ranges: capacities.source_ranges as usize,
+        };
+        let plan = diff_within(&desired.contents, &self.actual, limits);
         let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
