@@ -22,7 +22,11 @@ use crate::{
     config::Config,
     maps::{Contents, Plan, Write, diff::diff, flows::may_leave_stale, kernel::KernelTables},
     model::{Changed, Cluster, Event, SourceId},
-    observe::report::{Reporter, Synchronised},
+    observe::{
+        metrics::Extent,
+        report::{Reporter, Synchronised},
+        surface::{self, Surface},
+    },
     own_node::OwnNode,
     schedule::Schedule,
     sources::{
@@ -39,6 +43,7 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("create --run-dir {}", config.run_dir.display()))?;
     let _lock = AgentLock::acquire(&config.lock_file())?;
+    let surface = Surface::open(&config);
     let dataplane = load(&config, packets_are_logged)?;
 
     let (sender, events) = mpsc::channel(64);
@@ -48,7 +53,7 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
     let mut shutdown = Shutdown::new()?;
-    let mut agent = Agent::new(config, dataplane)?;
+    let mut agent = Agent::new(config, dataplane, surface)?;
     tokio::select! {
         result = agent.work(events, nodes) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -111,14 +116,16 @@ struct Agent {
     attached: Option<BTreeMap<u32, Role>>,
     schedule: Schedule,
     reporter: Reporter,
+    surface: Surface,
 }
 
 impl Agent {
-    fn new(config: Config, dataplane: Dataplane) -> Result<Self> {
+    fn new(config: Config, dataplane: Dataplane, surface: Surface) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
             .read()
             .context("read the tables of an earlier agent")?;
+        surface.read_from(dataplane.tables()?);
         let reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
         Ok(Self {
             cluster: Cluster::default(),
@@ -131,6 +138,7 @@ impl Agent {
             actual,
             attached: None,
             reporter,
+            surface,
         })
     }
 
@@ -144,8 +152,9 @@ impl Agent {
                 Some(event) = events.recv() => self.note(event),
                 Ok(()) = nodes.changed() => {
                     self.node.note(nodes.borrow_and_update().clone());
-                    self.schedule.note();
+                    self.queue();
                 }
+                listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
         }
@@ -157,32 +166,63 @@ impl Agent {
     }
 
     fn note(&mut self, event: Event) {
-        match self.cluster.apply(event) {
-            Changed::Nothing => {}
-            Changed::Report => self.reporter.problems(&self.cluster),
-            Changed::Objects => {
-                self.reporter.problems(&self.cluster);
-                self.schedule.note();
-            }
+        let changed = self.cluster.apply(event);
+        if changed != Changed::Nothing {
+            let problems = self.reporter.problems(&self.cluster);
+            self.surface.see_problems(problems);
+        }
+        if let Changed::Objects(objects) = changed {
+            self.surface.changed(&objects, &self.cluster);
+            let node = self.cluster.node(&self.config.node_name);
+            self.surface.see_node(node);
+            self.queue();
+        }
+    }
+
+    /// Something has to be written, as soon as that can be.
+    fn queue(&mut self) {
+        self.schedule.note();
+        // What waits for the sources' first lists is not late.
+        if self.is_ready() {
+            self.surface.queued();
         }
     }
 
     fn synchronise(&mut self) {
+        let extent = if self.schedule.is_repair() || self.attached.is_none() {
+            Extent::Full
+        } else {
+            Extent::Partial
+        };
         let start = Instant::now();
         let result = self.bring_up_to_date();
         let now = Instant::now();
+        let took = now - start;
         self.schedule.done(result.is_ok(), now);
+        self.surface.ended(extent, took);
         match result {
-            Ok((desired, plan)) => self.reporter.synchronised(Synchronised {
-                took: now - start,
-                writes: plan.0.len(),
-                contents: &desired.contents,
-                skipped: &desired.skipped,
-                interfaces: self.node.pod_interfaces(),
-                network_interfaces: self.node.network_interfaces(),
-            }),
+            Ok((desired, plan)) => {
+                let interfaces = self.node.pod_interfaces();
+                self.surface.synchronised(surface::Synchronised {
+                    contents: &desired.contents,
+                    health_checks: &desired.health_checks,
+                    health_check_addresses: None,
+                    writes: plan.0.len(),
+                    skipped: desired.skipped.len(),
+                    interfaces: interfaces.len(),
+                });
+                self.reporter.synchronised(Synchronised {
+                    took,
+                    writes: plan.0.len(),
+                    contents: &desired.contents,
+                    skipped: &desired.skipped,
+                    interfaces,
+                    network_interfaces: self.node.network_interfaces(),
+                });
+            }
             Err(error) => {
                 error!("not up to date, what was programmed stays in force: {error:#}");
+                self.surface.failed();
                 self.reporter.failed(&error);
             }
         }

@@ -4,7 +4,9 @@
 //! variable instead. What is wrong is said with the flag's name and what to do about it.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -116,7 +118,26 @@ pub struct AgentArguments {
     #[arg(long, value_name = "SECONDS", env = "WEIR_RESYNC_SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub resync_seconds: u64,
+
+    /// Where /healthz and /livez answer; 0.0.0.0 and [::] mean every address of both families;
+    /// empty: nowhere
+    #[arg(long, value_name = "ADDRESS[:PORT]", env = "WEIR_HEALTHZ_BIND_ADDRESS",
+          default_value = "0.0.0.0:10256", value_parser = healthz_address)]
+    pub healthz_bind_address: BindAddress,
+
+    /// Where /metrics, /proxyMode and /configz answer; empty: nowhere
+    #[arg(long, value_name = "ADDRESS[:PORT]", env = "WEIR_METRICS_BIND_ADDRESS",
+          default_value = "127.0.0.1:10249", value_parser = metrics_address)]
+    pub metrics_bind_address: BindAddress,
+
+    /// All flags by their names, as they were given or are by default: for /configz.
+    #[arg(skip)]
+    pub flags: BTreeMap<String, String>,
 }
+
+/// Where a server listens, if it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindAddress(pub Option<SocketAddr>);
 
 /// Which kernel interface holds the programs at a network interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -160,6 +181,12 @@ pub struct Config {
     pub max_flows: u32,
     /// At the latest after this, everything is compared.
     pub resync: Duration,
+    /// `/healthz`, `/livez`
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// `/metrics`, `/proxyMode`, `/configz`
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// All flags by their names, with the values that are in force.
+    pub flags: BTreeMap<String, String>,
 }
 
 impl Config {
@@ -218,6 +245,9 @@ impl AgentArguments {
         }
         let nodeport_addresses = NodePortAddresses::parse(&self.nodeport_addresses)
             .map_err(|error| anyhow!("--nodeport-addresses: {error}"))?;
+        let mut flags = self.flags;
+        flags.insert("node-name".to_owned(), node_name.clone());
+        flags.insert("cgroup-root".to_owned(), cgroup_root.display().to_string());
         Ok(Config {
             manifests: self.manifests,
             node_name,
@@ -233,6 +263,9 @@ impl AgentArguments {
             max_backends: self.max_backends,
             max_flows: self.max_flows,
             resync: Duration::from_secs(self.resync_seconds),
+            healthz_bind_address: self.healthz_bind_address.0,
+            metrics_bind_address: self.metrics_bind_address.0,
+            flags,
         })
     }
 }
@@ -245,6 +278,31 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
         (0 < first && first <= last).then_some(first..=last)
     });
     numbers.ok_or_else(|| "say the first and the last port, as in 30000-32767".to_owned())
+}
+
+fn healthz_address(text: &str) -> Result<BindAddress, String> {
+    bind_address(text, 10256)
+}
+
+fn metrics_address(text: &str) -> Result<BindAddress, String> {
+    bind_address(text, 10249)
+}
+
+/// As kube-proxy's flags: an address with a port or, for the usual port, without.
+fn bind_address(text: &str, usual_port: u16) -> Result<BindAddress, String> {
+    if text.is_empty() {
+        return Ok(BindAddress(None));
+    }
+    let address = text
+        .parse()
+        .or_else(|_| text.parse().map(|addr: IpAddr| (addr, usual_port).into()));
+    match address {
+        Ok(address) => Ok(BindAddress(Some(address))),
+        Err(_) => Err(
+            "is not an address and port, as in 127.0.0.1:10249 or [::1]:10249; empty switches it off"
+                .to_owned(),
+        ),
+    }
 }
 
 /// The kubelet's default node name: the host's name in lower case.
@@ -265,6 +323,23 @@ fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bind_addresses_are_written_as_for_kube_proxy() {
+        for (text, expected) in [
+            ("", None),
+            ("0.0.0.0:10256", Some("0.0.0.0:10256")),
+            ("[::]:1", Some("[::]:1")),
+            ("127.0.0.1", Some("127.0.0.1:10249")),
+            ("::1", Some("[::1]:10249")),
+        ] {
+            let expected = expected.map(|address| address.parse().unwrap());
+            assert_eq!(metrics_address(text), Ok(BindAddress(expected)), "{text}");
+        }
+        for text in ["localhost:10249", ":10249", "127.0.0.1:70000"] {
+            assert!(metrics_address(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_cgroup2_mount_is_found_beside_version_1() {

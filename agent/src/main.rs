@@ -3,9 +3,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use weir_agent::cli::Cli;
 
 fn main() -> ExitCode {
-    Cli::parse().run()
+    Cli::from_command_line().run()
 }

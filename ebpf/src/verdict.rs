@@ -14,6 +14,16 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    /// For programs: the name in metrics, which never changes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoBackend => "no_backend",
+            Self::NoSuchPort => "no_such_port",
+            Self::SourceRange => "source_range",
+        }
+    }
+
     /// For operators.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
@@ -51,6 +61,23 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// For programs: the name in metrics, which never changes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NoSourcePort => "no_source_port",
+            Self::NotRewritten => "not_rewritten",
+            Self::Unanswerable => "unanswerable",
+            Self::SctpPort => "sctp_port",
+            Self::NoLocalEndpoint => "no_local_endpoint",
+            Self::SourceRange => "source_range",
+            Self::ServiceAddress => "service_address",
+            Self::NoNodeAddress => "no_node_address",
+            Self::NoFirstFragment => "no_first_fragment",
+        }
+    }
+
     /// For operators.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
@@ -111,6 +138,18 @@ impl Verdict {
         Self::Drop(DropReason::NoFirstFragment),
         Self::Reject(RejectReason::SourceRange),
     ];
+
+    /// What becomes of the packet, in a word: the name in metrics, which never changes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Translate => "translate",
+            Self::PassFragment => "pass_fragment",
+            Self::Reject(_) => "reject",
+            Self::Drop(_) => "drop",
+        }
+    }
 
     /// The verdict's number, which never changes its meaning within a layout version.
     #[inline(always)]

@@ -7,10 +7,10 @@ mod output;
 mod service;
 mod status;
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
     agent,
@@ -76,6 +76,24 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the process's command line and environment. Ends the process where they are wrong,
+    /// or ask for help.
+    #[must_use]
+    pub fn from_command_line() -> Self {
+        let matches = Self::command().get_matches();
+        Self::from_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut cli = Self::from_arg_matches(matches)?;
+        if let (Command::Agent(arguments), Some((name, matches))) =
+            (&mut cli.command, matches.subcommand())
+        {
+            arguments.flags = flags(name, matches);
+        }
+        Ok(cli)
+    }
+
     /// Performs the command.
     #[must_use]
     pub fn run(self) -> ExitCode {
@@ -110,11 +128,46 @@ impl Cli {
     }
 }
 
+/// All flags of a command that have a value, as they were given or are by default.
+fn flags(command: &str, matches: &ArgMatches) -> BTreeMap<String, String> {
+    let cli = Cli::command();
+    let arguments = cli
+        .find_subcommand(command)
+        .into_iter()
+        .flat_map(clap::Command::get_arguments);
+    arguments
+        .filter_map(|argument| {
+            let values = matches.try_get_raw(argument.get_id().as_str()).ok()??;
+            let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
+            Some((argument.get_long()?.to_owned(), values.join(",")))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+
+    #[test]
+    fn the_agent_knows_its_flags_by_name() {
+        let line = "weir agent --manifests /m --tc=clsact --metrics-bind-address=";
+        let matches = Cli::command()
+            .try_get_matches_from(line.split(' '))
+            .unwrap();
+        let Command::Agent(arguments) = Cli::from_matches(&matches).unwrap().command else {
+            panic!("the agent")
+        };
+        for (flag, value) in [
+            ("manifests", "/m"),
+            ("tc", "clsact"),
+            ("metrics-bind-address", ""),
+            ("healthz-bind-address", "0.0.0.0:10256"),
+            ("run-dir", "/run/weir"),
+        ] {
+            assert_eq!(arguments.flags[flag], value, "{flag}");
+        }
+        assert!(!arguments.flags.contains_key("node-name"));
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

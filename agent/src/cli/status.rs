@@ -50,8 +50,10 @@ pub fn show(arguments: &Arguments) -> Result<ExitCode> {
 fn exit_code(answer: &Answer) -> ExitCode {
     match &answer.status {
         Some(status) if answer.running && status.ready => {
-            let is_content =
-                status.error.is_none() && status.problems.is_empty() && status.skipped.is_empty();
+            let is_content = status.error.is_none()
+                && status.problems.is_empty()
+                && status.skipped.is_empty()
+                && status.listeners.iter().all(|one| one.error.is_none());
             ExitCode::from(u8::from(!is_content))
         }
         _ => ExitCode::from(2),
@@ -118,6 +120,19 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
                     .map(|interface| [interface.index.to_string(), interface.name.clone()]),
             );
         }
+    }
+    if !status.listeners.is_empty() {
+        output::heading("Ports");
+        output::table(
+            ["ADDRESS", "WHAT FOR", "STATE"],
+            status.listeners.iter().map(|listener| {
+                let state = match &listener.error {
+                    None => "open".to_owned(),
+                    Some(error) => format!("closed: {error}"),
+                };
+                [listener.address.clone(), listener.purpose.clone(), state]
+            }),
+        );
     }
     if !status.problems.is_empty() {
         output::heading("Problems: the last good version stays in force");

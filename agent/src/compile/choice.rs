@@ -137,22 +137,24 @@ impl Preference {
     }
 }
 
-/// Every endpoint of this family that has the service port's name and protocol.
+/// Which of two entries for one endpoint is believed: the greater.
 ///
 /// An endpoint may be in two slices while it moves from one to the other: the entry that does not
 /// terminate is believed, and of two such the one that is ready.
+pub(super) const fn rank(endpoint: &Endpoint) -> (bool, bool, bool) {
+    (
+        !endpoint.is_terminating,
+        endpoint.is_ready,
+        endpoint.is_serving,
+    )
+}
+
+/// Every endpoint of this family that has the service port's name and protocol, each once.
 pub(super) fn candidates<'a>(
     groups: impl IntoIterator<Item = &'a EndpointGroup>,
     port: &ServicePort,
     family: Family,
 ) -> Candidates<'a> {
-    let rank = |endpoint: &Endpoint| {
-        (
-            !endpoint.is_terminating,
-            endpoint.is_ready,
-            endpoint.is_serving,
-        )
-    };
     let mut candidates = Candidates::new();
     for group in groups {
         if group.family != family {

@@ -7,6 +7,7 @@
 
 mod choice;
 mod frontends;
+mod health_checks;
 mod ids;
 mod names;
 mod node;
@@ -15,13 +16,16 @@ mod services;
 mod sets;
 mod skipped;
 
+use std::collections::BTreeMap;
+
 use weir_ebpf::tables::capacity;
 
 use crate::maps::Contents;
-use crate::model::Cluster;
+use crate::model::{Cluster, ServiceRef};
 
 use choice::Place;
 
+pub use health_checks::HealthCheck;
 pub use ids::Ids;
 pub use node::{InterfaceAddresses, NodeContext};
 pub use skipped::{Part, Reason, Skipped, Table};
@@ -60,6 +64,8 @@ pub struct Desired {
     pub contents: Contents,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
+    /// What load balancers ask this node, by the service that they ask about.
+    pub health_checks: BTreeMap<ServiceRef, HealthCheck>,
 }
 
 /// What this node's tables should hold.
@@ -84,6 +90,7 @@ pub fn compile(
     let mut entry = desired.contents.node;
     ranges::compile_guards(&desired.contents, &mut entry);
     desired.contents.node = entry;
+    desired.health_checks = health_checks::health_checks(cluster, &node.name);
     desired
 }
 

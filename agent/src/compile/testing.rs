@@ -257,6 +257,7 @@ fn slices() -> impl Strategy<Value = Object> {
                 });
             Object::EndpointSlice(EndpointSlice {
                 name: format!("web-{service}-{slice}-{family}").to_lowercase(),
+                triggered: None,
                 service: service_ref(&format!("web-{service}")),
                 group: EndpointGroup {
                     family,

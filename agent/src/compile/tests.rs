@@ -49,6 +49,7 @@ fn group(port: (&str, u16), endpoints: &[(&str, Conditions)]) -> EndpointGroup {
 fn slice(name: &str, port: (&str, u16), endpoints: &[(&str, Conditions)]) -> Object {
     Object::EndpointSlice(EndpointSlice {
         name: name.to_owned(),
+        triggered: None,
         service: service_ref("web"),
         group: group(port, endpoints),
     })
@@ -277,6 +278,7 @@ fn an_sctp_endpoint_at_another_port_is_left_out_by_name() {
         Object::Service(service("web", &[VIP], &[("", 80, Protocol::Sctp)])),
         Object::EndpointSlice(EndpointSlice {
             name: "web-1".to_owned(),
+            triggered: None,
             service: service_ref("web"),
             group: EndpointGroup {
                 ports: [80, 8080]
@@ -367,7 +369,7 @@ fn the_node_object_says_which_addresses_the_node_has() {
     let desired = compiled([Object::Node(Node {
         name: "worker-0".to_owned(),
         addrs: vec!["fd00:10:240::11".parse().unwrap()],
-        labels: std::collections::BTreeMap::new(),
+        ..Node::default()
     })]);
     assert!(desired.contents.node.addr_v4.is_unspecified());
     assert_eq!(desired.contents.node.addr_v6.to_string(), "fd00:10:240::11");

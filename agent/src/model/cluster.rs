@@ -5,7 +5,7 @@
 //! hold after that list. A partial list is never in force, and an object that a source could not
 //! read keeps its last good version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Change, EndpointSlice, Endpoints, Event, Kind, Node, Object, ObjectRef, Problem, Report,
@@ -19,14 +19,32 @@ pub struct Cluster {
 }
 
 /// What has to be done about an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// Nothing.
     Nothing,
     /// What is reported of a source is different; the objects are not.
     Report,
-    /// Objects are different, or now complete: compile.
-    Objects,
+    /// These objects are different or gone, or a source's first list, which may be empty, is
+    /// complete: compile.
+    Objects(BTreeSet<ObjectRef>),
+}
+
+impl Changed {
+    /// What has to be done about two changes.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, other) | (other, Self::Nothing) => other,
+            (Self::Report, Self::Report) => Self::Report,
+            (Self::Objects(objects), Self::Report) | (Self::Report, Self::Objects(objects)) => {
+                Self::Objects(objects)
+            }
+            (Self::Objects(mut objects), Self::Objects(others)) => {
+                objects.extend(others);
+                Self::Objects(objects)
+            }
+        }
+    }
 }
 
 type Objects = BTreeMap<ObjectRef, Object>;
@@ -63,8 +81,7 @@ impl Cluster {
             .changes
             .into_iter()
             .map(|change| source.apply(change))
-            .max()
-            .unwrap_or(Changed::Nothing)
+            .fold(Changed::Nothing, Changed::and)
     }
 
     /// Has this source delivered a complete list?
@@ -127,20 +144,25 @@ impl Cluster {
             })
     }
 
+    /// The object of this name that is in force.
+    #[must_use]
+    pub fn get(&self, reference: &ObjectRef) -> Option<&Object> {
+        self.sources
+            .values()
+            .find_map(|source| source.objects.get(reference))
+    }
+
     /// The node of this name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
-        let reference = ObjectRef::new(Kind::Node, "", name);
-        self.sources
-            .values()
-            .find_map(|source| match source.objects.get(&reference)? {
-                Object::Node(node) => Some(node),
-                Object::Service(_)
-                | Object::EndpointSlice(_)
-                | Object::Endpoints(_)
-                | Object::ServiceCidr(_)
-                | Object::NotOurs(..) => None,
-            })
+        match self.get(&ObjectRef::new(Kind::Node, "", name))? {
+            Object::Node(node) => Some(node),
+            Object::Service(_)
+            | Object::EndpointSlice(_)
+            | Object::Endpoints(_)
+            | Object::ServiceCidr(_)
+            | Object::NotOurs(..) => None,
+        }
     }
 
     /// What each source cannot use, and the objects that come from two.
@@ -201,7 +223,7 @@ impl Source {
             listing: Some(Objects::new()),
             report: Report {
                 problems: Vec::new(),
-                unknown_kinds: std::collections::BTreeSet::new(),
+                unknown_kinds: BTreeSet::new(),
             },
         }
     }
@@ -221,8 +243,8 @@ impl Source {
                     }
                     None if self.objects.get(&reference) == Some(&object) => Changed::Nothing,
                     None => {
-                        self.objects.insert(reference, object);
-                        Changed::Objects
+                        self.objects.insert(reference.clone(), object);
+                        Changed::Objects(BTreeSet::from([reference]))
                     }
                 }
             }
@@ -231,7 +253,9 @@ impl Source {
                     listing.remove(&reference);
                     Changed::Nothing
                 }
-                None if self.objects.remove(&reference).is_some() => Changed::Objects,
+                None if self.objects.remove(&reference).is_some() => {
+                    Changed::Objects(BTreeSet::from([reference]))
+                }
                 None => Changed::Nothing,
             },
             Change::Report(report) if self.report == report => Changed::Nothing,
@@ -260,15 +284,30 @@ impl Source {
                     .or_insert_with(|| object.clone());
             }
         }
-        let changed = !self.is_ready || self.objects != listing;
-        self.is_ready = true;
-        self.objects = listing;
-        if changed {
-            Changed::Objects
+        let is_first = !std::mem::replace(&mut self.is_ready, true);
+        let before = std::mem::replace(&mut self.objects, listing);
+        let differences = differences(&before, &self.objects);
+        if is_first || !differences.is_empty() {
+            Changed::Objects(differences)
         } else {
             Changed::Nothing
         }
     }
+}
+
+/// The objects that are in one of the two lists only, or not the same in both.
+fn differences(before: &Objects, after: &Objects) -> BTreeSet<ObjectRef> {
+    let changed = after
+        .iter()
+        .filter(|(reference, object)| before.get(*reference) != Some(object));
+    let gone = before
+        .keys()
+        .filter(|reference| !after.contains_key(*reference));
+    changed
+        .map(|(reference, _)| reference)
+        .chain(gone)
+        .cloned()
+        .collect()
 }
 
 #[cfg(test)]
@@ -300,9 +339,12 @@ mod tests {
     fn node(name: &str) -> Object {
         Object::Node(Node {
             name: name.to_owned(),
-            addrs: Vec::new(),
-            labels: BTreeMap::new(),
+            ..Node::default()
         })
+    }
+
+    fn node_changed(name: &str) -> Changed {
+        Changed::Objects(BTreeSet::from([ObjectRef::new(Kind::Node, "", name)]))
     }
 
     #[test]
@@ -313,22 +355,55 @@ mod tests {
         assert!(cluster.node("worker-0").is_none() && !cluster.is_ready(SOURCE));
         assert_eq!(
             cluster.apply(event(SOURCE, [Change::Ready])),
-            Changed::Objects
+            node_changed("worker-0")
         );
         assert!(cluster.node("worker-0").is_some() && cluster.is_ready(SOURCE));
 
         cluster.apply(event(SOURCE, [Change::Reset]));
         assert!(cluster.node("worker-0").is_some());
         let changed = cluster.apply(event(SOURCE, [Change::Ready]));
-        assert_eq!(changed, Changed::Objects);
+        assert_eq!(changed, node_changed("worker-0"));
         assert!(cluster.node("worker-0").is_none());
+    }
+
+    #[test]
+    fn what_changed_is_named_once() {
+        let mut cluster = Cluster::from_objects([object(0, 0), object(1, 0), node("worker-0")]);
+        let report = Report {
+            unknown_kinds: ["v1/Secret".to_owned()].into(),
+            ..Report::default()
+        };
+        let changed = cluster.apply(event(
+            SourceId::MANIFESTS,
+            [
+                Change::Apply(object(0, 1)),
+                Change::Report(report),
+                Change::Apply(object(0, 2)),
+                Change::Apply(object(1, 0)),
+                Change::Delete(ObjectRef::new(Kind::Node, "", "worker-0")),
+                Change::Delete(reference(7)),
+            ],
+        ));
+        let expected = [reference(0), ObjectRef::new(Kind::Node, "", "worker-0")];
+        assert_eq!(changed, Changed::Objects(expected.into()));
+
+        let list = [object(0, 3), object(2, 0)].map(Change::Apply);
+        let changed = cluster.apply(event(
+            SourceId::MANIFESTS,
+            [Change::Reset]
+                .into_iter()
+                .chain(list)
+                .chain([Change::Ready]),
+        ));
+        let expected = [reference(0), reference(1), reference(2)];
+        assert_eq!(changed, Changed::Objects(expected.into()));
     }
 
     #[test]
     fn an_empty_list_is_news_once() {
         let mut cluster = Cluster::default();
         let changed = cluster.apply(event(SOURCE, [Change::Ready]));
-        assert_eq!(changed, Changed::Objects);
+        assert_eq!(changed, Changed::Objects(BTreeSet::new()));
         let changed = cluster.apply(event(SOURCE, [Change::Reset, Change::Ready]));
         assert_eq!(changed, Changed::Nothing);
     }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::jiff::Timestamp;
 
 use super::metadata::{Metadata, validate_subdomain};
 use super::{Family, Invalid, Kind, NotOurs, Object, Protocol, ServiceRef};
@@ -14,6 +15,8 @@ use super::{address, port};
 
 /// Names the service of a slice.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// When whatever made the endpoints change happened: a pod became ready, or a service was written.
+const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Marks the slices of a headless service.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
@@ -26,6 +29,9 @@ pub struct EndpointSlice {
     pub service: ServiceRef,
     /// Its endpoints.
     pub group: EndpointGroup,
+    /// When that happened which last made it change, where its writer says so. Only measured:
+    /// one that cannot be read is none.
+    pub triggered: Option<Timestamp>,
 }
 
 /// A `v1` Endpoints object, which has the name of its service.
@@ -109,7 +115,9 @@ impl TryFrom<discovery::EndpointSlice> for Object {
         let family = Family::parse(&slice.address_type)
             .map_err(|message| Invalid::new("addressType", message))?;
         let ports = slice.ports.unwrap_or_default();
+        let triggered = metadata.annotations.get(TRIGGER_TIME_ANNOTATION);
         Ok(Self::EndpointSlice(EndpointSlice {
+            triggered: triggered.and_then(|time| time.parse().ok()),
             name: metadata.reference.name,
             service,
             group: EndpointGroup {
@@ -338,6 +346,32 @@ mod tests {
             })
             .collect::<Vec<_>>();
         assert_eq!(conditions, [(true, true, false), (false, true, true)]);
+    }
+
+    #[test]
+    fn the_time_of_what_made_a_slice_change_is_kept_where_it_is_one() {
+        for (text, expected) in [
+            (
+                "2026-11-21T07:00:00.25Z",
+                Some("2026-11-21T07:00:00.25Z".parse().unwrap()),
+            ),
+            ("yesterday", None),
+        ] {
+            let object = slice(json!({
+                "metadata": {
+                    "name": "web-1",
+                    "labels": {SERVICE_NAME_LABEL: "web"},
+                    "annotations": {TRIGGER_TIME_ANNOTATION: text},
+                },
+                "addressType": "IPv4",
+                "endpoints": [],
+            }))
+            .unwrap();
+            let Object::EndpointSlice(slice) = object else {
+                panic!("{object:?}")
+            };
+            assert_eq!(slice.triggered, expected, "{text}");
+        }
     }
 
     #[test]

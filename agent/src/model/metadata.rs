@@ -15,6 +15,7 @@ pub(super) struct Metadata {
     pub reference: ObjectRef,
     pub created: Option<Timestamp>,
     pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Metadata {
@@ -51,6 +52,7 @@ impl Metadata {
             },
             created: metadata.creation_timestamp.map(|time| time.0),
             labels: metadata.labels.unwrap_or_default(),
+            annotations: metadata.annotations.unwrap_or_default(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::core::v1 as api;
@@ -13,7 +13,7 @@ use super::{Invalid, Kind, Object};
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// A node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// Its name.
     pub name: String,
@@ -21,6 +21,10 @@ pub struct Node {
     pub addrs: Vec<IpAddr>,
     /// Its labels: the zone is one.
     pub labels: BTreeMap<String, String>,
+    /// The keys of its taints.
+    pub taints: BTreeSet<String>,
+    /// Has its deletion been asked for?
+    pub is_being_deleted: bool,
 }
 
 impl Node {
@@ -54,7 +58,9 @@ impl TryFrom<api::Node> for Object {
     type Error = Invalid;
 
     fn try_from(node: api::Node) -> Result<Self, Invalid> {
+        let is_being_deleted = node.metadata.deletion_timestamp.is_some();
         let metadata = Metadata::read(Kind::Node, node.metadata)?;
+        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
         let addresses = node.status.and_then(|status| status.addresses);
         let addrs = addresses
             .unwrap_or_default()
@@ -73,6 +79,8 @@ impl TryFrom<api::Node> for Object {
             name: metadata.reference.name,
             addrs,
             labels: metadata.labels,
+            taints: taints.into_iter().map(|taint| taint.key).collect(),
+            is_being_deleted,
         }))
     }
 }
@@ -114,14 +122,37 @@ mod tests {
     fn the_zone_is_a_label() {
         let mut node = Node {
             name: "worker-0".to_owned(),
-            addrs: Vec::new(),
-            labels: BTreeMap::new(),
+            ..Node::default()
         };
         assert_eq!(node.zone(), None);
         for (value, zone) in [("a", Some("a")), ("", None)] {
             node.labels.insert(ZONE_LABEL.to_owned(), value.to_owned());
             assert_eq!(node.zone(), zone);
         }
+    }
+
+    #[test]
+    fn a_node_that_is_about_to_go_says_so() {
+        let node: api::Node = serde_json::from_value(json!({
+            "metadata": {"name": "worker-0", "deletionTimestamp": "2026-11-21T07:00:00Z"},
+            "spec": {"taints": [
+                {"key": "ToBeDeletedByClusterAutoscaler", "value": "1", "effect": "NoSchedule"},
+                {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"},
+            ]},
+        }))
+        .unwrap();
+        let Ok(Object::Node(node)) = node.try_into() else {
+            panic!("a node")
+        };
+        assert!(node.is_being_deleted);
+        let taints: Vec<_> = node.taints.iter().map(String::as_str).collect();
+        assert_eq!(
+            taints,
+            [
+                "ToBeDeletedByClusterAutoscaler",
+                "node.kubernetes.io/not-ready"
+            ]
+        );
     }
 
     #[test]

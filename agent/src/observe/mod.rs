@@ -1,4 +1,17 @@
-//! What the agent shows of itself.
+//! What the agent tells of itself: people by `weir status`, load balancers and dashboards by
+//! HTTP.
+//!
+//! [`report`] keeps the [`status`]; [`surface`] has the ports. What they say is computed without
+//! clocks and sockets, in [`health`], [`changes`] and [`metrics`]; [`http`] and [`listeners`] know
+//! sockets and nothing of what is said.
 
+pub mod changes;
+pub mod health;
+pub mod http;
+pub mod listeners;
+pub mod metrics;
 pub mod report;
 pub mod status;
+pub mod surface;
+#[cfg(test)]
+mod testing;

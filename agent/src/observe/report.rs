@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::status::{Interface, Problem, Program, Skipped, Status, Sync, Table};
+use super::listeners::Listening;
+use super::status::{Interface, Listener, Problem, Program, Skipped, Status, Sync, Table};
 use crate::{
     attach::ProgramReport,
     compile,
@@ -86,6 +87,7 @@ impl Reporter {
             interfaces: Vec::new(),
             network_interfaces: Vec::new(),
             programs,
+            listeners: Vec::new(),
             problems: Vec::new(),
             skipped: Vec::new(),
             unknown_kinds: Vec::new(),
@@ -98,8 +100,9 @@ impl Reporter {
         })
     }
 
-    /// Says what the sources cannot use. They have logged it themselves.
-    pub fn problems(&mut self, cluster: &Cluster) {
+    /// Says what the sources cannot use, and gives how much that is. They have logged it
+    /// themselves.
+    pub fn problems(&mut self, cluster: &Cluster) -> usize {
         let reports = cluster.reports();
         let problems: Vec<Problem> = reports
             .iter()
@@ -113,6 +116,20 @@ impl Reporter {
         let unknown_kinds = unknown_kinds(&reports);
         self.status.problems = problems;
         self.status.unknown_kinds = unknown_kinds;
+        self.show();
+        self.status.problems.len()
+    }
+
+    /// Says where the agent answers. Whoever listens has logged it.
+    pub fn listeners(&mut self, listening: &Listening) {
+        self.status.listeners = listening
+            .iter()
+            .map(|(listener, outcome)| Listener {
+                purpose: listener.purpose.to_string(),
+                address: outcome.as_ref().unwrap_or(&listener.address).to_string(),
+                error: outcome.as_ref().err().cloned(),
+            })
+            .collect();
         self.show();
     }
 

@@ -43,6 +43,9 @@ pub struct Status {
     pub network_interfaces: Vec<Interface>,
     /// The programs, as the kernel verified them.
     pub programs: Vec<Program>,
+    /// The ports at which the agent answers. An agent before this one may not have told.
+    #[serde(default)]
+    pub listeners: Vec<Listener>,
     /// What a source cannot use.
     pub problems: Vec<Problem>,
     /// What was left out of the tables.
@@ -93,6 +96,18 @@ pub struct Program {
     pub name: String,
     /// Instructions the verifier walked through; not told before Linux 5.16.
     pub verified_instructions: Option<u32>,
+}
+
+/// A port at which the agent answers, or means to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// What for.
+    pub purpose: String,
+    /// Address and port.
+    pub address: String,
+    /// Why it does not, if it does not. It is tried again and again.
+    pub error: Option<String>,
 }
 
 /// Something that a source cannot use. The last good version stays in force.

@@ -82,15 +82,17 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
                 .checked_sub(ETHERNET + header + 8)
                 .context("the answer is no ICMP error")?;
             // RFC 792: the header and 64 bits behind it, which are the ports.
+            let behind = match sent.body {
+                Body::Other(_) => usize::from(sent.payload).min(8),
+                _ => 8,
+            };
             let transport = if is_authenticated(sent) {
                 header
             } else {
                 frame::transport_offset(sent) - ETHERNET
             };
-            // What pads the frame is no part of the packet.
-            let length = input.len() - ETHERNET - usize::from(sent.damage.padding);
             ensure!(
-                quoted >= (transport + 8).min(length & !3),
+                quoted >= (transport + behind) & !3,
                 "the answer quotes only {quoted} bytes"
             );
             let quote = input.get(ETHERNET..ETHERNET + quoted);

@@ -7,6 +7,7 @@
 
 mod bed;
 mod commands;
+mod health;
 mod lifecycle;
 mod packet;
 mod socket;

@@ -457,6 +457,7 @@ fn of_a_hundred_thousand_endpoints_those_that_fit_serve_and_other_services_too()
         Object::EndpointSlice(EndpointSlice {
             name: "first-1".to_owned(),
             service: service_ref("first"),
+            triggered: None,
             group: group(("", 8080), &[("10.199.0.2", READY)]),
         }),
     ]);

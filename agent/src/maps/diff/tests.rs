@@ -199,6 +199,7 @@ fn a_replaced_backend_is_written_before_it_is_counted_and_forgotten_last() {
             Object::Service(service("web", &["10.32.0.140"], &[("", 80, Protocol::Udp)])),
             Object::EndpointSlice(EndpointSlice {
                 name: "web-1".to_owned(),
+                triggered: None,
                 service: service_ref("web"),
                 group: EndpointGroup {
                     family: Family::V4,

@@ -1,0 +1,114 @@
+//! What only Weir has to tell of the agent's work.
+
+use std::collections::BTreeMap;
+
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+
+use super::add;
+
+/// Weir's own metrics of the agent.
+#[derive(Debug)]
+pub struct Own {
+    sync_failures: IntCounter,
+    table_writes: IntCounter,
+    table_entries: IntGaugeVec,
+    table_capacity: IntGaugeVec,
+    interfaces: IntGauge,
+    skipped: IntGauge,
+    problems: IntGauge,
+}
+
+impl Own {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let build_info = add(
+            registry,
+            IntGaugeVec::new(
+                Opts::new("weir_build_info", "Always 1; the label tells the version"),
+                &["version"],
+            ),
+        );
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        let by_table = |name, help| {
+            let options = Opts::new(name, help);
+            add(registry, IntGaugeVec::new(options, &["table"]))
+        };
+        Self {
+            sync_failures: add(
+                registry,
+                IntCounter::new(
+                    "weir_sync_failures_total",
+                    "Synchronisations that failed; what was programmed stayed in force",
+                ),
+            ),
+            table_writes: add(
+                registry,
+                IntCounter::new(
+                    "weir_table_writes_total",
+                    "Entries of tables that the agent wrote or removed",
+                ),
+            ),
+            table_entries: by_table("weir_table_entries", "Entries that a table holds"),
+            table_capacity: by_table("weir_table_capacity", "Entries that a table holds at most"),
+            interfaces: add(
+                registry,
+                IntGauge::new(
+                    "weir_attached_interfaces",
+                    "Network interfaces that carry programs",
+                ),
+            ),
+            skipped: add(
+                registry,
+                IntGauge::new(
+                    "weir_skipped_entries",
+                    "What was left out of the tables; weir status names it",
+                ),
+            ),
+            problems: add(
+                registry,
+                IntGauge::new(
+                    "weir_source_problems",
+                    "What the sources of objects cannot use; weir status names it",
+                ),
+            ),
+        }
+    }
+
+    /// A synchronisation has failed.
+    pub fn failed(&self) {
+        self.sync_failures.inc();
+    }
+
+    /// One has succeeded, with so many writes.
+    pub fn synchronised(&self, writes: usize, skipped: usize, interfaces: usize) {
+        self.table_writes.inc_by(writes as u64);
+        self.skipped.set(gauge(skipped));
+        self.interfaces.set(gauge(interfaces));
+    }
+
+    /// How many entries a table has.
+    pub fn set_entries(&self, table: &str, entries: usize) {
+        self.table_entries
+            .with_label_values(&[table])
+            .set(gauge(entries));
+    }
+
+    /// How many entries each table holds at most.
+    pub fn set_capacities(&self, capacities: &BTreeMap<&'static str, u32>) {
+        for (table, capacity) in capacities {
+            self.table_capacity
+                .with_label_values(&[*table])
+                .set(i64::from(*capacity));
+        }
+    }
+
+    /// How much of the sources cannot be used.
+    pub fn set_problems(&self, problems: usize) {
+        self.problems.set(gauge(problems));
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,319 @@
+//! What the agent's loop tells the world, and who may ask for it.
+//!
+//! The loop calls in with what has happened; nothing here makes it wait. Whoever asks gets the
+//! present from values that both share: short locks, none of them held while something is
+//! awaited.
+//!
+//! | server | path | answer |
+//! |---|---|---|
+//! | `--healthz-bind-address` | `/healthz`, `/livez` | [`Health`] |
+//! | `--metrics-bind-address` | `/metrics`, `/proxyMode`, `/healthz`, `/configz` | [`Metrics`], fixed texts, the flags |
+//! | a service's `healthCheckNodePort` | any | endpoints of this node |
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Result;
+use hyper::StatusCode;
+use jiff::Timestamp;
+use serde_json::json;
+use tracing::error;
+use weir_ebpf::tables::name;
+
+use super::{
+    changes::Pending,
+    health::{Checked, Health, Now},
+    http::{self, Answer, Handler, JSON, PLAIN_TEXT, Response},
+    listeners::{Listener, Listeners, Listening, Purpose, Wanted},
+    metrics::{self, Extent, Metrics, Readings},
+};
+use crate::{
+    compile::HealthCheck,
+    config::Config,
+    maps::{Contents, kernel::KernelTables},
+    model::{Cluster, Node, ObjectRef, ServiceRef},
+};
+
+/// kube-proxy's other modes are `iptables`, `ipvs` and `nftables`.
+const PROXY_MODE: &str = "ebpf";
+
+/// The surface: dropping it closes every port.
+pub struct Surface {
+    metrics: Arc<Metrics>,
+    health: Arc<Mutex<Health>>,
+    pending: Pending,
+    /// The servers that are there whatever the services are.
+    fixed: Wanted,
+    checks: Arc<Mutex<Checks>>,
+    listeners: Listeners,
+}
+
+/// What health check node ports answer.
+type Checks = BTreeMap<ServiceRef, HealthCheck>;
+
+/// What there is to say of a synchronisation that succeeded.
+#[derive(Clone, Copy, Debug)]
+pub struct Synchronised<'a> {
+    /// What the tables hold now.
+    pub contents: &'a Contents,
+    /// What load balancers may ask about.
+    pub health_checks: &'a BTreeMap<ServiceRef, HealthCheck>,
+    /// The addresses at which they may; none: at all.
+    pub health_check_addresses: Option<&'a BTreeSet<IpAddr>>,
+    /// Entries written or removed.
+    pub writes: usize,
+    /// What was left out.
+    pub skipped: usize,
+    /// Interfaces that carry programs.
+    pub interfaces: usize,
+}
+
+impl Surface {
+    /// Opens the ports that do not depend on services. All is well while the agent starts.
+    #[must_use]
+    pub fn open(config: &Config) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let health = Arc::new(Mutex::new(Health::default()));
+        let mut fixed = Wanted::new();
+        for (purpose, address, handler) in [
+            (
+                Purpose::Health,
+                config.healthz_bind_address,
+                health_handler(&health, &metrics),
+            ),
+            (
+                Purpose::Metrics,
+                config.metrics_bind_address,
+                metrics_handler(&metrics, config),
+            ),
+        ] {
+            if let Some(address) = address {
+                fixed.insert(Listener { purpose, address }, handler);
+            }
+        }
+        let listeners = Listeners::start();
+        listeners.want(fixed.clone());
+        Self {
+            metrics,
+            health,
+            pending: Pending::new(Timestamp::now()),
+            fixed,
+            checks: Arc::default(),
+            listeners,
+        }
+    }
+
+    /// What the programs count, and how full their tables are, is read there.
+    pub fn read_from(&self, tables: KernelTables) {
+        self.metrics.own.set_capacities(&tables.capacities());
+        self.metrics
+            .read_datapath_by(Box::new(move || read(&tables)));
+    }
+
+    /// These objects have changed, and are now as the cluster has them.
+    pub fn changed(&mut self, objects: &BTreeSet<ObjectRef>, cluster: &Cluster) {
+        let seen = self.pending.note(objects, cluster);
+        self.metrics.kube_proxy.changed(seen, self.pending.counts());
+    }
+
+    /// This node as the cluster has it.
+    pub fn see_node(&self, node: Option<&Node>) {
+        lock(&self.health).see_node(node);
+    }
+
+    /// How much of the sources cannot be used.
+    pub fn see_problems(&self, problems: usize) {
+        self.metrics.own.set_problems(problems);
+    }
+
+    /// Something has to be written, and can be.
+    pub fn queued(&self) {
+        let now = Now::read();
+        lock(&self.health).queued(now);
+        self.metrics.kube_proxy.queued(now.time);
+    }
+
+    /// A synchronisation has ended, well or not.
+    pub fn ended(&self, extent: Extent, took: Duration) {
+        self.metrics.kube_proxy.ended(extent, took);
+    }
+
+    /// It failed: what it was to write still waits.
+    pub fn failed(&self) {
+        lock(&self.health).queued(Now::read());
+        self.metrics.own.failed();
+    }
+
+    /// It succeeded.
+    pub fn synchronised(&mut self, done: Synchronised<'_>) {
+        let now = Now::read();
+        lock(&self.health).updated(now);
+        let latencies = self.pending.synchronised(now.time);
+        let Metrics {
+            kube_proxy, own, ..
+        } = &*self.metrics;
+        kube_proxy.synchronised(now.time, &latencies);
+        kube_proxy.set_no_local_endpoints(done.contents);
+        own.synchronised(done.writes, done.skipped, done.interfaces);
+        for table in TABLES {
+            if let Some(entries) = done.contents.entries(table) {
+                own.set_entries(table, entries);
+            }
+        }
+        self.serve_checks(done.health_checks, done.health_check_addresses);
+    }
+
+    /// What listens, once that is different from the last time this was asked.
+    pub async fn listeners_changed(&mut self) -> Listening {
+        self.listeners.changed().await
+    }
+
+    fn serve_checks(&self, checks: &Checks, addresses: Option<&BTreeSet<IpAddr>>) {
+        lock(&self.checks).clone_from(checks);
+        let everywhere = BTreeSet::from([IpAddr::V4(Ipv4Addr::UNSPECIFIED)]);
+        let addresses = addresses.unwrap_or(&everywhere);
+        let mut wanted = self.fixed.clone();
+        for (service, check) in checks {
+            let handler = self.check_handler(service);
+            wanted.extend(addresses.iter().map(|&address| {
+                let listener = Listener {
+                    purpose: Purpose::HealthCheck(service.clone()),
+                    address: (address, check.port.get()).into(),
+                };
+                (listener, Arc::clone(&handler))
+            }));
+        }
+        self.listeners.want(wanted);
+    }
+
+    fn check_handler(&self, service: &ServiceRef) -> Handler {
+        let (checks, health) = (Arc::clone(&self.checks), Arc::clone(&self.health));
+        let service = service.clone();
+        http::at_once(move |_| {
+            let count = lock(&checks)
+                .get(&service)
+                .map_or(0, |check| check.local_endpoints);
+            answer_check(&service, count, lock(&health).is_healthy(Now::read()))
+        })
+    }
+}
+
+/// The tables that the agent fills.
+const TABLES: [&str; 9] = [
+    name::FRONTENDS,
+    name::SERVICES,
+    name::BACKENDS,
+    name::SERVING,
+    name::SERVICE_NAMES,
+    name::SOURCE_RANGES,
+    name::SERVICE_CIDRS,
+    name::NODE_PORT_ADDRS,
+    name::INTERFACES,
+];
+
+/// Counts entries by listing them: the kernel keeps no count.
+fn read(tables: &KernelTables) -> Result<Readings> {
+    Ok(Readings {
+        counters: tables.counters()?,
+        entries: BTreeMap::from([
+            (name::FLOWS, tables.flows().flatten().count()),
+            (name::SOCKETS, tables.sockets().flatten().count()),
+            (name::AFFINITY, tables.affinity().flatten().count()),
+        ]),
+    })
+}
+
+fn health_handler(health: &Arc<Mutex<Health>>, metrics: &Arc<Metrics>) -> Handler {
+    let (health, metrics) = (Arc::clone(health), Arc::clone(metrics));
+    http::at_once(move |path| {
+        let now = Now::read();
+        match path {
+            "/healthz" => {
+                let checked = lock(&health).healthz(now);
+                let status = status(&checked);
+                metrics.kube_proxy.answered_healthz(status.as_str());
+                http::response(status, JSON, checked.body)
+            }
+            "/livez" => {
+                let checked = lock(&health).livez(now);
+                let status = status(&checked);
+                metrics.kube_proxy.answered_livez(status.as_str());
+                http::response(status, JSON, checked.body)
+            }
+            _ => http::not_found(),
+        }
+    })
+}
+
+fn metrics_handler(metrics: &Arc<Metrics>, config: &Config) -> Handler {
+    let metrics = Arc::clone(metrics);
+    let configuration = json!({ "weir": config.flags }).to_string();
+    Arc::new(move |path| -> Answer {
+        let text = |content_type, body: &str| {
+            let response = http::response(StatusCode::OK, content_type, body.to_owned());
+            Box::pin(std::future::ready(response))
+        };
+        match path {
+            "/metrics" => Box::pin(answer_metrics(Arc::clone(&metrics))),
+            "/proxyMode" => text(PLAIN_TEXT, PROXY_MODE),
+            "/healthz" => text(PLAIN_TEXT, "ok"),
+            "/configz" => text(JSON, &configuration),
+            _ => Box::pin(std::future::ready(http::not_found())),
+        }
+    })
+}
+
+/// Reads the kernel's tables, on a thread where that keeps nobody waiting.
+async fn answer_metrics(metrics: Arc<Metrics>) -> Response {
+    let text = tokio::task::spawn_blocking(move || metrics.text()).await;
+    match text.map_err(anyhow::Error::from).and_then(|text| Ok(text?)) {
+        Ok(text) => http::response(StatusCode::OK, metrics::CONTENT_TYPE, text),
+        Err(error) => {
+            error!("the metrics cannot be shown: {error:#}");
+            http::response(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                PLAIN_TEXT,
+                format!("{error:#}\n"),
+            )
+        }
+    }
+}
+
+/// In kube-proxy's form, blanks and all.
+fn answer_check(service: &ServiceRef, count: usize, is_healthy: bool) -> Response {
+    let ServiceRef { namespace, name } = service;
+    let status = if count > 0 && is_healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\
+         \t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {is_healthy}\n}}"
+    );
+    http::with_number(
+        http::response(status, JSON, body),
+        "x-load-balancing-endpoint-weight",
+        count,
+    )
+}
+
+const fn status(checked: &Checked) -> StatusCode {
+    if checked.is_well {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+/// Whoever panicked with one of these left it whole: they are changed by single assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+use std::{net::SocketAddr, num::NonZeroU16};
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::{
+    compile::testing::service_ref,
+    config::TcAttach,
+    observe::testing::{PATIENCE, Page, get},
+};
+
+fn config() -> Config {
+    Config {
+        manifests: "/nowhere".into(),
+        node_name: "worker-0".to_owned(),
+        cgroup_root: "/nowhere".into(),
+        netns_dir: "/nowhere".into(),
+        bpffs: "/nowhere".into(),
+        run_dir: "/nowhere".into(),
+        nodeport_addresses: crate::sources::node::node_ports::NodePortAddresses::All,
+        service_node_ports: 30_000..=32_767,
+        service_cidrs: Vec::new(),
+        tc: TcAttach::Auto,
+        max_frontends: 1,
+        max_backends: 1,
+        max_flows: 128,
+        resync: Duration::from_secs(60),
+        healthz_bind_address: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        metrics_bind_address: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        flags: BTreeMap::from([("node-name".to_owned(), "worker-0".to_owned())]),
+    }
+}
+
+/// A surface, and where it answers.
+struct World {
+    surface: Surface,
+    at: BTreeMap<Purpose, SocketAddr>,
+}
+
+impl World {
+    async fn open() -> Self {
+        let mut world = Self {
+            surface: Surface::open(&config()),
+            at: BTreeMap::new(),
+        };
+        world.wait(|at| at.len() == 2).await;
+        world
+    }
+
+    async fn wait(&mut self, condition: impl Fn(&BTreeMap<Purpose, SocketAddr>) -> bool) {
+        timeout(PATIENCE, async {
+            while !condition(&self.at) {
+                let listening = self.surface.listeners_changed().await;
+                self.at = listening
+                    .into_iter()
+                    .filter_map(|(listener, outcome)| Some((listener.purpose, outcome.ok()?)))
+                    .collect();
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn get(&self, purpose: Purpose, path: &str) -> Page {
+        get(self.at[&purpose], path).await
+    }
+
+    async fn check(&self) -> Page {
+        self.get(Purpose::HealthCheck(service_ref("web")), "/any")
+            .await
+    }
+
+    fn synchronise(&mut self, checks: &[(&str, usize)]) {
+        let loopback = BTreeSet::from([Ipv4Addr::LOCALHOST.into()]);
+        let checks = checks
+            .iter()
+            .map(|&(name, local_endpoints)| {
+                let check = HealthCheck {
+                    // Any that is free would be 0, which a service cannot have.
+                    port: free_port(),
+                    local_endpoints,
+                };
+                (service_ref(name), check)
+            })
+            .collect();
+        self.synchronise_with(&checks, &loopback);
+    }
+
+    fn synchronise_with(
+        &mut self,
+        checks: &BTreeMap<ServiceRef, HealthCheck>,
+        addresses: &BTreeSet<IpAddr>,
+    ) {
+        self.surface.synchronised(Synchronised {
+            contents: &Contents::default(),
+            health_checks: checks,
+            health_check_addresses: Some(addresses),
+            writes: 3,
+            skipped: 1,
+            interfaces: 2,
+        });
+    }
+}
+
+fn free_port() -> NonZeroU16 {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    NonZeroU16::new(listener.local_addr().unwrap().port()).unwrap()
+}
+
+#[tokio::test]
+async fn health_is_told_as_json_that_nobody_guesses_at() {
+    let world = World::open().await;
+    for path in ["/healthz", "/livez"] {
+        let page = world.get(Purpose::Health, path).await;
+        assert_eq!(page.status, 200);
+        assert_eq!(page.header("Content-Type"), Some("application/json"));
+        assert_eq!(page.header("X-Content-Type-Options"), Some("nosniff"));
+        let body: serde_json::Value = serde_json::from_str(&page.body).unwrap();
+        assert_eq!(body["healthy"], true);
+        assert_eq!(body["nodeEligible"] == true, path == "/healthz");
+        assert_eq!(body["lastUpdated"], body["currentTime"]);
+    }
+    assert_eq!(world.get(Purpose::Health, "/metrics").await.status, 404);
+
+    world.surface.see_node(Some(&Node {
+        is_being_deleted: true,
+        ..Node::default()
+    }));
+    assert_eq!(world.get(Purpose::Health, "/healthz").await.status, 503);
+    assert_eq!(world.get(Purpose::Health, "/livez").await.status, 200);
+    let metrics = world.get(Purpose::Metrics, "/metrics").await.body;
+    for sample in [
+        "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
+        "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
+        "kubeproxy_proxy_livez_total{code=\"200\"} 2",
+    ] {
+        assert!(metrics.contains(sample), "{sample}\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn the_port_of_metrics_has_kube_proxys_paths() {
+    let mut world = World::open().await;
+    world.synchronise(&[]);
+    for (path, content_type, body) in [
+        ("/proxyMode", PLAIN_TEXT, "ebpf"),
+        ("/healthz", PLAIN_TEXT, "ok"),
+        ("/configz", JSON, "{\"weir\":{\"node-name\":\"worker-0\"}}"),
+    ] {
+        let page = world.get(Purpose::Metrics, path).await;
+        assert_eq!((page.status, page.body.as_str()), (200, body), "{path}");
+        assert_eq!(page.header("Content-Type"), Some(content_type), "{path}");
+    }
+    let page = world.get(Purpose::Metrics, "/metrics").await;
+    assert_eq!(page.header("Content-Type"), Some(metrics::CONTENT_TYPE));
+    for sample in [
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}",
+        "weir_table_entries{table=\"FRONTENDS\"} 0",
+        "weir_table_writes_total 3",
+        "weir_attached_interfaces 2",
+        "weir_skipped_entries 1",
+    ] {
+        assert!(page.body.contains(sample), "{sample}\n{}", page.body);
+    }
+    assert_eq!(world.get(Purpose::Metrics, "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_load_balancer_learns_how_many_endpoints_the_node_has() {
+    let mut world = World::open().await;
+    world.synchronise(&[("web", 2)]);
+    world.wait(|at| at.len() == 3).await;
+    let page = world.check().await;
+    assert_eq!(page.status, 200);
+    assert_eq!(page.header("X-Load-Balancing-Endpoint-Weight"), Some("2"));
+    assert_eq!(page.header("X-Content-Type-Options"), Some("nosniff"));
+    assert_eq!(page.header("Content-Type"), Some("application/json"));
+    assert_eq!(
+        page.body,
+        "{\n\t\"service\": {\n\t\t\"namespace\": \"default\",\n\t\t\"name\": \"web\"\n\t},\n\
+         \t\"localEndpoints\": 2,\n\t\"serviceProxyHealthy\": true\n}"
+    );
+
+    // The count changes and the port stays.
+    let port = world.at[&Purpose::HealthCheck(service_ref("web"))].port();
+    let check = |local_endpoints| {
+        let check = HealthCheck {
+            port: NonZeroU16::new(port).unwrap(),
+            local_endpoints,
+        };
+        BTreeMap::from([(service_ref("web"), check)])
+    };
+    let loopback = BTreeSet::from([Ipv4Addr::LOCALHOST.into()]);
+    world.synchronise_with(&check(0), &loopback);
+    let page = world.check().await;
+    assert_eq!(page.status, 503);
+    assert_eq!(page.header("X-Load-Balancing-Endpoint-Weight"), Some("0"));
+
+    // A node that is about to go still says what it has: that is /healthz' business.
+    world.synchronise_with(&check(1), &loopback);
+    world.surface.see_node(Some(&Node {
+        is_being_deleted: true,
+        ..Node::default()
+    }));
+    assert_eq!(world.check().await.status, 200);
+
+    world.synchronise(&[]);
+    world.wait(|at| at.len() == 2).await;
+}
+
+#[test]
+fn an_unhealthy_proxy_has_endpoints_and_no_health() {
+    let response = answer_check(&service_ref("web"), 3, false);
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()["x-load-balancing-endpoint-weight"], "3");
+}
