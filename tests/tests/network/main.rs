@@ -9,6 +9,7 @@ mod bed;
 mod commands;
 mod health;
 mod lifecycle;
+mod outside;
 mod packet;
 mod socket;
 mod world;
