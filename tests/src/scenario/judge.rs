@@ -87,10 +87,8 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
             } else {
                 frame::transport_offset(sent) - ETHERNET
             };
-            // What pads the frame is no part of the packet.
-            let length = input.len() - ETHERNET - usize::from(sent.damage.padding);
             ensure!(
-                quoted >= (transport + 8).min(length & !3),
+                quoted >= (transport + behind) & !3,
                 "the answer quotes only {quoted} bytes"
             );
             let quote = input.get(ETHERNET..ETHERNET + quoted);

@@ -10,6 +10,7 @@ mod commands;
 mod health;
 mod lifecycle;
 mod oracle;
+mod outside;
 mod packet;
 mod socket;
 mod uplink;

@@ -166,6 +166,8 @@ fn no_answer(failure: Failure) -> Result<Reply> {
         Failure::TimedOut => Ok(Reply::Silence),
         Failure::Errno(name) => match name.as_str() {
             "ECONNREFUSED" => Ok(Reply::Refused),
+            // A router's error about the datagram: from now on the kernel sends shorter ones.
+            "EMSGSIZE" => Ok(Reply::Silence),
             // Routers on the way say that none leads there.
             "ENETUNREACH" | "EHOSTUNREACH" => Ok(Reply::Silence),
             _ => bail!("{name}"),
