@@ -1,8 +1,10 @@
 //! Every packet scenario through the loaded programs, one packet at a time, and random packets
 //! through them and through memory. Needs root.
 
+mod clusters;
 mod random;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -29,6 +31,10 @@ fn main() -> Result<ExitCode> {
         needs_root(
             "the_programs_do_what_the_library_does",
             the_programs_do_what_the_library_does,
+        ),
+        needs_root(
+            "the_programs_do_what_the_reference_model_says",
+            the_programs_do_what_the_reference_model_says,
         ),
     ];
     trials.extend(
@@ -112,6 +118,24 @@ fn the_programs_do_what_the_library_does() -> Result<()> {
                 }
             }
         }
+        Ok(())
+    })
+}
+
+/// One cluster after the other in the same maps, some of what is asked of each in memory.
+fn the_programs_do_what_the_reference_model_says() -> Result<()> {
+    let some = clusters::Extent {
+        one_in: 8,
+        with_sockets: false,
+        with_delays: false,
+    };
+    let cases = (clusters::history(40..=40), any::<u64>());
+    random::check(1, &cases, |(history, seed)| {
+        let met = clusters::compare(&mut Program::load()?, &history, seed, some)?;
+        ensure!(
+            met == BTreeSet::from(clusters::KINDS),
+            "these clusters show too little: only {met:?}"
+        );
         Ok(())
     })
 }
