@@ -16,7 +16,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
 use weir_ebpf::verdict::{Hook, Verdict};
 use weir_tests::scenario::{
-    self, Executor as _, ScenarioFile, memory::Memory, packet::Packet, runner,
+    self, Executor as _, ScenarioFile,
+    memory::Memory,
+    packet::{Fragment, Packet},
+    runner,
 };
 
 fn main() -> Result<ExitCode> {
@@ -135,7 +138,7 @@ fn worlds() -> Result<u32> {
 /// which may be the pod itself, and back.
 fn round_trip(memory: &mut Memory, packet: &Packet, output: &Packet) -> Result<()> {
     // It follows the first one there; what answers the whole datagram is no fragment of it.
-    if packet.network.fragment == Some(weir_tests::scenario::packet::Fragment::Later) {
+    if packet.network.fragment == Some(Fragment::Later) {
         return Ok(());
     }
     let to_client = if output.src.ip() == output.dst.ip() {

@@ -94,7 +94,7 @@ pub fn compare(
         executor,
         history: &[],
         extent,
-        way: if seed % 16 == 0 {
+        way: if seed.is_multiple_of(16) {
             objects::Way::Manifests
         } else {
             objects::Way::Api
