@@ -86,7 +86,7 @@ fn drafts<'a>(
                     Ok(claims) if claims.is_empty() => {}
                     Ok(claims) => drafts.push(Draft {
                         subject,
-                        sets: sets::sets(&subject, &claims, groups, place, skipped, &mut account),
+                        sets: sets::sets(&subject, &claims, groups, place, &mut account),
                         claims,
                     }),
                     Err(Full) => skipped.push(subject.skipped(Reason::NoRoom {
