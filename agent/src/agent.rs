@@ -208,13 +208,14 @@ impl Agent {
         match result {
             Ok((desired, plan)) => {
                 let interfaces = self.node.pod_interfaces();
+                let network_interfaces = self.node.network_interfaces();
                 self.surface.synchronised(surface::Synchronised {
                     contents: &desired.contents,
                     health_checks: &desired.health_checks,
-                    health_check_addresses: None,
                     writes: plan.0.len(),
                     skipped: desired.skipped.len(),
-                    interfaces: interfaces.len(),
+                    pod_interfaces: interfaces.len(),
+                    network_interfaces: network_interfaces.len(),
                 });
                 self.reporter.synchronised(Synchronised {
                     took,
@@ -223,7 +224,7 @@ impl Agent {
                     skipped: &desired.skipped,
                     unchosen: &desired.unchosen,
                     interfaces,
-                    network_interfaces: self.node.network_interfaces(),
+                    network_interfaces,
                 });
             }
             Err(error) => {
@@ -254,7 +255,8 @@ impl Agent {
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
         self.actual = desired.contents.clone();
-        self.attach(is_repair)?;
+        // One interface that refuses its programs keeps nobody else from what is theirs.
+        let attached = self.attach(is_repair);
         if is_stale {
             self.tables.forget_stale(&self.actual)?;
         }
@@ -266,6 +268,7 @@ impl Agent {
         if is_stale {
             self.close_stale_sockets()?;
         }
+        attached?;
         Ok((desired, plan))
     }
 
@@ -286,7 +289,12 @@ impl Agent {
         for attachment in &report.removed {
             info!("detached {attachment}");
         }
-        match report.failed.into_iter().next() {
+        let mut failed = report.failed.into_iter();
+        let first = failed.next();
+        for (attachment, error) in failed {
+            warn!("attach {attachment}: {error:#}");
+        }
+        match first {
             None => {
                 self.attached = Some(wanted);
                 Ok(())

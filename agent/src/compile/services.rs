@@ -94,6 +94,9 @@ fn drafts<'a>(
             unchosen.insert(service.id.clone(), account);
         }
     }
+    let alone = owners.disputed().into_iter().map(FrontendKey::address_only);
+    let alone = alone.map(|key| (key, Frontend::ADDRESS_ONLY));
+    desired.contents.frontends.extend(alone);
     drafts
 }
 

@@ -145,17 +145,29 @@ pub(super) fn affinity_timeout(affinity: Affinity) -> u32 {
     }
 }
 
-/// The endpoints of each service: those of its slices, or where it has none those of the core
-/// Endpoints of its name.
+/// The endpoints of each service.
 pub(super) fn groups_by_service(cluster: &Cluster) -> BTreeMap<&ServiceRef, Vec<&EndpointGroup>> {
+    groups_of(cluster, |_| true)
+}
+
+/// The endpoints of each of these services: those of its slices, or where it has none those of
+/// the core Endpoints of its name.
+pub(super) fn groups_of(
+    cluster: &Cluster,
+    wanted: impl Fn(&ServiceRef) -> bool,
+) -> BTreeMap<&ServiceRef, Vec<&EndpointGroup>> {
     let mut groups: BTreeMap<&ServiceRef, Vec<&EndpointGroup>> = BTreeMap::new();
     for slice in cluster.endpoint_slices() {
-        groups.entry(&slice.service).or_default().push(&slice.group);
+        if wanted(&slice.service) {
+            groups.entry(&slice.service).or_default().push(&slice.group);
+        }
     }
     for endpoints in cluster.endpoints() {
-        groups
-            .entry(&endpoints.service)
-            .or_insert_with(|| endpoints.groups.iter().collect());
+        if wanted(&endpoints.service) {
+            groups
+                .entry(&endpoints.service)
+                .or_insert_with(|| endpoints.groups.iter().collect());
+        }
     }
     groups
 }
