@@ -137,6 +137,10 @@ fn worlds() -> Result<u32> {
 /// The rest of the way of a packet that was translated on its way out of a pod: to the backend,
 /// which may be the pod itself, and back.
 fn round_trip(memory: &mut Memory, packet: &Packet, output: &Packet) -> Result<()> {
+    // It follows the first one there; what answers the whole datagram is no fragment of it.
+    if packet.network.fragment == Some(Fragment::Later) {
+        return Ok(());
+    }
     let to_client = if output.src.ip() == output.dst.ip() {
         let (verdict, inward) = runner::send(memory, Hook::ToPod, output)?;
         ensure!(
