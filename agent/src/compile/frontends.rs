@@ -91,7 +91,10 @@ impl Claim {
 /// Who has which address, and how much room is left for more.
 pub(super) struct Owners<'a> {
     by_key: BTreeMap<FrontendKey, Subject<'a>>,
+    /// Those that are known as addresses.
     cluster_ips: BTreeSet<Addr>,
+    /// Those of them at which a service port has lost its port to an older service.
+    disputed: BTreeSet<Addr>,
     room: usize,
 }
 
@@ -103,6 +106,7 @@ impl<'a> Owners<'a> {
         Self {
             by_key: BTreeMap::new(),
             cluster_ips: BTreeSet::new(),
+            disputed: BTreeSet::new(),
             room: usize::try_from(capacity).unwrap_or(usize::MAX),
         }
     }
@@ -115,19 +119,26 @@ impl<'a> Owners<'a> {
         skipped: &mut Vec<Skipped>,
     ) -> Result<Vec<Claim>, Full> {
         let mut claims: Vec<Claim> = Vec::new();
+        let mut disputed: BTreeSet<Addr> = BTreeSet::new();
         for claim in addresses(&subject) {
             if claims.iter().any(|own| own.key == claim.key) {
                 continue;
             }
             match self.by_key.get(&claim.key) {
                 None => claims.push(claim),
-                Some(owner) => skipped.push(subject.skipped(taken(&claim, &subject, owner))),
+                Some(owner) => {
+                    skipped.push(subject.skipped(taken(&claim, &subject, owner)));
+                    if claim.kind == Kind::ClusterIp {
+                        disputed.insert(claim.key.addr);
+                    }
+                }
             }
         }
         let new_addrs: BTreeSet<Addr> = claims
             .iter()
             .filter(|claim| claim.kind == Kind::ClusterIp)
             .map(|claim| claim.key.addr)
+            .chain(disputed.iter().copied())
             .filter(|addr| !self.cluster_ips.contains(addr))
             .collect();
         let needed = claims.len() + new_addrs.len();
@@ -136,9 +147,16 @@ impl<'a> Owners<'a> {
         }
         self.room -= needed;
         self.cluster_ips.extend(new_addrs);
+        self.disputed.extend(disputed);
         self.by_key
             .extend(claims.iter().map(|claim| (claim.key, subject)));
         Ok(claims)
+    }
+
+    /// Cluster IPs that remain a service's, though an older one has a port there: as its external
+    /// IP, for example.
+    pub fn disputed(self) -> BTreeSet<Addr> {
+        self.disputed
     }
 }
 

@@ -1,124 +1,54 @@
-//! What becomes of a connection to a cluster IP, written a second time.
+//! What becomes of a connection to a service, written a second time.
 //!
 //! Straight from the documented behaviour of Services (the API's documentation and kube-proxy's
 //! published rules), field by field, for clarity and not for speed, and without a look at the
-//! agent's compiler: tests compare the two. It knows manifests only through [`manifests`], which
-//! says a [`World`] in the API's words.
+//! agent's compiler or the datapath: tests compare them. It knows manifests only through
+//! [`manifests`], which says a [`World`] in the API's words.
+//!
+//! One new connection, or the first packet of a flow, is one question. Each file answers a part:
+//! [`frontends`] which service port an address leads to, [`endpoints`] which of its endpoints
+//! may serve, [`affinity`] which of them has to; this one puts them together, and says whether
+//! the client is let in and with what source address the backend meets it.
 //!
 //! Where the documentation leaves open which of two contradicting entries of one endpoint counts,
 //! every answer that follows from one of them is right: [`answers`] gives all.
 
+pub mod affinity;
+pub mod endpoints;
+pub mod frontends;
 pub mod manifests;
+pub mod nftables;
+#[cfg(test)]
+mod tests;
+pub mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-/// What the cluster says, and the node that is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct World {
-    /// The node's name.
-    pub node: String,
-    /// Its label `topology.kubernetes.io/zone`.
-    pub zone: Option<String>,
-    /// All services of one namespace.
-    pub services: Vec<Service>,
-    /// Their slices.
-    pub slices: Vec<Slice>,
+use affinity::Sticky;
+use endpoints::{Chosen, Policy, Reading};
+use frontends::{Found, Role};
+use world::{Service, World};
+
+/// Who opens a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Client {
+    /// The pod of this node that has this address.
+    Pod(IpAddr),
+    /// A process in the node's own network.
+    Node,
+    /// Anyone beyond the node, another node's pods included.
+    Outside(IpAddr),
 }
 
-/// A service. Its age is its place in [`World::services`]: older ones come first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
-    /// Its name.
-    pub name: String,
-    /// Whether it is to be served at all.
-    pub kind: ServiceKind,
-    /// `spec.clusterIPs`
-    pub cluster_ips: Vec<IpAddr>,
-    /// `spec.ports`
-    pub ports: Vec<ServicePort>,
-    /// `spec.internalTrafficPolicy: Local`
-    pub is_local: bool,
-}
-
-/// Whether a service is a proxy's business.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServiceKind {
-    /// It is.
-    Ordinary,
-    /// Labelled `service.kubernetes.io/service-proxy-name`.
-    OfOtherProxy,
-    /// `clusterIP: None`
-    Headless,
-}
-
-/// `spec.ports[]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    /// Empty where the service has one.
-    pub name: String,
-    /// TCP, UDP, SCTP.
-    pub protocol: &'static str,
-    /// The port.
-    pub port: u16,
-}
-
-/// An EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// Label `kubernetes.io/service-name`
-    pub service: String,
-    /// Label `service.kubernetes.io/headless`
-    pub is_headless: bool,
-    /// `addressType: IPv6`
-    pub is_v6: bool,
-    /// `ports`
-    pub ports: Vec<SlicePort>,
-    /// `endpoints`
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// `ports[]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlicePort {
-    /// Of the service port.
-    pub name: String,
-    /// Of the service port.
-    pub protocol: &'static str,
-    /// `None`: not given.
-    pub port: Option<u16>,
-}
-
-/// `endpoints[]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// `addresses`, at least one.
-    pub addresses: Vec<IpAddr>,
-    /// `conditions.ready`
-    pub ready: Option<bool>,
-    /// `conditions.serving`
-    pub serving: Option<bool>,
-    /// `conditions.terminating`
-    pub terminating: Option<bool>,
-    /// `nodeName`
-    pub node: Option<String>,
-    /// `hints.forNodes`
-    pub for_nodes: Vec<String>,
-    /// `hints.forZones`
-    pub for_zones: Vec<String>,
-}
-
-impl Endpoint {
-    fn is_ready(&self) -> bool {
-        self.ready.unwrap_or(true)
-    }
-
-    fn is_terminating(&self) -> bool {
-        self.terminating.unwrap_or(false)
-    }
-
-    fn serves_while_terminating(&self) -> bool {
-        self.serving.unwrap_or(true) && self.is_terminating()
+impl Client {
+    /// The address by which the proxy knows the client in a family.
+    #[must_use]
+    pub fn address(self, world: &World, is_v6: bool) -> Option<IpAddr> {
+        match self {
+            Self::Pod(addr) | Self::Outside(addr) => Some(addr),
+            Self::Node => world.node.address(is_v6),
+        }
     }
 }
 
@@ -127,167 +57,124 @@ impl Endpoint {
 pub enum Answer {
     /// It is none of the proxy's business.
     LeftAlone,
-    /// It goes to one of these, each as likely as the others.
-    Served(BTreeSet<SocketAddr>),
+    /// It goes to an endpoint.
+    Served(Served),
     /// Refused: the service port has no endpoint anywhere.
     NoEndpoint,
     /// Refused: some service has the address, but none has this port.
     NoSuchPort,
     /// Dropped in silence: endpoints exist, but the policy is Local and none is on this node.
     NoneHere,
+    /// Dropped in silence: `loadBalancerSourceRanges` does not name the client.
+    NotInSourceRanges,
+    /// Dropped in silence rather than routed out of the node: a `ServiceCIDR` has the address, and
+    /// no service.
+    UnusedServiceAddress,
 }
 
-/// Every right answer to a connection from a pod or process of the node to this address.
+/// Where a connection may go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Served {
+    /// The endpoints, each as likely as the others, and with what source each sees the client.
+    pub endpoints: BTreeMap<SocketAddr, Source>,
+    /// Whether the service port remembers where its clients went.
+    pub sticky: Option<Sticky>,
+}
+
+/// The source address that an endpoint sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The client's.
+    Client,
+    /// The node's, so that the reply comes back through it.
+    Node,
+}
+
+/// Every right answer to a new connection.
 #[must_use]
-pub fn answers(world: &World, to: SocketAddr, protocol: &str) -> BTreeSet<Answer> {
-    let at_address = || {
-        world.services.iter().filter(|service| {
-            service.kind == ServiceKind::Ordinary && service.cluster_ips.contains(&to.ip())
-        })
+pub fn answers(world: &World, client: Client, to: SocketAddr, protocol: &str) -> BTreeSet<Answer> {
+    let (service, port, role) = match frontends::find(world, to, protocol) {
+        Found::Frontend {
+            service,
+            port,
+            role,
+        } => (service, port, role),
+        Found::UnknownPort => return BTreeSet::from([Answer::NoSuchPort]),
+        Found::UnusedServiceAddress => return BTreeSet::from([Answer::UnusedServiceAddress]),
+        Found::Nothing => return BTreeSet::from([Answer::LeftAlone]),
     };
-    let found = at_address().find_map(|service| {
-        let port = service
-            .ports
-            .iter()
-            .find(|port| port.port == to.port() && port.protocol == protocol)?;
-        Some((service, port))
-    });
-    match found {
-        Some((service, port)) => {
-            let endpoints = endpoints(world, service, port, to.is_ipv6());
-            readings(endpoints)
+    // Before anything else: who is not let in does not learn whether the service has endpoints.
+    if role == Role::LoadBalancer && !is_let_in(world, service, client, to) {
+        return BTreeSet::from([Answer::NotInSourceRanges]);
+    }
+    let answer = |reading: &Reading<'_>| match reading
+        .choose(&world.node, traffic_policy(service, client, role))
+    {
+        Chosen::NoneAnywhere => Answer::NoEndpoint,
+        Chosen::NoneHere => Answer::NoneHere,
+        Chosen::These(endpoints) => Answer::Served(Served {
+            endpoints: endpoints
                 .into_iter()
-                .map(|endpoints| choose(world, service.is_local, &endpoints))
-                .collect()
-        }
-        None if at_address().any(|service| !service.ports.is_empty()) => {
-            BTreeSet::from([Answer::NoSuchPort])
-        }
-        None => BTreeSet::from([Answer::LeftAlone]),
-    }
-}
-
-/// Entries of the service port's endpoints, by where they answer.
-type Entries<'a> = BTreeMap<SocketAddr, Vec<&'a Endpoint>>;
-/// One of them each.
-type Endpoints<'a> = BTreeMap<SocketAddr, &'a Endpoint>;
-
-fn endpoints<'a>(
-    world: &'a World,
-    service: &Service,
-    port: &ServicePort,
-    is_v6: bool,
-) -> Entries<'a> {
-    let mut entries = Entries::new();
-    for slice in &world.slices {
-        if slice.service != service.name || slice.is_headless || slice.is_v6 != is_v6 {
-            continue;
-        }
-        for slice_port in &slice.ports {
-            if slice_port.name != port.name || slice_port.protocol != port.protocol {
-                continue;
-            }
-            let Some(number) = slice_port.port.filter(|number| *number != 0) else {
-                continue;
-            };
-            for endpoint in &slice.endpoints {
-                let at = SocketAddr::new(endpoint.addresses[0], number);
-                entries.entry(at).or_default().push(endpoint);
-            }
-        }
-    }
-    entries
-}
-
-/// "The same IP:port in two slices: the one not terminating wins." Of several such any may.
-fn readings(entries: Entries<'_>) -> Vec<Endpoints<'_>> {
-    let mut readings = vec![Endpoints::new()];
-    for (at, entries) in entries {
-        let (terminating, staying): (Vec<_>, Vec<_>) = entries
-            .into_iter()
-            .partition(|endpoint| endpoint.is_terminating());
-        let possible = if staying.is_empty() {
-            terminating
-        } else {
-            staying
-        };
-        readings = readings
-            .iter()
-            .flat_map(|reading| {
-                possible.iter().map(move |endpoint| {
-                    let mut reading = reading.clone();
-                    reading.insert(at, *endpoint);
-                    reading
-                })
-            })
-            .collect();
-    }
-    readings
-}
-
-fn choose(world: &World, is_local: bool, endpoints: &Endpoints<'_>) -> Answer {
-    let that = |wanted: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<SocketAddr> {
-        endpoints
-            .iter()
-            .filter(|(_, endpoint)| wanted(endpoint))
-            .map(|(at, _)| *at)
-            .collect()
+                .map(|at| (at, source(world, service, client, role, at, reading)))
+                .collect(),
+            sticky: Sticky::of(service, port),
+        }),
     };
-    let ready = that(&Endpoint::is_ready);
-    let last_resort = that(&Endpoint::serves_while_terminating);
-    if ready.is_empty() && last_resort.is_empty() {
-        return Answer::NoEndpoint;
-    }
-    if !is_local {
-        return Answer::Served(if ready.is_empty() {
-            last_resort
-        } else {
-            pass_topology_filter(world, &ready, endpoints)
-        });
-    }
-    let here = that(&|endpoint| endpoint.node.as_ref() == Some(&world.node));
-    let ready: BTreeSet<SocketAddr> = ready.intersection(&here).copied().collect();
-    let last_resort: BTreeSet<SocketAddr> = last_resort.intersection(&here).copied().collect();
-    match (ready.is_empty(), last_resort.is_empty()) {
-        (false, _) => Answer::Served(ready),
-        (true, false) => Answer::Served(last_resort),
-        (true, true) => Answer::NoneHere,
+    endpoints::readings(world, service, port, to.is_ipv6())
+        .iter()
+        .map(answer)
+        .collect()
+}
+
+/// "Ranges of the other family do not count; where none is left, everybody is let in."
+fn is_let_in(world: &World, service: &Service, client: Client, to: SocketAddr) -> bool {
+    let mut ranges = service
+        .source_ranges
+        .iter()
+        .filter(|range| range.is_ipv6() == to.is_ipv6())
+        .peekable();
+    ranges.peek().is_none()
+        || client
+            .address(world, to.is_ipv6())
+            .is_some_and(|addr| ranges.any(|range| range.contains(addr)))
+}
+
+/// The internal policy is for cluster IPs, whoever asks. The external policy is for everything
+/// else, but only for clients beyond the node: the node and its pods use such an address as if
+/// they had gone up to the load balancer and come back at any node.
+fn traffic_policy(service: &Service, client: Client, role: Role) -> Policy {
+    let is_local = match (role.is_external(), client) {
+        (false, _) => service.internal_is_local,
+        (true, Client::Outside(_)) => service.external_is_local,
+        (true, Client::Pod(_) | Client::Node) => false,
+    };
+    if is_local {
+        Policy::Local
+    } else {
+        Policy::Cluster
     }
 }
 
-/// "By node when every ready endpoint has a node hint and one names this node; else by zone when
-/// every ready endpoint has a zone hint and one names this node's zone; else all."
-fn pass_topology_filter(
+/// "Kept for a local backend and for policy Local; otherwise masqueraded. Pod to cluster IP is never
+/// masqueraded." A pod that reaches itself has to see somebody else.
+fn source(
     world: &World,
-    ready: &BTreeSet<SocketAddr>,
-    endpoints: &Endpoints<'_>,
-) -> BTreeSet<SocketAddr> {
-    let mut without_node_hint = 0;
-    let mut without_zone_hint = 0;
-    let mut for_this_node = BTreeSet::new();
-    let mut for_this_zone = BTreeSet::new();
-    for at in ready {
-        let Endpoint {
-            for_nodes,
-            for_zones,
-            ..
-        } = endpoints[at];
-        without_node_hint += usize::from(for_nodes.is_empty());
-        without_zone_hint += usize::from(for_zones.is_empty());
-        if for_nodes.contains(&world.node) {
-            for_this_node.insert(*at);
+    service: &Service,
+    client: Client,
+    role: Role,
+    at: SocketAddr,
+    reading: &Reading<'_>,
+) -> Source {
+    let is_here = reading.is_on(&world.node, at);
+    match client {
+        // It has the node's address already.
+        Client::Node => Source::Client,
+        Client::Pod(addr) if addr == at.ip() => Source::Node,
+        Client::Pod(_) | Client::Outside(_) if is_here => Source::Client,
+        Client::Pod(_) if !role.is_external() => Source::Client,
+        Client::Pod(_) | Client::Outside(_) if role.is_external() && service.external_is_local => {
+            Source::Client
         }
-        if let Some(zone) = &world.zone
-            && for_zones.contains(zone)
-        {
-            for_this_zone.insert(*at);
-        }
-    }
-    if without_node_hint == 0 && !for_this_node.is_empty() {
-        for_this_node
-    } else if without_zone_hint == 0 && !for_this_zone.is_empty() {
-        for_this_zone
-    } else {
-        ready.clone()
+        Client::Pod(_) | Client::Outside(_) => Source::Node,
     }
 }

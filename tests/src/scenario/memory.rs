@@ -41,7 +41,7 @@ impl Memory {
 }
 
 /// The index of the interface by which packets leave the node: that which `BPF_PROG_TEST_RUN` has.
-const UPLINK: u32 = 1;
+pub const UPLINK: u32 = 1;
 
 impl Executor for Memory {
     fn apply(&mut self, plan: &Plan) -> Result<()> {

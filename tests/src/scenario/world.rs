@@ -54,6 +54,12 @@ impl World {
                 .collect(),
             service_cidrs: node.service_cidrs.clone(),
         };
+        Self::at(context, objects)
+    }
+
+    /// A world of a node of which everything is said.
+    #[must_use]
+    pub fn at(context: NodeContext, objects: Vec<Object>) -> (Self, Plan) {
         let mut world = Self {
             cluster: Cluster::from_objects(objects),
             node: context,
@@ -69,6 +75,13 @@ impl World {
     #[must_use]
     pub fn apply(&mut self, objects: Vec<Object>) -> Plan {
         self.change(objects.into_iter().map(Change::Apply).collect())
+    }
+
+    /// The node has other addresses.
+    #[must_use]
+    pub fn see_node(&mut self, context: NodeContext) -> Plan {
+        self.node = context;
+        self.sync()
     }
 
     /// Objects disappear.

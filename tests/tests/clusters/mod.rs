@@ -1,244 +1,55 @@
-//! Random clusters for the reference model: few names, addresses and ports, so that they collide;
-//! and the comparison of what the agent makes of them with what the model says.
+//! Random clusters, and the comparison of what the agent and the datapath make of them with what
+//! the reference model says.
+
+mod journey;
+mod judge;
+mod node;
+mod objects;
+mod plan;
+mod report;
+mod tables;
+mod worlds;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use proptest::collection::vec;
-use proptest::option::weighted;
+use anyhow::{Context as _, Result, anyhow};
 use proptest::prelude::*;
-use proptest::sample::{select, subsequence};
-use serde_json::{Value, json};
-use weir_agent::maps::Contents;
-use weir_ebpf::addr::{Port, Protocol};
-use weir_ebpf::packet::TcpFlags;
-use weir_ebpf::tables::FrontendKey;
-use weir_ebpf::verdict::{DropReason, Hook, RejectReason, Verdict};
-use weir_tests::reference::{
-    self, Answer, Endpoint, Service, ServiceKind, ServicePort, Slice, SlicePort, manifests,
-};
-use weir_tests::scenario::format::{Given, Node};
-use weir_tests::scenario::memory::Memory;
-use weir_tests::scenario::packet::{Body, Chunk, Packet, Tcp};
+use serde_json::Value;
+use weir_tests::reference::affinity::Memory as Remembered;
+use weir_tests::reference::world::World as Cluster;
+use weir_tests::reference::{self, Answer, Client, manifests};
+use weir_tests::scenario::Executor;
 use weir_tests::scenario::world::{self, World};
-use weir_tests::scenario::{Executor as _, frame, judge};
 
-const NAMES: [&str; 3] = ["web", "dns", "api"];
-const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
-const NODE: &str = "worker-0";
-const NODES: [&str; 2] = [NODE, "worker-1"];
-const ZONES: [&str; 2] = ["zone-a", "zone-b"];
-const PORTS: [u16; 3] = [80, 81, 82];
+use journey::Connection;
 
-/// Any cluster.
-pub fn cluster() -> impl Strategy<Value = reference::World> {
-    let names = subsequence(NAMES.to_vec(), 0..=NAMES.len()).prop_shuffle();
-    let services = (names, vec(service(), NAMES.len())).prop_map(|(names, services)| {
-        names
-            .into_iter()
-            .zip(services)
-            .map(|(name, service)| Service {
-                name: name.to_owned(),
-                ..service
-            })
-            .collect()
-    });
-    (weighted(0.8, select(&ZONES)), services, vec(slice(), 0..5)).prop_map(
-        |(zone, services, slices)| reference::World {
-            node: NODE.to_owned(),
-            zone: zone.map(str::to_owned),
-            services,
-            slices,
-        },
-    )
-}
+/// One cluster after the other. The report of a counter-example says what they hold.
+#[derive(Clone)]
+pub struct History(Vec<Cluster>);
 
-fn service() -> impl Strategy<Value = Service> {
-    let kind = prop_oneof![
-        8 => Just(ServiceKind::Ordinary),
-        1 => Just(ServiceKind::OfOtherProxy),
-        1 => Just(ServiceKind::Headless),
-    ];
-    let addrs = (0_u8..3, proptest::option::of(0_u8..3)).prop_map(|(v4, v6)| {
-        let v6 = v6.map(|host| service_addr(host, true));
-        [service_addr(v4, false)].into_iter().chain(v6).collect()
-    });
-    let ports = vec((select(&PROTOCOLS), 0_usize..2), 0..3).prop_map(|ports| {
-        let names: &[&str] = if ports.len() == 1 { &[""] } else { &["a", "b"] };
-        let mut taken = BTreeSet::new();
-        names
-            .iter()
-            .zip(ports)
-            .map(|(name, (protocol, port))| ServicePort {
-                name: (*name).to_owned(),
-                protocol,
-                port: port_of(protocol, PORTS[port]),
-            })
-            .filter(|port| taken.insert((port.protocol, port.port)))
-            .collect()
-    });
-    (kind, addrs, ports, any::<bool>()).prop_map(|(kind, cluster_ips, ports, is_local)| Service {
-        name: String::new(),
-        kind,
-        cluster_ips,
-        ports,
-        is_local,
-    })
-}
-
-fn slice() -> impl Strategy<Value = Slice> {
-    let ports = vec(
-        (
-            weighted(0.9, select(vec![0_u16, 8080, 8081])),
-            any::<bool>(),
-        ),
-        9,
-    );
-    let v4_more_often = prop::bool::weighted(0.3);
-    (
-        select(&NAMES),
-        prop::bool::weighted(0.1),
-        v4_more_often,
-        ports,
-        any::<bool>(),
-    )
-        .prop_flat_map(|(service, is_headless, is_v6, ports, has_all)| {
-            vec(endpoint(is_v6), 0..4).prop_map(move |endpoints| Slice {
-                service: service.to_owned(),
-                is_headless,
-                is_v6,
-                ports: slice_ports(&ports, has_all),
-                endpoints,
-            })
-        })
-}
-
-/// A number for each name and protocol, or for some.
-fn slice_ports(numbers: &[(Option<u16>, bool)], has_all: bool) -> Vec<SlicePort> {
-    ["", "a", "b"]
-        .iter()
-        .flat_map(|name| PROTOCOLS.map(|protocol| (name, protocol)))
-        .zip(numbers)
-        .filter(|(_, (_, is_there))| has_all || *is_there)
-        .map(|((name, protocol), (port, _))| SlicePort {
-            name: (*name).to_owned(),
-            protocol,
-            port: port.map(|port| port_of(protocol, port)),
-        })
-        .collect()
-}
-
-/// Ports of SCTP are not translated, which is a limit of Weir's that the model does not know.
-fn port_of(protocol: &str, port: u16) -> u16 {
-    if protocol == "SCTP" { PORTS[0] } else { port }
-}
-
-fn endpoint(is_v6: bool) -> impl Strategy<Value = Endpoint> {
-    let condition = || proptest::option::of(any::<bool>());
-    let names = |all: &[&str]| {
-        let all: Vec<String> = all.iter().map(|name| (*name).to_owned()).collect();
-        prop_oneof![1 => Just(Vec::new()), 4 => subsequence(all, 1..=2)]
-    };
-    (
-        vec(2_u8..6, 1..3),
-        (condition(), condition(), condition()),
-        weighted(0.9, select(&NODES)),
-        names(&NODES),
-        names(&ZONES),
-    )
-        .prop_map(
-            move |(hosts, (ready, serving, terminating), node, for_nodes, for_zones)| Endpoint {
-                addresses: hosts.iter().map(|host| pod_addr(*host, is_v6)).collect(),
-                ready,
-                serving,
-                terminating,
-                node: node.map(str::to_owned),
-                for_nodes,
-                for_zones,
-            },
-        )
-}
-
-fn service_addr(host: u8, is_v6: bool) -> IpAddr {
-    if is_v6 {
-        [0xfd00, 0x10, 0x32, 0, 0, 0, 0, u16::from(host) + 10].into()
-    } else {
-        [10, 32, 0, host + 10].into()
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} clusters", self.0.len())
     }
 }
 
-fn pod_addr(host: u8, is_v6: bool) -> IpAddr {
-    if is_v6 {
-        [0xfd00, 0x10, 0x200, 0, 0, 0, 0, u16::from(host)].into()
-    } else {
-        [10, 200, 0, host].into()
-    }
+/// A cluster, and others that follow it.
+pub fn history() -> impl Strategy<Value = History> {
+    prop::collection::vec(worlds::world(), 1..=3).prop_map(History)
 }
 
-/// Every address, port and protocol that a service could have, and some that none has.
-fn probes() -> impl Iterator<Item = (SocketAddr, &'static str)> {
-    [false, true].into_iter().flat_map(|is_v6| {
-        (0..4).flat_map(move |host| {
-            PORTS.into_iter().flat_map(move |port| {
-                PROTOCOLS.map(move |protocol| {
-                    (SocketAddr::new(service_addr(host, is_v6), port), protocol)
-                })
-            })
-        })
-    })
-}
-
-/// The agent's tables for one cluster after another, each compared with the model. Gives back
-/// the kinds of answers that were met.
-pub fn compare(history: &[reference::World], seed: u64) -> Result<BTreeSet<&'static str>> {
-    let mut met = BTreeSet::new();
-    let mut memory = Memory::new(seed);
-    let (mut world, plan) = World::new(&node(), Vec::new());
-    memory.apply(&plan)?;
-    let mut before = Vec::new();
-    let mut port = 20_000;
-    for cluster in history {
-        let objects = manifests::objects(cluster);
-        let now: Vec<String> = objects.iter().map(name).collect();
-        let gone = before.iter().filter(|name| !now.contains(name));
-        let gone = gone.map(|name| world::parse_reference(name));
-        memory.apply(&world.delete(gone.collect::<Result<_>>()?))?;
-        memory.apply(&world.apply(read(&objects)?))?;
-        before = now;
-        for (to, protocol) in probes() {
-            // A socket of its own each time: no flow is known.
-            port += 1;
-            let expected = reference::answers(cluster, to, protocol);
-            let packet = packet(port, to, protocol)?;
-            met.extend(expected.iter().map(kind));
-            check(
-                &mut memory,
-                world.contents(),
-                &packet,
-                to,
-                protocol,
-                &expected,
-            )
-            .with_context(|| {
-                format!(
-                    "{protocol} {to}, as a scenario:\n{}",
-                    scenario(cluster, &packet)
-                )
-            })?;
-        }
-    }
-    Ok(met)
-}
-
-/// The kinds of answers.
-pub const KINDS: [&str; 5] = [
+/// The kinds of answers, each with how it is met.
+pub const KINDS: [&str; 7] = [
     "left alone",
     "served",
     "no endpoint",
     "no such port",
     "none here",
+    "not in source ranges",
+    "unused service address",
 ];
 
 const fn kind(answer: &Answer) -> &'static str {
@@ -248,116 +59,240 @@ const fn kind(answer: &Answer) -> &'static str {
         Answer::NoEndpoint => KINDS[2],
         Answer::NoSuchPort => KINDS[3],
         Answer::NoneHere => KINDS[4],
+        Answer::NotInSourceRanges => KINDS[5],
+        Answer::UnusedServiceAddress => KINDS[6],
     }
 }
 
-fn node() -> Node {
-    Node {
-        name: NODE.to_owned(),
-        ..Node::default()
+/// Of clients' sockets: none has a port that is a node port.
+const FIRST_PORT: u16 = 32_767;
+
+/// How much is asked of each cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Of so many questions one is asked.
+    pub one_in: usize,
+    /// Socket calls, too.
+    pub with_sockets: bool,
+    /// Time passes between questions.
+    pub with_delays: bool,
+}
+
+/// The agent's tables for one cluster after another, and what becomes of connections by them,
+/// each compared with the model. Gives back the kinds of answers that were met.
+///
+/// # Errors
+/// Something is not as the model says: which, and a scenario that shows it.
+pub fn compare(
+    executor: &mut impl Executor,
+    History(history): &History,
+    seed: u64,
+    extent: Extent,
+) -> Result<BTreeSet<&'static str>> {
+    let mut comparison = Comparison {
+        executor,
+        history: &[],
+        extent,
+        way: if seed % 16 == 0 {
+            objects::Way::Manifests
+        } else {
+            objects::Way::Api
+        },
+        random: Random(seed),
+        remembered: Remembered::default(),
+        now: Duration::ZERO,
+        port: FIRST_PORT,
+        met: BTreeSet::new(),
+    };
+    let (mut world, plan) = World::at(node::context(&history[0].node), Vec::new());
+    comparison.executor.apply(&plan)?;
+    let mut before = Vec::new();
+    for (index, cluster) in history.iter().enumerate() {
+        comparison.history = &history[..=index];
+        let objects = manifests::objects(cluster);
+        let plan = world.see_node(node::context(&cluster.node));
+        comparison.executor.apply(&plan)?;
+        comparison.change(&mut world, &before, &objects)?;
+        before = objects;
+        comparison.remembered.keep_what_is_true_in(cluster);
+        comparison.ask_everything(cluster, &world)?;
     }
+    Ok(comparison.met)
 }
 
-fn name(object: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
-    match text(&metadata["namespace"]).as_str() {
-        "" => format!("{kind} {}", text(&metadata["name"])),
-        namespace => format!("{kind} {namespace}/{}", text(&metadata["name"])),
-    }
+struct Comparison<'a, E> {
+    executor: &'a mut E,
+    /// What has been, up to what is now.
+    history: &'a [Cluster],
+    extent: Extent,
+    /// How the objects come.
+    way: objects::Way,
+    random: Random,
+    remembered: Remembered,
+    now: Duration,
+    port: u16,
+    met: BTreeSet<&'static str>,
 }
 
-fn read(objects: &[Value]) -> Result<Vec<weir_agent::model::Object>> {
-    let given = objects.iter().map(|object| {
-        let object = object.as_object().context("an object")?;
-        Ok(Given::Inline(object.clone()))
-    });
-    world::read_objects(&given.collect::<Result<Vec<_>>>()?, Path::new("."))
-}
-
-/// A first packet of a pod that is no endpoint.
-fn packet(port: u16, to: SocketAddr, protocol: &str) -> Result<Packet> {
-    let body = match protocol {
-        "TCP" => Body::Tcp(Tcp::new(TcpFlags(0x02))),
-        "UDP" => Body::Udp { has_checksum: true },
-        _ => {
-            let init = Chunk::NAMES.into_iter().find(|(_, name)| *name == "init");
-            Body::Sctp(init.context("SCTP has INIT")?.0)
+impl<E: Executor> Comparison<'_, E> {
+    /// The objects of the next cluster come and those of the one before go, in any order, all at
+    /// once or one after the other.
+    fn change(&mut self, world: &mut World, before: &[Value], now: &[Value]) -> Result<()> {
+        let names: BTreeSet<String> = now.iter().map(objects::name).collect();
+        let gone = before
+            .iter()
+            .map(objects::name)
+            .filter(|name| !names.contains(name));
+        let mut changes: Vec<Change> = gone.map(Change::Gone).collect();
+        let changed = now.iter().filter(|object| !before.contains(object));
+        changes.extend(changed.cloned().map(Change::There));
+        self.random.shuffle(&mut changes);
+        if self.random.below(4) == 0 {
+            for change in changes {
+                let plan = match change {
+                    Change::Gone(name) => world.delete(vec![world::parse_reference(&name)?]),
+                    Change::There(object) => world.apply(objects::read(&[object], self.way)?),
+                };
+                self.executor.apply(&plan)?;
+            }
+            return Ok(());
         }
-    };
-    let client = pod_addr(9, to.is_ipv6());
-    Ok(Packet::new((client, port).into(), to, body))
-}
-
-fn check(
-    memory: &mut Memory,
-    contents: &Contents,
-    packet: &Packet,
-    to: SocketAddr,
-    protocol: &str,
-    expected: &BTreeSet<Answer>,
-) -> Result<()> {
-    let sent = memory.send(Hook::FromPod, &frame::build(packet)?)?;
-    let answer = match sent.verdict {
-        Verdict::Pass | Verdict::PassFragment => Answer::LeftAlone,
-        Verdict::Reject(RejectReason::NoBackend) => Answer::NoEndpoint,
-        Verdict::Reject(RejectReason::NoSuchPort) => Answer::NoSuchPort,
-        Verdict::Drop(DropReason::NoLocalEndpoint) => Answer::NoneHere,
-        Verdict::Translate => {
-            let reached = judge::translated(packet, &sent.frame)?.dst;
-            let all = backends(contents, to, protocol)?;
-            ensure!(all.contains(&reached), "reached {reached}, not of {all:?}");
-            Answer::Served(all)
+        let (mut gone, mut there) = (Vec::new(), Vec::new());
+        for change in changes {
+            match change {
+                Change::Gone(name) => gone.push(world::parse_reference(&name)?),
+                Change::There(object) => there.push(object),
+            }
         }
-        Verdict::Reject(other) => anyhow::bail!("refused: {}", other.sentence()),
-        Verdict::Drop(other) => anyhow::bail!("dropped: {}", other.sentence()),
-    };
-    ensure!(
-        expected.contains(&answer),
-        "became {answer:?}, expected one of {expected:?}"
-    );
-    Ok(())
+        self.executor.apply(&world.delete(gone))?;
+        self.executor
+            .apply(&world.apply(objects::read(&there, self.way)?))
+    }
+
+    /// Everybody asks at every address that a service could have, and at some that none has.
+    fn ask_everything(&mut self, cluster: &Cluster, world: &World) -> Result<()> {
+        for is_v6 in [false, true] {
+            let clients = plan::clients(is_v6);
+            for host in plan::DESTINATIONS {
+                for port in plan::PORTS.into_iter().chain([plan::NODE_PORTS[1]]) {
+                    for protocol in plan::PROTOCOLS {
+                        let to = SocketAddr::new(host.addr(is_v6), port);
+                        let is_service = tables::has(world.contents(), to, protocol);
+                        let any = self.random.below(clients.len());
+                        for (index, client) in clients.into_iter().enumerate() {
+                            // Where no service is, one of them will do.
+                            if (is_service || index == any)
+                                && self.random.below(self.extent.one_in) == 0
+                            {
+                                self.ask(cluster, world, client, to, protocol)?;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(
+        &mut self,
+        cluster: &Cluster,
+        world: &World,
+        client: Client,
+        to: SocketAddr,
+        protocol: &'static str,
+    ) -> Result<()> {
+        if self.extent.with_delays && self.random.below(8) == 0 {
+            // No sum of these is a timeout.
+            let after = Duration::from_millis([300, 3_300, 40_000_300][self.random.below(3)]);
+            self.now += after;
+            self.executor.advance(after)?;
+        }
+        let expected = reference::answers(cluster, client, to, protocol);
+        self.met.extend(expected.iter().map(kind));
+        let addr = client
+            .address(cluster, to.is_ipv6())
+            .context("every client has an address")?;
+        // A socket of its own each time: no flow is known.
+        self.port += 1;
+        let connection = Connection {
+            client,
+            from: SocketAddr::new(addr, self.port),
+            to,
+            protocol,
+        };
+        let result = self.try_it(cluster, world, &connection, &expected);
+        result.map_err(|error| {
+            let scenario = report::scenario(self.history, &connection, &expected);
+            anyhow!("{client:?} to {protocol} {to}: {error:#}\nas a scenario:\n{scenario}")
+        })
+    }
+
+    fn try_it(
+        &mut self,
+        cluster: &Cluster,
+        world: &World,
+        connection: &Connection,
+        expected: &BTreeSet<Answer>,
+    ) -> Result<()> {
+        tables::check(world.contents(), connection, expected)?;
+        let is_node = connection.client == Client::Node;
+        let has_socket = !matches!(connection.client, Client::Outside(_));
+        if self.extent.with_sockets && has_socket && connection.protocol != "SCTP" {
+            let outcome = journey::at_socket(self.executor, connection, self.port.into())
+                .context("at the socket")?;
+            if let Some(outcome) = outcome {
+                self.judge(cluster, connection, outcome, expected)
+                    .context("at the socket")?;
+                if is_node {
+                    return Ok(());
+                }
+            }
+        }
+        if is_node && !(self.extent.with_sockets && connection.protocol != "SCTP") {
+            return Ok(());
+        }
+        let outcome = journey::by_packets(self.executor, connection)?;
+        self.judge(cluster, connection, outcome, expected)
+    }
+
+    fn judge(
+        &mut self,
+        cluster: &Cluster,
+        connection: &Connection,
+        outcome: journey::Outcome,
+        expected: &BTreeSet<Answer>,
+    ) -> Result<()> {
+        let (memory, now) = (&mut self.remembered, self.now);
+        judge::judge(cluster, memory, now, connection, outcome, expected)?;
+        Ok(())
+    }
 }
 
-/// Every backend that the tables hold for an address.
-fn backends(contents: &Contents, to: SocketAddr, protocol: &str) -> Result<BTreeSet<SocketAddr>> {
-    let protocol = match protocol {
-        "TCP" => Protocol::TCP,
-        "UDP" => Protocol::UDP,
-        _ => Protocol::SCTP,
-    };
-    let key = FrontendKey::new(to.ip().into(), Port::new(to.port()), protocol);
-    let number = contents
-        .frontends
-        .get(&key)
-        .context("has a frontend")?
-        .service;
-    let count = contents
-        .services
-        .get(&number)
-        .context("a service")?
-        .backend_count;
-    let all: BTreeSet<SocketAddr> = contents
-        .backends_of(number)
-        .map(|(_, backend)| SocketAddr::new(backend.addr.into(), backend.port.number()))
-        .collect();
-    ensure!(
-        usize::try_from(count)? == all.len(),
-        "{count} slots for {all:?}"
-    );
-    Ok(all)
+enum Change {
+    Gone(String),
+    There(Value),
 }
 
-/// A scenario file that shows the packet; its expectation is to be filled in.
-fn scenario(cluster: &reference::World, packet: &Packet) -> String {
-    let objects = manifests::objects(cluster);
-    let given: Vec<String> = objects
-        .iter()
-        .map(|object| format!("  - {object}"))
-        .collect();
-    format!(
-        "name: TODO\ngiven:\n{}\nsteps:\n  - send: {}\n    expect: {{verdict: TODO}}\n",
-        given.join("\n"),
-        json!({"hook": "from_pod", "packet": packet.to_string()})
-    )
+/// Numbers that follow from a seed (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "less than `end`")]
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn shuffle<T>(&mut self, all: &mut [T]) {
+        for last in (1..all.len()).rev() {
+            all.swap(last, self.below(last + 1));
+        }
+    }
 }

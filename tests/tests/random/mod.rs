@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestError, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRunner};
 use serde_json::json;
 use weir_agent::maps::Plan;
 use weir_agent::model::Object;
@@ -272,6 +272,8 @@ pub fn check<S: Strategy>(
         max_shrink_time: 30_000,
         max_shrink_iters: 2_000,
         failure_persistence: None,
+        // Random enough, and cheap where nothing is optimised.
+        rng_algorithm: RngAlgorithm::XorShift,
         ..Config::default()
     });
     let result = runner.run(strategy, |value| {
