@@ -82,6 +82,10 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
                 .checked_sub(ETHERNET + header + 8)
                 .context("the answer is no ICMP error")?;
             // RFC 792: the header and 64 bits behind it, which are the ports.
+            let behind = match sent.body {
+                Body::Other(_) => usize::from(sent.payload).min(8),
+                _ => 8,
+            };
             let transport = if is_authenticated(sent) {
                 header
             } else {
