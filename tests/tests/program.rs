@@ -1,8 +1,11 @@
 //! Every packet scenario through the loaded programs, one packet at a time, and random packets
 //! through them and through memory. Needs root.
 
+mod clusters;
 mod random;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -29,6 +32,10 @@ fn main() -> Result<ExitCode> {
         needs_root(
             "the_programs_do_what_the_library_does",
             the_programs_do_what_the_library_does,
+        ),
+        needs_root(
+            "the_programs_do_what_the_reference_model_says",
+            the_programs_do_what_the_reference_model_says,
         ),
     ];
     trials.extend(
@@ -114,6 +121,28 @@ fn the_programs_do_what_the_library_does() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// One cluster after the other in the same maps, some of what is asked of each in memory.
+fn the_programs_do_what_the_reference_model_says() -> Result<()> {
+    let some = clusters::Extent {
+        one_in: 8,
+        with_sockets: false,
+        with_delays: false,
+    };
+    let cases = (clusters::history(60..=60), any::<u64>());
+    let met = RefCell::new(BTreeSet::new());
+    random::check(1, &cases, |(history, seed)| {
+        let of_history = clusters::compare(&mut Program::load()?, &history, seed, some)?;
+        met.borrow_mut().extend(of_history);
+        Ok(())
+    })?;
+    let met = met.into_inner();
+    ensure!(
+        met == BTreeSet::from(clusters::KINDS),
+        "these clusters show too little: only {met:?}"
+    );
+    Ok(())
 }
 
 /// Both executors in step.

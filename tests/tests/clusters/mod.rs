@@ -13,6 +13,7 @@ mod worlds;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -37,8 +38,8 @@ impl fmt::Debug for History {
 }
 
 /// A cluster, and others that follow it.
-pub fn history() -> impl Strategy<Value = History> {
-    prop::collection::vec(worlds::world(), 1..=3).prop_map(History)
+pub fn history(clusters: RangeInclusive<usize>) -> impl Strategy<Value = History> {
+    prop::collection::vec(worlds::world(), clusters).prop_map(History)
 }
 
 /// The kinds of answers, each with how it is met.
@@ -93,7 +94,7 @@ pub fn compare(
         executor,
         history: &[],
         extent,
-        way: if seed % 16 == 0 {
+        way: if seed.is_multiple_of(16) {
             objects::Way::Manifests
         } else {
             objects::Way::Api

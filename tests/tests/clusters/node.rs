@@ -1,6 +1,5 @@
 //! The node of a cluster as the agent finds it.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weir_agent::compile::{InterfaceAddresses, NodeContext};
@@ -9,6 +8,10 @@ use weir_tests::reference::world::Node;
 use weir_tests::scenario::memory::UPLINK;
 
 use super::judge::SNAT_PORTS;
+
+/// By which interface packets leave in memory, and by which the kernel has them leave that it
+/// runs programs on.
+const UPLINKS: [u32; 2] = [UPLINK, 1];
 
 /// What the agent is told by the node's kernel.
 #[must_use]
@@ -21,7 +24,9 @@ pub fn context(node: &Node) -> NodeContext {
         addr_v6,
         snat_ports: [PortRange::new(SNAT_PORTS.0, SNAT_PORTS.1), PortRange::NONE],
         node_port_addresses: node.node_port_addresses.clone(),
-        interfaces: BTreeMap::from([(UPLINK, InterfaceAddresses { v4, v6 })]),
+        interfaces: UPLINKS
+            .map(|index| (index, InterfaceAddresses { v4, v6 }))
+            .into(),
         service_cidrs: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
-use weir_tests::bed::plan::{self, OUTSIDE_V4, OUTSIDE_V6, twin};
+use weir_tests::bed::plan::{OUTSIDE_V4, OUTSIDE_V6, twin};
 use weir_tests::bed::{Family, NodePlan};
 use weir_tests::reference::world::{
     Endpoint, Ingress, Node, Service, ServiceKind, ServicePort, ServiceType, Slice, SlicePort,
@@ -115,7 +115,7 @@ fn node_port(index: usize) -> u16 {
 fn service(index: usize) -> Service {
     let both = |[a, b, c]: [u8; 3]| {
         let v4 = Ipv4Addr::new(a, b, c, number(index));
-        vec![IpAddr::V4(v4), plan::twin(v4).into()]
+        vec![IpAddr::V4(v4), twin(v4).into()]
     };
     let name = SERVICES[index];
     let is_local = ["here", "away"].contains(&name);

@@ -89,6 +89,12 @@ impl Ground {
         for pod in [&ground.near, &ground.client, &ground.far] {
             pod.serve_at(cluster::TARGET_PORT)?;
         }
+        // Refusals by ICMP are for every question, not for one a second.
+        ground
+            .bed
+            .node(0)
+            .namespace()
+            .set_sysctls(&[("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")])?;
         for v4 in cluster::EXTERNAL.into_iter().chain([[10, 32, 0, 0].into()]) {
             for (family, length) in [(Family::V4, 24), (Family::V6, 64)] {
                 ground.bed.route((cluster::of(family, v4), length), 0)?;
@@ -155,7 +161,8 @@ impl Ground {
             Answer::NoEndpoint | Answer::NoSuchPort => {
                 let failure = once(pod, to, transport, None);
                 ensure!(
-                    failure == Err(Failure::refused()),
+                    failure == Err(Failure::refused())
+                        || is_told(proxy, client, expected, &failure),
                     "expected {expected:?}, but {failure:?}"
                 );
                 Ok(())
@@ -167,13 +174,8 @@ impl Ground {
             | Answer::UnusedServiceAddress
             | Answer::LeftAlone => {
                 let failure = once(pod, to, transport, Some(SILENCE));
-                // A process of the node is told that it is not let in.
-                let is_told = proxy == Proxy::Weir
-                    && client == Client::Node
-                    && *expected == Answer::NotInSourceRanges
-                    && matches!(failure, Err(Failure::Errno(_)));
                 ensure!(
-                    failure == Err(Failure::TimedOut) || is_told,
+                    failure == Err(Failure::TimedOut) || is_told(proxy, client, expected, &failure),
                     "expected {expected:?}, but {failure:?}"
                 );
                 Ok(())
@@ -248,6 +250,19 @@ impl Ground {
             .map(|pod| pod.name())
             .with_context(|| format!("no pod has {addr}"))
     }
+}
+
+/// A process of the node is told at its call what the rules, which are in the way of its packets,
+/// do not let out; and by Weir that it is not in the source ranges.
+fn is_told(
+    proxy: Proxy,
+    client: Client,
+    expected: &Answer,
+    failure: &Result<(String, IpAddr), Failure>,
+) -> bool {
+    client == Client::Node
+        && (proxy == Proxy::Rules || *expected == Answer::NotInSourceRanges)
+        && matches!(failure, Err(Failure::Errno(_)))
 }
 
 /// A pod that reaches itself by a call that was translated never leaves.
