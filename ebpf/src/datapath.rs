@@ -164,7 +164,7 @@ fn entering<P: Packet, T: Tables>(
     origin: Origin,
 ) -> Decision {
     if !work.headers.kind().has_ports() {
-        return match follow(packet, tables, work, true) {
+        return match follow(packet, tables, work, true, false) {
             Decision::Pass | Decision::PassFragment => refuse_without_port(tables, &work.headers),
             decision => decision,
         };
@@ -186,7 +186,10 @@ fn leaving<P: Packet, T: Tables>(
     interface: Option<u32>,
 ) -> Decision {
     if !work.headers.kind().has_ports() {
-        return match (follow(packet, tables, work, false), interface) {
+        return match (
+            follow(packet, tables, work, false, interface.is_some()),
+            interface,
+        ) {
             (Decision::Pass | Decision::PassFragment, Some(_)) => {
                 keep_service_addrs(tables, &work.headers)
             }
@@ -215,6 +218,7 @@ fn follow<P: Packet, T: Tables>(
     tables: &T,
     work: &mut Workspace,
     is_entering: bool,
+    is_leaving_node: bool,
 ) -> Decision {
     match work.headers.kind() {
         Transport::LaterFragment => {
@@ -225,6 +229,7 @@ fn follow<P: Packet, T: Tables>(
             }
         }
         Transport::IcmpError(_) => {
+            work.quote.is_leaving_node = is_leaving_node;
             if icmp::find_flow(packet, tables, work, is_entering) {
                 Decision::TranslateError
             } else {
