@@ -42,7 +42,7 @@ pub fn history(clusters: RangeInclusive<usize>) -> impl Strategy<Value = History
     prop::collection::vec(worlds::world(), clusters).prop_map(History)
 }
 
-/// The kinds of answers, each with how it is met.
+/// The kinds of answers. A comparison that does not meet all of them shows too little.
 pub const KINDS: [&str; 7] = [
     "left alone",
     "served",
