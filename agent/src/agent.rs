@@ -20,7 +20,12 @@ use crate::{
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Desired, Ids, compile},
     config::Config,
-    maps::{Contents, Plan, Write, diff::diff, flows::may_leave_stale, kernel::KernelTables},
+    maps::{
+        Contents, Plan, Write,
+        diff::{Limits, diff_within},
+        flows::may_leave_stale,
+        kernel::KernelTables,
+    },
     model::{Changed, Cluster, Event, SourceId},
     observe::{
         metrics::Extent,
@@ -203,21 +208,23 @@ impl Agent {
         match result {
             Ok((desired, plan)) => {
                 let interfaces = self.node.pod_interfaces();
+                let network_interfaces = self.node.network_interfaces();
                 self.surface.synchronised(surface::Synchronised {
                     contents: &desired.contents,
                     health_checks: &desired.health_checks,
-                    health_check_addresses: None,
                     writes: plan.0.len(),
                     skipped: desired.skipped.len(),
-                    interfaces: interfaces.len(),
+                    pod_interfaces: interfaces.len(),
+                    network_interfaces: network_interfaces.len(),
                 });
                 self.reporter.synchronised(Synchronised {
                     took,
                     writes: plan.0.len(),
                     contents: &desired.contents,
                     skipped: &desired.skipped,
+                    unchosen: &desired.unchosen,
                     interfaces,
-                    network_interfaces: self.node.network_interfaces(),
+                    network_interfaces,
                 });
             }
             Err(error) => {
@@ -239,12 +246,17 @@ impl Agent {
             .node
             .context(&self.config, &self.cluster, &self.tables.capacities());
         let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
-        let plan = diff(&desired.contents, &self.actual);
+        let limits = Limits {
+            backends: capacities.backends as usize,
+            source_ranges: capacities.source_ranges as usize,
+        };
+        let plan = diff_within(&desired.contents, &self.actual, limits);
         let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
         self.actual = desired.contents.clone();
-        self.attach(is_repair)?;
+        // One interface that refuses its programs keeps nobody else from what is theirs.
+        let attached = self.attach(is_repair);
         if is_stale {
             self.tables.forget_stale(&self.actual)?;
         }
@@ -256,6 +268,7 @@ impl Agent {
         if is_stale {
             self.close_stale_sockets()?;
         }
+        attached?;
         Ok((desired, plan))
     }
 
@@ -276,7 +289,12 @@ impl Agent {
         for attachment in &report.removed {
             info!("detached {attachment}");
         }
-        match report.failed.into_iter().next() {
+        let mut failed = report.failed.into_iter();
+        let first = failed.next();
+        for (attachment, error) in failed {
+            warn!("attach {attachment}: {error:#}");
+        }
+        match first {
             None => {
                 self.attached = Some(wanted);
                 Ok(())

@@ -119,7 +119,7 @@ pub struct AgentArguments {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub resync_seconds: u64,
 
-    /// Where /healthz and /livez answer; 0.0.0.0 and [::] mean every address of both families;
+    /// Where /healthz and /livez answer; 0.0.0.0 and :: mean every address of both families;
     /// empty: nowhere
     #[arg(long, value_name = "ADDRESS[:PORT]", env = "WEIR_HEALTHZ_BIND_ADDRESS",
           default_value = "0.0.0.0:10256", value_parser = healthz_address)]

@@ -7,7 +7,7 @@
 //!         └ compile   Desired: what this node's tables should hold  pure, deterministic
 //!            └ maps::diff   Plan: what must change, in order      pure
 //!               └ maps::kernel   bpf(2)                           effects
-//!                  └ observe   status                             effects
+//!                  └ observe   status, health, metrics            effects
 //! ```
 //!
 //! The way back, for people: `maps::kernel` reads the pinned tables, [`listing`] makes rows of

@@ -70,7 +70,7 @@ fn answer(cluster: &Cluster) -> Answer {
     let desired = compile(cluster, &node, &mut Ids::default(), &Capacities::default());
     let reports = cluster.reports();
     Answer {
-        service_ports: desired.contents.service_names.len(),
+        service_ports: desired.contents.service_ports(),
         frontends: desired
             .contents
             .frontends

@@ -135,7 +135,7 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
         );
     }
     if !status.problems.is_empty() {
-        output::heading("Problems: the last good version stays in force");
+        output::heading("Problems: what cannot be read stays as it last was");
         output::table(
             ["WHERE", "OBJECT", "FIELD", "WHAT"],
             status.problems.iter().map(problem_row),

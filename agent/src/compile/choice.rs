@@ -4,10 +4,13 @@
 //! at one service port in one family: hints of another port's endpoints decide nothing.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use crate::model::{Endpoint, EndpointGroup, Family, ServicePort, TrafficPolicy};
+
+use super::Why;
 
 /// Where an endpoint answers.
 pub(super) type Target = (IpAddr, NonZeroU16);
@@ -81,6 +84,47 @@ pub(super) fn choose<'a>(
     }
 }
 
+/// Says of each endpoint of a service port why it is not chosen; `None`: it is. The same
+/// decision as [`choose`]'s, asked the other way round.
+pub(super) fn why_not(
+    candidates: &Candidates<'_>,
+    policy: TrafficPolicy,
+    place: Place<'_>,
+) -> impl Fn(&Endpoint) -> Option<Why> {
+    let is_near = move |endpoint: &Endpoint| match policy {
+        TrafficPolicy::Cluster => true,
+        TrafficPolicy::Local => place.has(endpoint),
+    };
+    let mut endpoints = candidates.values();
+    let is_any_ready = endpoints.any(|endpoint| endpoint.is_ready && is_near(endpoint));
+    let preference = match policy {
+        TrafficPolicy::Cluster => Preference::of(candidates.values().copied(), place),
+        TrafficPolicy::Local => Preference::Anywhere,
+    };
+    move |endpoint| {
+        if !endpoint.is_ready && !is_last_resort(endpoint) {
+            return Some(if endpoint.is_terminating {
+                Why::NotServing
+            } else {
+                Why::NotReady
+            });
+        }
+        if !is_near(endpoint) {
+            return Some(Why::OtherNode);
+        }
+        match (is_any_ready, endpoint.is_ready) {
+            (true, true) if preference.allows(endpoint, place) => None,
+            (true, true) => Some(match preference {
+                Preference::SameNode => Why::HintsOtherNodes,
+                Preference::SameZone | Preference::Anywhere => Why::HintsOtherZones,
+            }),
+            (true, false) => Some(Why::Terminating),
+            // It is the last resort.
+            (false, _) => None,
+        }
+    }
+}
+
 /// Serves while it terminates: chosen only where none is ready.
 const fn is_last_resort(endpoint: &Endpoint) -> bool {
     endpoint.is_serving && endpoint.is_terminating
@@ -149,11 +193,13 @@ pub(super) const fn rank(endpoint: &Endpoint) -> (bool, bool, bool) {
     )
 }
 
-/// Every endpoint of this family that has the service port's name and protocol, each once.
+/// Every endpoint of this family that has the service port's name and protocol, each once; `lost`
+/// is told of entries that are not believed.
 pub(super) fn candidates<'a>(
     groups: impl IntoIterator<Item = &'a EndpointGroup>,
     port: &ServicePort,
     family: Family,
+    mut lost: impl FnMut(Target, &'a Endpoint),
 ) -> Candidates<'a> {
     let mut candidates = Candidates::new();
     for group in groups {
@@ -166,14 +212,16 @@ pub(super) fn candidates<'a>(
             .filter(|target| target.name == port.name && target.protocol == port.protocol);
         for target in targets {
             for endpoint in &group.endpoints {
-                candidates
-                    .entry((endpoint.addr, target.port))
-                    .and_modify(|known| {
-                        if rank(endpoint) > rank(known) {
-                            *known = endpoint;
-                        }
-                    })
-                    .or_insert(endpoint);
+                let target = (endpoint.addr, target.port);
+                match candidates.entry(target) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(endpoint);
+                    }
+                    Entry::Occupied(mut entry) if rank(endpoint) > rank(entry.get()) => {
+                        lost(target, entry.insert(endpoint));
+                    }
+                    Entry::Occupied(_) => lost(target, endpoint),
+                }
             }
         }
     }

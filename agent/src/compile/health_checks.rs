@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
 use super::choice::rank;
-use super::sets::groups_by_service;
+use super::sets::groups_of;
 use crate::model::{Cluster, Endpoint, EndpointGroup, ServiceRef};
 
 /// What a load balancer learns at a service's `healthCheckNodePort`.
@@ -22,34 +22,43 @@ pub struct HealthCheck {
 
 /// The health check of each service that has one.
 pub(super) fn health_checks(cluster: &Cluster, node: &str) -> BTreeMap<ServiceRef, HealthCheck> {
-    let asked: Vec<_> = cluster
+    let asked: BTreeMap<&ServiceRef, NonZeroU16> = cluster
         .services()
-        .filter_map(|service| Some((service, service.health_check_node_port?)))
+        .filter_map(|service| Some((&service.id, service.health_check_node_port?)))
         .collect();
     if asked.is_empty() {
         return BTreeMap::new();
     }
-    let groups = groups_by_service(cluster);
+    let groups = groups_of(cluster, |service| asked.contains_key(service));
     asked
         .into_iter()
         .map(|(service, port)| {
-            let groups = groups.get(&service.id).map_or(&[][..], Vec::as_slice);
+            let groups = groups.get(service).map_or(&[][..], Vec::as_slice);
             let check = HealthCheck {
                 port,
                 local_endpoints: local_endpoints(groups, node),
             };
-            (service.id.clone(), check)
+            (service.clone(), check)
         })
         .collect()
 }
 
 fn local_endpoints(groups: &[&EndpointGroup], node: &str) -> usize {
+    let is_local = |endpoint: &Endpoint| endpoint.node.as_deref() == Some(node);
+    // Of the many endpoints of a service few are here.
+    let here: BTreeSet<_> = groups
+        .iter()
+        .flat_map(|group| &group.endpoints)
+        .filter(|endpoint| is_local(endpoint))
+        .map(|endpoint| endpoint.addr)
+        .collect();
     // What a slice says of an endpoint without ports, nobody can use. The same endpoint in two
     // slices is one of them, as where backends are chosen.
     let mut believed: BTreeMap<_, &Endpoint> = BTreeMap::new();
     for group in groups {
         for port in &group.ports {
-            for endpoint in &group.endpoints {
+            let candidates = group.endpoints.iter();
+            for endpoint in candidates.filter(|endpoint| here.contains(&endpoint.addr)) {
                 believed
                     .entry((&port.name, port.protocol, port.port, endpoint.addr))
                     .and_modify(|known| {
@@ -63,7 +72,7 @@ fn local_endpoints(groups: &[&EndpointGroup], node: &str) -> usize {
     }
     let addrs: BTreeSet<_> = believed
         .values()
-        .filter(|endpoint| endpoint.is_ready && endpoint.node.as_deref() == Some(node))
+        .filter(|endpoint| endpoint.is_ready && is_local(endpoint))
         .map(|endpoint| endpoint.addr)
         .collect();
     addrs.len()

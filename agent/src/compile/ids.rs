@@ -15,6 +15,8 @@
 //! Number 0 is never given.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use weir_ebpf::tables::{Backend, BackendKey, Service, ServiceFlags, ServiceName, ServingKey};
 
@@ -147,6 +149,24 @@ impl Ids {
         self.entries
             .get_mut(&number)
             .map_or(0, |entry| entry.fill(backends, room))
+    }
+
+    /// Those of these backends that have no slot of this number.
+    pub(super) fn without_slot(
+        &self,
+        number: u32,
+        backends: &BTreeSet<Backend>,
+    ) -> Vec<(IpAddr, NonZeroU16)> {
+        let slots = self.entries.get(&number).map(|entry| &entry.slots);
+        let slots: BTreeSet<&Backend> = slots.into_iter().flatten().collect();
+        backends
+            .iter()
+            .filter(|backend| !slots.contains(backend))
+            .filter_map(|backend| {
+                let port = NonZeroU16::new(backend.port.number())?;
+                Some((IpAddr::from(backend.addr), port))
+            })
+            .collect()
     }
 
     /// How the service port of this number differs from the usual. No backend comes or goes with

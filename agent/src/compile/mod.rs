@@ -15,6 +15,7 @@ mod ranges;
 mod services;
 mod sets;
 mod skipped;
+mod unchosen;
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,7 @@ pub use health_checks::HealthCheck;
 pub use ids::Ids;
 pub use node::{InterfaceAddresses, NodeContext};
 pub use skipped::{Part, Reason, Skipped, Table};
+pub use unchosen::{Account, Unchosen, Unused, Why, WhyUnused};
 
 /// How many entries the tables hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Desired {
     pub contents: Contents,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
+    /// The endpoints of each service that nobody is led to; services without any are left out.
+    pub unchosen: BTreeMap<ServiceRef, Account>,
     /// What load balancers ask this node, by the service that they ask about.
     pub health_checks: BTreeMap<ServiceRef, HealthCheck>,
 }

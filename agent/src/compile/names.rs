@@ -45,16 +45,21 @@ impl Subject<'_> {
         ObjectRef::new(Kind::Service, &id.namespace, &id.name)
     }
 
+    /// Which part of its service it is.
+    pub fn part(&self) -> Part {
+        Part {
+            port_name: self.port.name.clone(),
+            port: self.port.port,
+            protocol: self.port.protocol,
+            family: self.family,
+        }
+    }
+
     /// It, or something of it, is left out.
     pub fn skipped(&self, reason: Reason) -> Skipped {
         Skipped {
             object: self.reference(),
-            part: Some(Part {
-                port_name: self.port.name.clone(),
-                port: self.port.port,
-                protocol: self.port.protocol,
-                family: self.family,
-            }),
+            part: Some(self.part()),
             reason,
         }
     }

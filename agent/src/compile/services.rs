@@ -16,7 +16,7 @@ use super::choice::Place;
 use super::frontends::{Claim, Full, Kind, Owners};
 use super::names::Subject;
 use super::sets::{self, Numbers, Set};
-use super::{Capacities, Desired, Ids, Reason, Table, ranges};
+use super::{Account, Capacities, Desired, Ids, Reason, Table, Why, ranges};
 
 /// Fills every table that holds services.
 pub(super) fn compile_services(
@@ -66,11 +66,15 @@ fn drafts<'a>(
     // One that has no time of creation has not been through an API server: it comes last.
     services.sort_by_key(|service| (service.created.is_none(), service.created, &service.id));
 
-    let skipped = &mut desired.skipped;
+    let Desired {
+        skipped, unchosen, ..
+    } = desired;
     let mut owners = Owners::new(capacities.frontends);
     let mut drafts = Vec::new();
     for service in services {
         let groups = groups.get(&service.id).map_or(&[][..], Vec::as_slice);
+        let mut account = Account::default();
+        account.add_unused(service, groups);
         for port in &service.ports {
             for family in [Family::V4, Family::V6] {
                 let subject = Subject {
@@ -82,7 +86,7 @@ fn drafts<'a>(
                     Ok(claims) if claims.is_empty() => {}
                     Ok(claims) => drafts.push(Draft {
                         subject,
-                        sets: sets::sets(&subject, &claims, groups, place, skipped),
+                        sets: sets::sets(&subject, &claims, groups, place, skipped, &mut account),
                         claims,
                     }),
                     Err(Full) => skipped.push(subject.skipped(Reason::NoRoom {
@@ -91,6 +95,9 @@ fn drafts<'a>(
                     })),
                 }
             }
+        }
+        if !account.is_empty() {
+            unchosen.insert(service.id.clone(), account);
         }
     }
     let alone = owners.disputed().into_iter().map(FrontendKey::address_only);
@@ -127,6 +134,11 @@ fn write(
         let placed = ids.place(*number, &set.backends, room.backends);
         room.backends -= placed;
         if placed < set.backends.len() {
+            let account = desired.unchosen.entry(subject.service.id.clone());
+            let account = account.or_default();
+            for target in ids.without_slot(*number, &set.backends) {
+                account.add(subject, Some(set.policy), target, None, Why::NoRoom);
+            }
             desired
                 .skipped
                 .push(subject.skipped(Reason::NoRoomForBackends {

@@ -12,10 +12,10 @@ use weir_ebpf::tables::{Backend, ServiceFlags, ServiceName};
 
 use crate::model::{Affinity, Cluster, EndpointGroup, Protocol, ServiceRef, TrafficPolicy};
 
-use super::choice::{Candidates, Chosen, Place, candidates, choose};
+use super::choice::{Candidates, Chosen, Place, candidates, choose, why_not};
 use super::frontends::Claim;
 use super::names::Subject;
-use super::{Reason, Skipped};
+use super::{Account, Reason, Skipped, Why};
 
 /// Endpoints chosen under one policy.
 pub(super) struct Set {
@@ -46,24 +46,61 @@ pub(super) fn sets(
     groups: &[&EndpointGroup],
     place: Place<'_>,
     skipped: &mut Vec<Skipped>,
+    account: &mut Account,
 ) -> Vec<Set> {
     let used = |policy: &TrafficPolicy| {
         let mut policies = claims.iter().flat_map(|claim| claim.policies(subject));
         policies.any(|used| used == *policy)
     };
-    let candidates = candidates(groups.iter().copied(), subject.port, subject.family);
+    let candidates = candidates(
+        groups.iter().copied(),
+        subject.port,
+        subject.family,
+        |target, endpoint| account.add(subject, None, target, Some(endpoint), Why::Duplicate),
+    );
     let mut untranslatable = BTreeSet::new();
-    let sets = [TrafficPolicy::Cluster, TrafficPolicy::Local]
+    let sets: Vec<Set> = [TrafficPolicy::Cluster, TrafficPolicy::Local]
         .into_iter()
         .filter(used)
         .map(|policy| set(subject, policy, &candidates, place, &mut untranslatable))
         .collect();
+    for set in &sets {
+        if set.backends.len() < candidates.len() {
+            explain(
+                subject,
+                set.policy,
+                &candidates,
+                place,
+                &untranslatable,
+                account,
+            );
+        }
+    }
     skipped.extend(
         untranslatable
             .into_iter()
             .map(|(addr, port)| subject.skipped(Reason::SctpPort { addr, port })),
     );
     sets
+}
+
+/// Says why some of the endpoints are not in the set of this policy.
+fn explain(
+    subject: &Subject<'_>,
+    policy: TrafficPolicy,
+    candidates: &Candidates<'_>,
+    place: Place<'_>,
+    untranslatable: &BTreeSet<(IpAddr, NonZeroU16)>,
+    account: &mut Account,
+) {
+    let why_not = why_not(candidates, policy, place);
+    for (target, endpoint) in candidates {
+        let why =
+            why_not(endpoint).or_else(|| untranslatable.contains(target).then_some(Why::SctpPort));
+        if let Some(why) = why {
+            account.add(subject, Some(policy), *target, Some(endpoint), why);
+        }
+    }
 }
 
 fn set(
@@ -108,17 +145,29 @@ pub(super) fn affinity_timeout(affinity: Affinity) -> u32 {
     }
 }
 
-/// The endpoints of each service: those of its slices, or where it has none those of the core
-/// Endpoints of its name.
+/// The endpoints of each service.
 pub(super) fn groups_by_service(cluster: &Cluster) -> BTreeMap<&ServiceRef, Vec<&EndpointGroup>> {
+    groups_of(cluster, |_| true)
+}
+
+/// The endpoints of each of these services: those of its slices, or where it has none those of
+/// the core Endpoints of its name.
+pub(super) fn groups_of(
+    cluster: &Cluster,
+    wanted: impl Fn(&ServiceRef) -> bool,
+) -> BTreeMap<&ServiceRef, Vec<&EndpointGroup>> {
     let mut groups: BTreeMap<&ServiceRef, Vec<&EndpointGroup>> = BTreeMap::new();
     for slice in cluster.endpoint_slices() {
-        groups.entry(&slice.service).or_default().push(&slice.group);
+        if wanted(&slice.service) {
+            groups.entry(&slice.service).or_default().push(&slice.group);
+        }
     }
     for endpoints in cluster.endpoints() {
-        groups
-            .entry(&endpoints.service)
-            .or_insert_with(|| endpoints.groups.iter().collect());
+        if wanted(&endpoints.service) {
+            groups
+                .entry(&endpoints.service)
+                .or_insert_with(|| endpoints.groups.iter().collect());
+        }
     }
     groups
 }

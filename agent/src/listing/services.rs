@@ -1,11 +1,16 @@
 //! Service ports: at which addresses each is reached, and what answers there.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::Serialize;
 use weir_ebpf::{
-    addr::Protocol,
-    tables::{FrontendKey, ServiceName},
+    addr::{Addr, Protocol},
+    tables::{
+        BackendFlags, EndpointSet, Frontend, FrontendFlags, FrontendKey, ServiceFlags, ServiceName,
+    },
 };
 
 use super::filter::ServiceReference;
@@ -29,8 +34,64 @@ pub struct ServicePort {
     pub port: u16,
     /// `TCP`, `UDP` or `SCTP`
     pub protocol: String,
+    /// `spec.internalTrafficPolicy`, where it has a cluster IP.
+    pub internal_traffic_policy: Option<&'static str>,
+    /// `spec.externalTrafficPolicy`, where it has an address beyond its cluster IPs.
+    pub external_traffic_policy: Option<&'static str>,
+    /// Seconds for which a silent client keeps its backend; `None`: it chooses each time.
+    pub affinity_seconds: Option<u32>,
+    /// Where it is reached.
+    pub addresses: Vec<Address>,
     /// One part for each number that the service port has in the tables.
     pub families: Vec<FamilyPart>,
+}
+
+/// What kind of address it is. Tables know no difference between an external IP and a load
+/// balancer IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum AddressKind {
+    /// A cluster IP.
+    #[serde(rename = "clusterIP")]
+    ClusterIp,
+    /// A node port.
+    #[serde(rename = "nodePort")]
+    NodePort,
+    /// An external IP or load balancer IP.
+    #[serde(rename = "external")]
+    External,
+}
+
+/// Whose source is translated where they are led to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Masquerade {
+    /// Nobody's.
+    Nobody,
+    /// That of clients beyond this node.
+    Outside,
+    /// That of this node's pods, too.
+    Everyone,
+}
+
+/// An address of a service port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    /// What kind it is of.
+    pub kind: AddressKind,
+    /// The address and port; of a node port the unspecified address.
+    pub address: SocketAddr,
+    /// Where a node port is served.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub node_addresses: Vec<IpAddr>,
+    /// The number of those who answer this node's own pods and processes.
+    pub number: u32,
+    /// The number of those who answer clients beyond this node.
+    pub outside_number: u32,
+    /// Whose source is translated.
+    pub masquerade: Masquerade,
+    /// The clients that may come; `None`: all.
+    pub source_ranges: Option<Vec<String>>,
 }
 
 /// What the tables hold of a service port under one number.
@@ -39,6 +100,8 @@ pub struct ServicePort {
 pub struct FamilyPart {
     /// `IPv4` or `IPv6`
     pub family: &'static str,
+    /// The traffic policy under which the backends were chosen: `Cluster` or `Local`
+    pub traffic_policy: &'static str,
     /// The service port's number, as in `SERVICES`.
     pub number: u32,
     /// Raised after each change of the set of backends.
@@ -47,7 +110,9 @@ pub struct FamilyPart {
     pub changing: bool,
     /// There is no backend, so whoever connects is refused.
     pub refuses: bool,
-    /// Where it is reached.
+    /// There is no backend on this node, but elsewhere: what arrives is dropped in silence.
+    pub drops: bool,
+    /// The addresses at which some clients are led here.
     pub addresses: Vec<SocketAddr>,
     /// What new connections are given.
     pub backends: Vec<Slot>,
@@ -61,14 +126,15 @@ pub struct Slot {
     pub slot: u32,
     /// The endpoint.
     pub address: SocketAddr,
+    /// Is it on this node?
+    pub local: bool,
 }
 
 impl ServicePort {
     /// `http 80/TCP`
     #[must_use]
     pub fn port_text(&self) -> String {
-        let space = if self.port_name.is_empty() { "" } else { " " };
-        format!("{}{space}{}/{}", self.port_name, self.port, self.protocol)
+        port_text(&self.port_name, self.port, &self.protocol)
     }
 
     /// Does it belong to this service?
@@ -78,32 +144,46 @@ impl ServicePort {
     }
 }
 
+/// `http 80/TCP`
+#[must_use]
+pub fn port_text(name: &str, port: u16, protocol: &str) -> String {
+    let space = if name.is_empty() { "" } else { " " };
+    format!("{name}{space}{port}/{protocol}")
+}
+
 /// What makes a service port one: both families have it in common.
 type Identity = (String, String, u16, Protocol, String);
+
+/// A frontend and what stands there.
+type Entry<'a> = (&'a FrontendKey, &'a Frontend);
 
 /// Every service port, by namespace, name and port.
 #[must_use]
 pub fn service_ports(contents: &Contents) -> Vec<ServicePort> {
-    let mut frontends: BTreeMap<u32, Vec<&FrontendKey>> = BTreeMap::new();
+    let mut leading: BTreeMap<u32, Vec<Entry<'_>>> = BTreeMap::new();
     // Entries for an address alone say that its other ports are refused; they are nobody's.
-    for (key, frontend) in &contents.frontends {
-        if key.is_address_only() {
-            continue;
+    let frontends = contents.frontends.iter();
+    for entry in frontends.filter(|(key, _)| !key.is_address_only()) {
+        leading.entry(entry.1.service).or_default().push(entry);
+        if entry.1.from_outside != entry.1.service {
+            leading.entry(entry.1.from_outside).or_default().push(entry);
         }
-        frontends.entry(frontend.service).or_default().push(key);
     }
-    let mut parts: BTreeMap<Identity, Vec<FamilyPart>> = BTreeMap::new();
+    let mut ports: BTreeMap<Identity, ServicePort> = BTreeMap::new();
     for (&number, name) in &contents.service_names {
-        let keys = frontends.remove(&number).unwrap_or_default();
+        let entries = leading.remove(&number).unwrap_or_default();
         let family = family_name(name.family == 6);
-        let part = part(contents, number, family, &keys);
-        parts.entry(identity(name)).or_default().push(part);
+        let identity = identity(name);
+        let port = ports
+            .entry(identity.clone())
+            .or_insert_with(|| ServicePort::new(identity));
+        port.add(contents, number, family, policy_name(name.set), &entries);
     }
     // Those that remain have no name. Packets are translated all the same.
-    for (number, keys) in frontends {
-        for key in keys {
+    for (number, entries) in leading {
+        for entry in entries {
+            let (key, _) = entry;
             let family = family_name(!key.addr.is_v4());
-            let part = part(contents, number, family, &[key]);
             let identity = (
                 String::new(),
                 String::new(),
@@ -111,24 +191,13 @@ pub fn service_ports(contents: &Contents) -> Vec<ServicePort> {
                 key.protocol,
                 String::new(),
             );
-            parts.entry(identity).or_default().push(part);
+            let port = ports
+                .entry(identity.clone())
+                .or_insert_with(|| ServicePort::new(identity));
+            port.add(contents, number, family, "Cluster", &[entry]);
         }
     }
-    parts
-        .into_iter()
-        .map(|(identity, mut families)| {
-            families.sort_by_key(|part| (part.family, part.number));
-            let (namespace, name, port, protocol, port_name) = identity;
-            ServicePort {
-                namespace,
-                name,
-                port_name,
-                port,
-                protocol: protocol.to_string(),
-                families,
-            }
-        })
-        .collect()
+    ports.into_values().map(ServicePort::completed).collect()
 }
 
 /// The name of the service port whose number stands at this frontend.
@@ -141,8 +210,13 @@ pub fn name_at<'a>(
     frontend: &FrontendKey,
     number: u32,
 ) -> Option<&'a ServiceName> {
-    let present = contents.frontends.get(frontend)?;
-    (present.service == number)
+    let node_port = FrontendKey::node_port(frontend.addr.is_v4(), frontend.port, frontend.protocol);
+    let frontends = &contents.frontends;
+    let present = frontends
+        .get(frontend)
+        .or_else(|| frontends.get(&node_port))?;
+    [present.service, present.from_outside]
+        .contains(&number)
         .then(|| contents.service_names.get(&number))
         .flatten()
 }
@@ -161,41 +235,137 @@ const fn family_name(is_v6: bool) -> &'static str {
     if is_v6 { "IPv6" } else { "IPv4" }
 }
 
-fn part(
-    contents: &Contents,
-    number: u32,
-    family: &'static str,
-    keys: &[&FrontendKey],
-) -> FamilyPart {
-    let service = contents.services.get(&number).copied().unwrap_or_default();
-    let mut addresses: Vec<SocketAddr> = keys
-        .iter()
-        .map(|key| endpoint(key.addr, key.port))
-        .collect();
-    addresses.sort_unstable();
-    FamilyPart {
-        family,
-        number,
-        revision: service.revision & !UNSETTLED,
-        changing: service.revision & UNSETTLED != 0,
-        refuses: service.backend_count == 0,
-        addresses,
-        // Slots behind the count are on their way in or out: nobody is sent there.
-        backends: contents
-            .backends_of(number)
-            .take_while(|(slot, _)| *slot < service.backend_count)
-            .map(|(slot, backend)| Slot {
-                slot,
-                address: endpoint(backend.addr, backend.port),
-            })
-            .collect(),
+const fn policy_name(set: EndpointSet) -> &'static str {
+    match set {
+        EndpointSet::LOCAL => "Local",
+        _ => "Cluster",
     }
 }
 
-/// An address of a service port, with the port only where that is another than the service's.
+impl ServicePort {
+    fn new((namespace, name, port, protocol, port_name): Identity) -> Self {
+        Self {
+            namespace,
+            name,
+            port_name,
+            port,
+            protocol: protocol.to_string(),
+            internal_traffic_policy: None,
+            external_traffic_policy: None,
+            affinity_seconds: None,
+            addresses: Vec::new(),
+            families: Vec::new(),
+        }
+    }
+
+    /// Takes in what the tables hold under one of its numbers.
+    fn add(
+        &mut self,
+        contents: &Contents,
+        number: u32,
+        family: &'static str,
+        policy: &'static str,
+        entries: &[Entry<'_>],
+    ) {
+        let service = contents.services.get(&number).copied().unwrap_or_default();
+        if service.affinity_timeout > 0 {
+            self.affinity_seconds = Some(service.affinity_timeout);
+        }
+        let drops = service.flags.contains(ServiceFlags::DROPS_WITHOUT_BACKEND);
+        let mut addresses: Vec<SocketAddr> = entries
+            .iter()
+            .map(|(key, _)| endpoint(key.addr, key.port))
+            .collect();
+        addresses.sort_unstable();
+        // Each address once, though two numbers may stand there.
+        let own = entries.iter().filter(|(_, to)| to.service == number);
+        let own = own.map(|(key, frontend)| address(contents, key, frontend));
+        self.addresses.extend(own);
+        self.families.push(FamilyPart {
+            family,
+            traffic_policy: policy,
+            number,
+            revision: service.revision & !UNSETTLED,
+            changing: service.revision & UNSETTLED != 0,
+            refuses: service.backend_count == 0 && !drops,
+            drops: service.backend_count == 0 && drops,
+            addresses,
+            // Slots behind the count are on their way in or out: nobody is sent there.
+            backends: contents
+                .backends_of(number)
+                .take_while(|(slot, _)| *slot < service.backend_count)
+                .map(|(slot, backend)| Slot {
+                    slot,
+                    address: endpoint(backend.addr, backend.port),
+                    local: backend.flags.contains(BackendFlags::LOCAL),
+                })
+                .collect(),
+        });
+    }
+
+    /// It, when all its numbers are known.
+    fn completed(mut self) -> Self {
+        self.addresses
+            .sort_by_key(|it| (it.address.is_ipv6(), it.kind, it.address));
+        self.families
+            .sort_by_key(|part| (part.family, part.traffic_policy, part.number));
+        let policy_of = |number: u32| {
+            let mut parts = self.families.iter();
+            parts.find_map(|part| (part.number == number).then_some(part.traffic_policy))
+        };
+        let mut internal = None;
+        let mut external = None;
+        for address in &self.addresses {
+            let policy = match address.kind {
+                AddressKind::ClusterIp => &mut internal,
+                AddressKind::NodePort | AddressKind::External => &mut external,
+            };
+            *policy = policy_of(address.outside_number);
+        }
+        self.internal_traffic_policy = internal;
+        self.external_traffic_policy = external;
+        self
+    }
+}
+
+fn address(contents: &Contents, key: &FrontendKey, frontend: &Frontend) -> Address {
+    let has = |flag| frontend.flags.contains(flag);
+    let masquerade = if has(FrontendFlags::MASQUERADE_PODS) {
+        Masquerade::Everyone
+    } else if has(FrontendFlags::MASQUERADE_OUTSIDE) {
+        Masquerade::Outside
+    } else {
+        Masquerade::Nobody
+    };
+    // Only at cluster IPs clients outside are masqueraded and pods are not.
+    let kind = match masquerade {
+        _ if key.is_node_port() => AddressKind::NodePort,
+        Masquerade::Outside => AddressKind::ClusterIp,
+        Masquerade::Nobody | Masquerade::Everyone => AddressKind::External,
+    };
+    let is_here = |addr: &&Addr| kind == AddressKind::NodePort && addr.is_v4() == key.addr.is_v4();
+    let node_addresses = contents.node_port_addrs.iter().filter(is_here);
+    let ranges = contents.source_ranges.iter();
+    let ranges = ranges.filter(|range| range.service == frontend.service);
+    Address {
+        kind,
+        address: endpoint(key.addr, key.port),
+        node_addresses: node_addresses.map(|addr| IpAddr::from(*addr)).collect(),
+        number: frontend.service,
+        outside_number: frontend.from_outside,
+        masquerade,
+        source_ranges: has(FrontendFlags::SOURCE_RANGES)
+            .then(|| ranges.map(ToString::to_string).collect()),
+    }
+}
+
+/// An address of a service port, with the port only where that is another than the service's;
+/// a node port as `*:30080`.
 #[must_use]
 pub fn short_address(address: SocketAddr, service_port: u16) -> String {
-    if address.port() == service_port {
+    if address.ip().is_unspecified() {
+        format!("*:{}", address.port())
+    } else if address.port() == service_port {
         address.ip().to_string()
     } else {
         address.to_string()
@@ -203,116 +373,4 @@ pub fn short_address(address: SocketAddr, service_port: u16) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use weir_ebpf::addr::Port;
-
-    use super::*;
-    use crate::listing::testing::{World, socket};
-
-    fn world() -> World {
-        World::default()
-            .service(
-                3,
-                "default/web:http",
-                "10.32.0.140:80",
-                &["10.200.0.2:8080", "10.200.1.2:8080"],
-            )
-            .service(9, "default/web:http", "[fd00::8c]:80", &["[fd01::2]:8080"])
-            .service(4, "default/web:metrics", "10.32.0.140:9090", &[])
-    }
-
-    #[test]
-    fn both_families_of_a_service_port_are_one_row() {
-        let ports = service_ports(&world().contents);
-        let texts: Vec<_> = ports.iter().map(ServicePort::port_text).collect();
-        assert_eq!(texts, ["http 80/TCP", "metrics 9090/TCP"]);
-        let families: Vec<_> = ports[0]
-            .families
-            .iter()
-            .map(|part| (part.family, part.number, part.backends.len(), part.refuses))
-            .collect();
-        assert_eq!(families, [("IPv4", 3, 2, false), ("IPv6", 9, 1, false)]);
-        assert_eq!(ports[0].families[0].addresses, [socket("10.32.0.140:80")]);
-        assert_eq!(
-            ports[0].families[0].backends[1],
-            Slot {
-                slot: 1,
-                address: socket("10.200.1.2:8080")
-            }
-        );
-        assert!(ports[1].families[0].refuses);
-    }
-
-    #[test]
-    fn a_slot_behind_the_count_is_no_backend() {
-        let mut contents = world().contents;
-        contents.services.get_mut(&3).unwrap().backend_count = 1;
-        let ports = service_ports(&contents);
-        assert_eq!(ports[0].families[0].backends.len(), 1);
-    }
-
-    #[test]
-    fn a_change_that_was_begun_is_shown_and_is_no_part_of_the_revision() {
-        let mut contents = world().contents;
-        contents.services.get_mut(&3).unwrap().revision = 7 | UNSETTLED;
-        let part = &service_ports(&contents)[0].families[0];
-        assert_eq!((part.revision, part.changing), (7, true));
-    }
-
-    #[test]
-    fn a_frontend_whose_number_has_no_name_is_shown() {
-        let mut contents = world().contents;
-        contents.service_names.remove(&3);
-        let ports = service_ports(&contents);
-        assert_eq!(
-            (&*ports[0].namespace, &*ports[0].name, ports[0].port),
-            ("", "", 80)
-        );
-        assert_eq!(ports[0].families[0].number, 3);
-        assert_eq!(ports[0].families[0].backends.len(), 2);
-    }
-
-    #[test]
-    fn several_addresses_of_a_number_stand_in_order_and_keep_their_ports() {
-        let world = world()
-            .frontend("10.240.0.1:30080", 3)
-            .frontend("9.0.0.1:80", 3);
-        let addresses = service_ports(&world.contents)[0].families[0]
-            .addresses
-            .clone();
-        let texts: Vec<_> = addresses.iter().map(|at| short_address(*at, 80)).collect();
-        assert_eq!(texts, ["9.0.0.1", "10.32.0.140", "10.240.0.1:30080"]);
-    }
-
-    #[test]
-    fn a_number_that_stands_at_another_address_now_has_no_name_there() {
-        let contents = world().contents;
-        let key = |text| {
-            let at = socket(text);
-            FrontendKey::new(at.ip().into(), Port::new(at.port()), Protocol::TCP)
-        };
-        let name = name_at(&contents, &key("10.32.0.140:80"), 3);
-        assert_eq!(name.map(|name| name.family), Some(4));
-        assert_eq!(name_at(&contents, &key("10.32.0.140:80"), 4), None);
-        assert_eq!(name_at(&contents, &key("10.32.0.99:80"), 3), None);
-    }
-
-    #[test]
-    fn the_names_of_the_fields_are_stable() {
-        let json = serde_json::to_value(&service_ports(&world().contents)[0]).unwrap();
-        assert_eq!(
-            json,
-            serde_json::json!({
-                "namespace": "default", "name": "web", "portName": "http", "port": 80, "protocol": "TCP",
-                "families": [
-                    {"family": "IPv4", "number": 3, "revision": 1, "changing": false, "refuses": false,
-                     "addresses": ["10.32.0.140:80"],
-                     "backends": [{"slot": 0, "address": "10.200.0.2:8080"}, {"slot": 1, "address": "10.200.1.2:8080"}]},
-                    {"family": "IPv6", "number": 9, "revision": 1, "changing": false, "refuses": false,
-                     "addresses": ["[fd00::8c]:80"],
-                     "backends": [{"slot": 0, "address": "[fd01::2]:8080"}]},
-                ],
-            })
-        );
-    }
-}
+mod tests;

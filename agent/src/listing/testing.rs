@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use weir_ebpf::{
     addr::{Addr, Port, Protocol},
-    tables::{Backend, BackendKey, Frontend, FrontendKey, Service, ServiceName, Tuple},
+    tables::{
+        Backend, BackendKey, EndpointSet, Frontend, FrontendFlags, FrontendKey, Service,
+        ServiceName, Tuple,
+    },
 };
 
 use crate::maps::Contents;
@@ -51,7 +54,7 @@ impl World {
                 port: Port::new(at.port()),
                 protocol: Protocol::TCP,
                 family: if at.is_ipv4() { 4 } else { 6 },
-                set: weir_ebpf::tables::EndpointSet::CLUSTER,
+                set: EndpointSet::CLUSTER,
                 reserved: 0,
             },
         );
@@ -71,17 +74,23 @@ impl World {
             };
             self.contents.backends.insert(key, Backend::new(addr, port));
         }
-        self.frontend(frontend, number)
+        let mut world = self.frontend(frontend, number);
+        let (addr, port) = addr(at);
+        let key = FrontendKey::new(addr, port, Protocol::TCP);
+        world
+            .contents
+            .frontends
+            .insert(key, Frontend::to(number, FrontendFlags::MASQUERADE_OUTSIDE));
+        world
     }
 
-    /// A further address of a service port.
+    /// A further address of a service port, without flags.
     pub fn frontend(mut self, at: &str, service: u32) -> Self {
         let (addr, port) = addr(socket(at));
         let key = FrontendKey::new(addr, port, Protocol::TCP);
-        self.contents.frontends.insert(
-            key,
-            Frontend::to(service, weir_ebpf::tables::FrontendFlags::NONE),
-        );
+        self.contents
+            .frontends
+            .insert(key, Frontend::to(service, FrontendFlags::NONE));
         self
     }
 }

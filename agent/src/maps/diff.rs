@@ -22,32 +22,56 @@
 //!   next agent raises the revision again (see [`Ids`](crate::compile::Ids)).
 //!
 //! Removals that nothing refers to come first, and service ports that shrink before those that
-//! grow, so that a table filled to its capacity can still change. Writing is `kernel`'s business.
+//! grow. Where a table has no room for what comes beside what goes ([`Limits`]), what goes goes
+//! first: a table that is full can still change, and a service port that is exchanged then drops
+//! packets for as long as its writes take. Writing is `kernel`'s business.
 #![forbid(unsafe_code)]
 
-use std::cmp::Ordering;
+mod change;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter::Peekable;
 
-use weir_ebpf::tables::{
-    Backend, BackendKey, Frontend, FrontendFlags, FrontendKey, Node, PortRange, Service,
-    ServiceName, ServingKey, SourceRange,
-};
+use weir_ebpf::tables::{Frontend, FrontendFlags, FrontendKey, Node, PortRange};
 
-use super::{Contents, Plan, UNSETTLED, Write, cover};
+use super::{Contents, Plan, Write, cover};
+use change::{Change, changes, differences, exchange, remove_ranges, settle};
 
-/// The writes that turn the actual tables into the desired ones.
+/// What tables hold at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `BACKENDS` and `SERVING`
+    pub backends: usize,
+    /// `SOURCE_RANGES`
+    pub source_ranges: usize,
+}
+
+/// The writes that turn the actual tables into the desired ones, with room for both.
 #[must_use]
 pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
+    let ample = Limits {
+        backends: usize::MAX,
+        source_ranges: usize::MAX,
+    };
+    diff_within(desired, actual, ample)
+}
+
+/// The writes that turn the actual tables into the desired ones, neither of which holds more than
+/// this, and no table between them does.
+#[must_use]
+pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Plan {
     let changes = changes(desired, actual);
+    let is_tight = is_tight(desired, &changes, limits);
     let mut handed_over = re_pointed(desired, actual, &changes, Change::is_handed_over);
     handed_over.extend(newly_restricted(desired, actual, &changes));
+    let mut moved = re_pointed(desired, actual, &changes, Change::is_retired);
+    if is_tight {
+        handed_over.append(&mut moved);
+    }
     // While such a frontend is missing, packets to it are to be left alone, not refused.
     let addresses = handed_over
         .iter()
         .map(|key| FrontendKey::address_only(key.addr));
     handed_over.extend(addresses.collect::<Vec<_>>());
-    let moved = re_pointed(desired, actual, &changes, Change::is_retired);
     let still_used: BTreeSet<u32> = moved
         .iter()
         .filter_map(|key| actual.frontends.get(key))
@@ -92,11 +116,21 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
             .filter(|key| removed(key))
             .map(|key| Write::RemoveFrontend(*key)),
     );
-    settle(&mut plan, &retired_first);
-    for change in shrinking.into_iter().chain(growing) {
-        settle(&mut plan, &[change]);
+    if is_tight {
+        for change in changes.values() {
+            remove_ranges(&mut plan, change);
+        }
+        let in_order = retired_first.into_iter().chain(shrinking).chain(growing);
+        for change in in_order.chain(new) {
+            exchange(&mut plan, change);
+        }
+    } else {
+        settle(&mut plan, &retired_first);
+        for change in shrinking.into_iter().chain(growing) {
+            settle(&mut plan, &[change]);
+        }
+        settle(&mut plan, &new);
     }
-    settle(&mut plan, &new);
     let put = desired.frontends.iter().filter(|(key, frontend)| {
         handed_over.contains(*key) || actual.frontends.get(*key) != Some(*frontend)
     });
@@ -107,7 +141,7 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     let (present, absent): (Vec<_>, Vec<_>) =
         ports.into_iter().partition(|(key, _)| is_present(key));
     plan.extend(present.into_iter().map(write));
-    for change in changes.values().filter(|change| change.keeps_owner()) {
+    for change in changes.values().filter(|it| it.keeps_owner() && !is_tight) {
         remove_ranges(&mut plan, change);
     }
     plan.extend(absent.into_iter().chain(addresses).map(write));
@@ -139,144 +173,26 @@ fn widened(desired: &Node, actual: &Node) -> Node {
     }
 }
 
+/// Is there a table that does not hold what goes beside what comes?
+fn is_tight(desired: &Contents, changes: &BTreeMap<u32, Change>, limits: Limits) -> bool {
+    let going = |count: fn(&Change) -> usize| changes.values().map(count).sum::<usize>();
+    let backends = desired.backends.len() + going(|it| it.backends_removed.len());
+    let serving = desired.serving.len() + going(|it| it.serving_removed.len());
+    let ranges = desired.source_ranges.len() + going(|it| it.ranges_removed.len());
+    backends.max(serving) > limits.backends || ranges > limits.source_ranges
+}
+
 /// What stands beside the services, and refers to nothing.
 fn surroundings(plan: &mut Vec<Write>, desired: &Contents, actual: &Contents) {
-    for (index, new, _) in differences(&desired.interfaces, &actual.interfaces) {
-        plan.push(match new {
-            Some(interface) => Write::PutInterface(*index, *interface),
-            None => Write::RemoveInterface(*index),
-        });
-    }
+    let interfaces = || differences(&desired.interfaces, &actual.interfaces);
+    let gone = interfaces().filter(|(_, new, _)| new.is_none());
+    plan.extend(gone.map(|(index, _, _)| Write::RemoveInterface(*index)));
+    let put = interfaces().filter_map(|(index, new, _)| Some((index, new?)));
+    plan.extend(put.map(|(index, interface)| Write::PutInterface(*index, *interface)));
     let gone = actual.node_port_addrs.difference(&desired.node_port_addrs);
     plan.extend(gone.map(|addr| Write::RemoveNodePortAddr(*addr)));
     let new = desired.node_port_addrs.difference(&actual.node_port_addrs);
     plan.extend(new.map(|addr| Write::PutNodePortAddr(*addr)));
-}
-
-/// What changes about one number, apart from the frontends that lead to it.
-#[derive(Default)]
-struct Change {
-    number: u32,
-    old_name: Option<ServiceName>,
-    new_name: Option<ServiceName>,
-    old: Service,
-    new: Service,
-    ranges_added: Vec<SourceRange>,
-    ranges_removed: Vec<SourceRange>,
-    serving_added: Vec<ServingKey>,
-    serving_removed: Vec<ServingKey>,
-    backends_put: Vec<(BackendKey, Backend)>,
-    backends_removed: Vec<BackendKey>,
-}
-
-impl Change {
-    /// Belongs to no service port any more.
-    fn is_retired(&self) -> bool {
-        self.new_name.is_none()
-    }
-
-    /// Belonged to none before.
-    fn is_new(&self) -> bool {
-        self.old_name.is_none()
-    }
-
-    /// Belongs to the same as before.
-    fn keeps_owner(&self) -> bool {
-        !self.is_retired() && self.old_name == self.new_name
-    }
-
-    /// Goes from one service port to another in one step.
-    fn is_handed_over(&self) -> bool {
-        !self.is_retired() && !self.is_new() && self.old_name != self.new_name
-    }
-
-    fn adds_slots(&self) -> bool {
-        self.new.backend_count > self.old.backend_count
-    }
-}
-
-/// All writes about these numbers. Each kind in one run, since they do not refer to each other.
-fn settle(plan: &mut Vec<Write>, changes: &[&Change]) {
-    for change in changes {
-        if let Some(name) = change.new_name
-            && change.old_name != change.new_name
-        {
-            plan.push(Write::PutServiceName(change.number, name));
-        }
-    }
-    for change in changes {
-        let added = change.ranges_added.iter();
-        plan.extend(added.map(|range| Write::PutSourceRange(*range)));
-    }
-    for change in changes {
-        plan.extend(
-            change
-                .serving_added
-                .iter()
-                .map(|key| Write::PutServing(*key)),
-        );
-    }
-    for change in changes {
-        plan.extend(
-            change
-                .backends_put
-                .iter()
-                .map(|(key, backend)| Write::PutBackend(*key, *backend)),
-        );
-    }
-    for change in changes {
-        // While backends leave `SERVING` the revision cannot be final: a flow that asks now
-        // might still be told that its backend serves.
-        let now = if change.serving_removed.is_empty() {
-            change.new
-        } else {
-            Service {
-                revision: change.new.revision | UNSETTLED,
-                ..change.new
-            }
-        };
-        if now != change.old {
-            plan.push(Write::PutService(change.number, now));
-        }
-    }
-    for change in changes {
-        plan.extend(
-            change
-                .backends_removed
-                .iter()
-                .rev()
-                .map(|key| Write::RemoveBackend(*key)),
-        );
-    }
-    for change in changes {
-        plan.extend(
-            change
-                .serving_removed
-                .iter()
-                .map(|key| Write::RemoveServing(*key)),
-        );
-    }
-    for change in changes {
-        if !change.serving_removed.is_empty() {
-            plan.push(Write::PutService(change.number, change.new));
-        }
-    }
-    for change in changes {
-        // Those of a service port that stays may be asked for until its frontends have changed.
-        if !change.keeps_owner() {
-            remove_ranges(plan, change);
-        }
-    }
-    for change in changes {
-        if change.old_name.is_some() && change.new_name.is_none() {
-            plan.push(Write::RemoveServiceName(change.number));
-        }
-    }
-}
-
-fn remove_ranges(plan: &mut Vec<Write>, change: &Change) {
-    let removed = change.ranges_removed.iter();
-    plan.extend(removed.map(|range| Write::RemoveSourceRange(*range)));
 }
 
 /// The numbers that a frontend leads to.
@@ -331,81 +247,6 @@ fn newly_restricted(
         })
         .map(|(key, _)| *key)
         .collect()
-}
-
-/// What changes, by number; numbers without change are left out.
-fn changes(desired: &Contents, actual: &Contents) -> BTreeMap<u32, Change> {
-    let mut changes: BTreeMap<u32, Change> = BTreeMap::new();
-    for (number, _, _) in differences(&desired.service_names, &actual.service_names) {
-        changes.entry(*number).or_default();
-    }
-    for (number, _, _) in differences(&desired.services, &actual.services) {
-        changes.entry(*number).or_default();
-    }
-    for (key, new, _) in differences(&desired.backends, &actual.backends) {
-        let change = changes.entry(key.service).or_default();
-        match new {
-            Some(backend) => change.backends_put.push((*key, *backend)),
-            None => change.backends_removed.push(*key),
-        }
-    }
-    for range in desired.source_ranges.difference(&actual.source_ranges) {
-        let change = changes.entry(range.service).or_default();
-        change.ranges_added.push(*range);
-    }
-    for range in actual.source_ranges.difference(&desired.source_ranges) {
-        let change = changes.entry(range.service).or_default();
-        change.ranges_removed.push(*range);
-    }
-    for key in desired.serving.difference(&actual.serving) {
-        changes
-            .entry(key.service)
-            .or_default()
-            .serving_added
-            .push(*key);
-    }
-    for key in actual.serving.difference(&desired.serving) {
-        changes
-            .entry(key.service)
-            .or_default()
-            .serving_removed
-            .push(*key);
-    }
-    for (number, change) in &mut changes {
-        let service = |contents: &Contents| contents.services.get(number).copied();
-        change.number = *number;
-        change.old = service(actual).unwrap_or_default();
-        change.new = service(desired).unwrap_or_default();
-        change.old_name = actual.service_names.get(number).copied();
-        change.new_name = desired.service_names.get(number).copied();
-    }
-    changes
-}
-
-/// The keys at which two ordered maps differ, with what each holds there: desired, actual.
-fn differences<'a, K: Ord, V: PartialEq>(
-    desired: &'a BTreeMap<K, V>,
-    actual: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
-    let mut desired: Peekable<_> = desired.iter().peekable();
-    let mut actual: Peekable<_> = actual.iter().peekable();
-    std::iter::from_fn(move || {
-        let order = match (desired.peek(), actual.peek()) {
-            (None, None) => return None,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((wanted, _)), Some((present, _))) => wanted.cmp(present),
-        };
-        let new = if order.is_le() { desired.next() } else { None };
-        let old = if order.is_ge() { actual.next() } else { None };
-        let key = new.or(old)?.0;
-        Some((
-            key,
-            new.map(|(_, value)| value),
-            old.map(|(_, value)| value),
-        ))
-    })
-    .filter(|(_, new, old)| new != old)
 }
 
 #[cfg(test)]

@@ -119,6 +119,22 @@ pub enum Write {
 pub struct Plan(pub Vec<Write>);
 
 impl Contents {
+    /// How many service ports there are, each family for itself, whatever the number of their
+    /// sets of endpoints.
+    #[must_use]
+    pub fn service_ports(&self) -> usize {
+        let names = self.service_names.values();
+        let ports: BTreeSet<_> = names
+            .map(|name| {
+                (
+                    (&name.namespace, &name.name, &name.port_name),
+                    (name.port, name.protocol, name.family),
+                )
+            })
+            .collect();
+        ports.len()
+    }
+
     /// The backends of a service port, by slot, whatever its count says.
     pub fn backends_of(&self, service: u32) -> impl Iterator<Item = (u32, Backend)> {
         let key = |slot| BackendKey { service, slot };

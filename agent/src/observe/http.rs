@@ -1,9 +1,10 @@
 //! As much HTTP as health checks and metrics need: a listening socket, a function that answers,
 //! and an end of both.
 //!
-//! Promises: an address that was given up is free when [`Server::close`] returns; whoever connects
-//! and says nothing is not waited for (hyper closes after 30 s); and no number of clients takes more than
-//! [`MAX_CONNECTIONS`] file descriptors from an agent that has better use for them.
+//! Promises: an address that was given up is free when [`Server::close`] returns; whoever
+//! connects and says nothing is not waited for (hyper closes after 30 s); and no number of clients
+//! takes more than 128 file descriptors for each server from an agent that has better use for
+//! them.
 
 use std::{
     convert::Infallible,

@@ -6,6 +6,7 @@
 //! sockets and nothing of what is said.
 
 pub mod changes;
+pub mod endpoints;
 pub mod health;
 pub mod http;
 pub mod listeners;

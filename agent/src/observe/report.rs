@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
+use super::endpoints;
 use super::listeners::Listening;
 use super::status::{Interface, Listener, Problem, Program, Skipped, Status, Sync, Table};
 use crate::{
@@ -17,13 +18,14 @@ use crate::{
     compile,
     config::Config,
     maps::Contents,
-    model::{self, Cluster, Report, SourceId},
+    model::{self, Cluster, Report, ServiceRef, SourceId},
 };
 
 /// The status, and the directory it is shown in.
 pub struct Reporter {
     run_dir: PathBuf,
     status: Status,
+    endpoints: endpoints::Files,
     /// Whether the last attempt to write the status failed: said once, not at each change.
     is_unwritable: bool,
 }
@@ -38,6 +40,8 @@ pub struct Synchronised<'a> {
     pub contents: &'a Contents,
     /// What was left out.
     pub skipped: &'a [compile::Skipped],
+    /// The endpoints that are not chosen.
+    pub unchosen: &'a BTreeMap<ServiceRef, compile::Account>,
     /// The pods' interfaces: index and name.
     pub interfaces: Vec<(u32, String)>,
     /// The interfaces that lead to the network: index and name.
@@ -95,6 +99,7 @@ impl Reporter {
         status.write(&config.run_dir).context("the first status")?;
         Ok(Self {
             run_dir: config.run_dir.clone(),
+            endpoints: endpoints::Files::new(&config.run_dir),
             status,
             is_unwritable: false,
         })
@@ -148,7 +153,7 @@ impl Reporter {
         status.generation += 1;
         status.error = None;
         status.skipped = skipped;
-        status.service_ports = done.contents.service_names.len();
+        status.service_ports = done.contents.service_ports();
         for table in &mut status.tables {
             table.entries = done.contents.entries(&table.name).unwrap_or(table.entries);
         }
@@ -169,6 +174,8 @@ impl Reporter {
                 "synchronised"
             );
         }
+        let result = self.endpoints.update(done.unchosen);
+        self.shown(result);
         self.show();
     }
 
@@ -179,12 +186,17 @@ impl Reporter {
     }
 
     fn show(&mut self) {
-        match self.status.write(&self.run_dir) {
+        let result = self.status.write(&self.run_dir);
+        self.shown(result);
+    }
+
+    fn shown(&mut self, result: Result<()>) {
+        match result {
             Ok(()) => self.is_unwritable = false,
             // The tables matter more than what is said about them.
             Err(error) if !self.is_unwritable => {
                 self.is_unwritable = true;
-                warn!("`weir status` will show old news: {error:#}");
+                warn!("`weir status` and `weir service get` will show old news: {error:#}");
             }
             Err(_) => {}
         }

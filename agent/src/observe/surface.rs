@@ -36,6 +36,7 @@ use crate::{
     config::Config,
     maps::{Contents, kernel::KernelTables},
     model::{Cluster, Node, ObjectRef, ServiceRef},
+    sources::node::node_ports::NodePortAddresses,
 };
 
 /// kube-proxy's other modes are `iptables`, `ipvs` and `nftables`.
@@ -49,6 +50,8 @@ pub struct Surface {
     /// The servers that are there whatever the services are.
     fixed: Wanted,
     checks: Arc<Mutex<Checks>>,
+    /// Health check node ports are served at every address, not at those of node ports alone.
+    checks_are_everywhere: bool,
     listeners: Listeners,
 }
 
@@ -62,14 +65,14 @@ pub struct Synchronised<'a> {
     pub contents: &'a Contents,
     /// What load balancers may ask about.
     pub health_checks: &'a BTreeMap<ServiceRef, HealthCheck>,
-    /// The addresses at which they may; none: at all.
-    pub health_check_addresses: Option<&'a BTreeSet<IpAddr>>,
     /// Entries written or removed.
     pub writes: usize,
     /// What was left out.
     pub skipped: usize,
-    /// Interfaces that carry programs.
-    pub interfaces: usize,
+    /// Pods' interfaces, which carry programs.
+    pub pod_interfaces: usize,
+    /// Those that lead to the network, likewise.
+    pub network_interfaces: usize,
 }
 
 impl Surface {
@@ -103,6 +106,7 @@ impl Surface {
             pending: Pending::new(Timestamp::now()),
             fixed,
             checks: Arc::default(),
+            checks_are_everywhere: config.nodeport_addresses == NodePortAddresses::All,
             listeners,
         }
     }
@@ -158,13 +162,20 @@ impl Surface {
         } = &*self.metrics;
         kube_proxy.synchronised(now.time, &latencies);
         kube_proxy.set_no_local_endpoints(done.contents);
-        own.synchronised(done.writes, done.skipped, done.interfaces);
+        own.synchronised(done.writes, done.skipped);
+        own.set_interfaces("pod", done.pod_interfaces);
+        own.set_interfaces("network", done.network_interfaces);
         for table in TABLES {
             if let Some(entries) = done.contents.entries(table) {
                 own.set_entries(table, entries);
             }
         }
-        self.serve_checks(done.health_checks, done.health_check_addresses);
+        let addresses = if self.checks_are_everywhere {
+            BTreeSet::from([Ipv4Addr::UNSPECIFIED.into()])
+        } else {
+            check_addresses(done.contents)
+        };
+        self.serve_checks(done.health_checks, &addresses);
     }
 
     /// What listens, once that is different from the last time this was asked.
@@ -172,10 +183,8 @@ impl Surface {
         self.listeners.changed().await
     }
 
-    fn serve_checks(&self, checks: &Checks, addresses: Option<&BTreeSet<IpAddr>>) {
+    fn serve_checks(&self, checks: &Checks, addresses: &BTreeSet<IpAddr>) {
         lock(&self.checks).clone_from(checks);
-        let everywhere = BTreeSet::from([IpAddr::V4(Ipv4Addr::UNSPECIFIED)]);
-        let addresses = addresses.unwrap_or(&everywhere);
         let mut wanted = self.fixed.clone();
         for (service, check) in checks {
             let handler = self.check_handler(service);
@@ -214,6 +223,18 @@ const TABLES: [&str; 9] = [
     name::NODE_PORT_ADDRS,
     name::INTERFACES,
 ];
+
+/// The addresses of node ports, but link-local ones: those mean nothing without an interface, and
+/// no load balancer asks there.
+fn check_addresses(contents: &Contents) -> BTreeSet<IpAddr> {
+    let addresses = contents.node_port_addrs.iter().copied().map(IpAddr::from);
+    addresses
+        .filter(|addr| match addr {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        })
+        .collect()
+}
 
 /// Counts entries by listing them: the kernel keeps no count.
 fn read(tables: &KernelTables) -> Result<Readings> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions};
 use weir_agent::attach::{
     AgentLock, Attachment, Dataplane, Features, LOG_DEBUG, Role, TcChoice, TcHook, TcMode, cleanup,
     netns_cookie, netns_cookie_by_program,
@@ -11,6 +11,9 @@ use weir_agent::attach::{
 use weir_agent::maps::pins::layouts;
 
 use crate::bed::{self, Bed, remove_interface, tcx_programs, veths};
+
+/// "Continue with the next program."
+const TCX_NEXT: i32 = -1;
 
 const ETHERNET: Role = Role::Network {
     has_link_header: true,
@@ -115,6 +118,39 @@ fn a_program_and_a_socket_tell_the_same_cookie() {
         let cookie = netns_cookie().unwrap();
         assert_ne!(cookie, 0);
         assert_eq!(netns_cookie_by_program().unwrap(), cookie);
+    });
+}
+
+/// Tunnels of IPsec, and most others before Linux 5.14, leave outer headers before the packet. What
+/// cannot be read must not be taken for malformed, and dropped.
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn packets_that_do_not_begin_with_their_ip_header_pass_interfaces_without_link_headers() {
+    bed::run(|bed| {
+        let mut dataplane = bed.load();
+        // The kernel runs it as it would after such a tunnel: with the network header behind an
+        // Ethernet header.
+        let ethernet = [0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 0x08, 0];
+        let ip = [
+            0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 200, 0, 2, 10, 200, 1, 2, 0x13, 0x88, 0,
+            53, 0, 8, 0, 0,
+        ];
+        let frame = [&ethernet[..], &ip[..]].concat();
+        for name in ["from_network", "from_network_l3", "to_network_l3"] {
+            let program: &mut SchedClassifier = dataplane
+                .ebpf_mut()
+                .program_mut(name)
+                .unwrap()
+                .try_into()
+                .unwrap();
+            let result = program
+                .test_run(TestRunOptions {
+                    data_in: Some(&frame),
+                    ..TestRunOptions::default()
+                })
+                .unwrap();
+            assert_eq!(result.return_value.cast_signed(), TCX_NEXT, "{name}");
+        }
     });
 }
 

@@ -63,7 +63,7 @@ fn service() -> Plan {
         ),
         Write::PutFrontend(
             FrontendKey::new(addr("10.32.0.140"), Port::new(80), Protocol::TCP),
-            Frontend::to(7, weir_ebpf::tables::FrontendFlags::NONE),
+            Frontend::to(7, weir_ebpf::tables::FrontendFlags::MASQUERADE_OUTSIDE),
         ),
     ])
 }
@@ -132,10 +132,17 @@ fn commands_show_what_was_written() {
         let list = answer(bed, &["service", "list"]);
         let port = json!({
             "namespace": "shop", "name": "cart", "portName": "http", "port": 80, "protocol": "TCP",
+            "internalTrafficPolicy": "Cluster", "externalTrafficPolicy": null,
+            "affinitySeconds": null,
+            "addresses": [{
+                "kind": "clusterIP", "address": "10.32.0.140:80", "number": 7, "outsideNumber": 7,
+                "masquerade": "outside", "sourceRanges": null,
+            }],
             "families": [{
-                "family": "IPv4", "number": 7, "revision": 3, "changing": false, "refuses": false,
+                "family": "IPv4", "trafficPolicy": "Cluster", "number": 7, "revision": 3,
+                "changing": false, "refuses": false, "drops": false,
                 "addresses": ["10.32.0.140:80"],
-                "backends": [{"slot": 0, "address": "10.200.0.2:8080"}],
+                "backends": [{"slot": 0, "address": "10.200.0.2:8080", "local": false}],
             }],
         });
         assert_eq!(list, json!({"servicePorts": [port]}));

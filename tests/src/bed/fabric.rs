@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
-use super::links::{Route, VethEnd};
+use super::links::{Links, Route, VethEnd};
 use super::namespace::Namespace;
 use super::plan::{
     FABRIC_OUTSIDE_V4, FABRIC_OUTSIDE_V6, FABRIC_V4, NodePlan, OUTSIDE_V4, OUTSIDE_V6, twin,
@@ -17,6 +17,8 @@ use super::plan::{
 
 /// The link by which a pod, and a node towards the fabric, sees the world.
 pub const UPLINK: &str = "eth0";
+/// The port of a node's bridge, after [`replug`].
+pub const UPLINK_PORT: &str = "port0";
 /// The switch that nodes hang on; the router's address on it.
 const BRIDGE: &str = "fabric";
 /// The router's link to the outside world.
@@ -128,12 +130,43 @@ pub fn build_node(
     })?;
     node.run(async |links| {
         links.up(UPLINK).await?;
-        links.add_address(UPLINK, plan.v4.into(), 24).await?;
-        links.add_address(UPLINK, plan.v6.into(), 64).await?;
-        let (v4, v6) = (FABRIC_V4.into(), twin(FABRIC_V4).into());
-        links.add_route(DEFAULT_V4, UPLINK, Some(v4)).await?;
-        links.add_route(DEFAULT_V6, UPLINK, Some(v6)).await
+        address(&links, plan).await
     })
+}
+
+/// Takes a node's link away and gives it another one, as the port of a bridge that has the link's
+/// name and addresses from now on. Nobody's neighbour table is out of date: the hardware address
+/// stays.
+pub fn replug(fabric: &Namespace, node: &Namespace, plan: &NodePlan) -> Result<()> {
+    let mac = node.run(async |links| {
+        let mac = links.mac(UPLINK).await?;
+        links.delete(UPLINK).await?;
+        Ok(mac)
+    })?;
+    fabric.run(async |links| {
+        let here = VethEnd::new(&plan.name);
+        let there = VethEnd {
+            mac: Some(mac),
+            ..VethEnd::new(UPLINK_PORT)
+        };
+        links.add_veth(&here, node.as_raw_fd(), &there).await?;
+        links.set_port(&here.name, BRIDGE).await?;
+        links.up(&here.name).await
+    })?;
+    node.run(async |links| {
+        links.add_bridge(UPLINK).await?;
+        links.set_port(UPLINK_PORT, UPLINK).await?;
+        links.up(UPLINK_PORT).await?;
+        address(&links, plan).await
+    })
+}
+
+async fn address(node: &Links, plan: &NodePlan) -> Result<()> {
+    node.add_address(UPLINK, plan.v4.into(), 24).await?;
+    node.add_address(UPLINK, plan.v6.into(), 64).await?;
+    let (v4, v6) = (FABRIC_V4.into(), twin(FABRIC_V4).into());
+    node.add_route(DEFAULT_V4, UPLINK, Some(v4)).await?;
+    node.add_route(DEFAULT_V6, UPLINK, Some(v6)).await
 }
 
 /// Has the router send what is for a range of addresses to a node.

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteIpTunnel, RouteMetric, RouteScope};
 use netlink_packet_route::tc::TcAttribute;
 use rtnetlink::{
@@ -96,6 +96,18 @@ impl Links {
     /// A link's number by its name.
     pub async fn index(&self, name: &str) -> Result<u32> {
         Ok(self.get(name).await?.header.index)
+    }
+
+    /// A link's hardware address.
+    pub async fn mac(&self, name: &str) -> Result<[u8; 6]> {
+        let attributes = self.get(name).await?.attributes;
+        let address = attributes
+            .into_iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Address(address) => address.try_into().ok(),
+                _ => None,
+            });
+        address.with_context(|| format!("{name} has no Ethernet address"))
     }
 
     async fn get(&self, name: &str) -> Result<LinkMessage> {

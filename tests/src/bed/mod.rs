@@ -234,6 +234,17 @@ impl Bed {
         fabric::route(&self.fabric, destination, plan, self.topology.router_mtu)
     }
 
+    /// Takes a node's link to the fabric away, and gives it another one behind a bridge, with the
+    /// same addresses and routes.
+    pub fn replug(&self, node: usize) -> Result<()> {
+        let plans: Vec<NodePlan> = self.nodes.iter().map(|node| node.plan().clone()).collect();
+        let node = self.node(node);
+        fabric::replug(&self.fabric, node.namespace(), node.plan())?;
+        self.topology
+            .between
+            .build(node.namespace(), node.plan(), &plans)
+    }
+
     /// Every address by which others may see a node.
     #[must_use]
     pub fn addresses_of(&self, node: usize) -> BTreeSet<IpAddr> {

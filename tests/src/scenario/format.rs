@@ -42,6 +42,9 @@ pub struct Scenario {
     /// ranges: node by destination.
     #[serde(default)]
     pub routes: Routes,
+    /// Further flags of the agents in a network.
+    #[serde(default)]
+    pub flags: Vec<String>,
     /// What the cluster says at the beginning.
     #[serde(default)]
     pub given: Vec<Given>,
@@ -139,8 +142,17 @@ pub struct Node {
     pub name: String,
     /// Its addresses, where no Node object says them.
     pub addresses: Vec<IpAddr>,
-    /// Source ports for translated sources, first and last.
+    /// Source ports for translated sources, first and last: what `*` stands for.
     pub snat_ports: (u16, u16),
+    /// More of them.
+    pub second_snat_ports: Option<(u16, u16)>,
+    /// Addresses at which node ports are served; all of the node's if it is not said.
+    pub node_port_addresses: Option<Vec<IpAddr>>,
+    /// What is masqueraded leaves with these addresses, by the index of the interface. Packets
+    /// leave by that of index 1.
+    pub interfaces: BTreeMap<u32, Vec<IpAddr>>,
+    /// Ranges of cluster IPs, beside those that objects name.
+    pub service_cidrs: Vec<IpNetwork>,
 }
 
 impl Default for Node {
@@ -150,6 +162,10 @@ impl Default for Node {
             name: plan.name,
             addresses: vec![plan.v4.into(), plan.v6.into()],
             snat_ports: (20_000, 29_999),
+            second_snat_ports: None,
+            node_port_addresses: None,
+            interfaces: BTreeMap::new(),
+            service_cidrs: Vec::new(),
         }
     }
 }

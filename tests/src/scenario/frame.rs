@@ -393,13 +393,16 @@ pub fn compare(actual: &[u8], expected: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Bytes in words of two, the link-layer header apart.
+/// Bytes that [`hex`] shows.
+const SHOWN: usize = 256;
+
+/// Bytes in words of two, the link-layer header apart; of a long frame the beginning.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
 
     let mut text = String::new();
-    for (index, byte) in bytes.iter().enumerate() {
+    for (index, byte) in bytes.iter().enumerate().take(SHOWN) {
         if index == ETHERNET {
             text.push_str(" |");
         }
@@ -407,6 +410,9 @@ pub fn hex(bytes: &[u8]) -> String {
             text.push(' ');
         }
         let _ = write!(text, "{byte:02x}");
+    }
+    if bytes.len() > SHOWN {
+        let _ = write!(text, " … of {} bytes", bytes.len());
     }
     text
 }

@@ -40,8 +40,8 @@ impl Memory {
     }
 }
 
-/// The index of the interface by which packets leave the node.
-pub const UPLINK: u32 = 2;
+/// The index of the interface by which packets leave the node: that which `BPF_PROG_TEST_RUN` has.
+pub const UPLINK: u32 = 1;
 
 impl Executor for Memory {
     fn apply(&mut self, plan: &Plan) -> Result<()> {

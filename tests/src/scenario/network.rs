@@ -82,7 +82,8 @@ impl<'a> Network<'a> {
         objects.apply(&scenario.given, directory)?;
         let manifests = Manifests::create(bed.run_dir().join("manifests"))?;
         objects.write(&manifests)?;
-        let options = AgentOptions::new(&weir, manifests.directory());
+        let mut options = AgentOptions::new(&weir, manifests.directory());
+        options.flags.clone_from(&scenario.flags);
         let agents = bed
             .nodes()
             .iter()
@@ -103,7 +104,8 @@ impl<'a> Network<'a> {
         match step {
             Step::Talk { talk, expected } => {
                 let replies = self.clients.talk(talk, expected)?;
-                talk.judge(expected, &self.clients.node_addresses(talk), &replies)
+                let nodes = self.clients.node_addresses(talk, expected);
+                talk.judge(expected, &nodes, &replies)
             }
             Step::Apply(given) => {
                 self.objects.apply(given, self.directory)?;

@@ -56,7 +56,7 @@ impl Places {
     /// Where an address is, seen from the scenario's node.
     #[must_use]
     pub fn side(&self, addr: IpAddr) -> Side {
-        if self.node.contains(&addr) {
+        if self.node.contains(&addr) || addr.is_loopback() {
             Side::Node
         } else if Place::of(addr) == Place::Pod(0) {
             Side::Pod
@@ -157,7 +157,7 @@ pub enum Side {
 pub enum Place {
     /// A pod's on the node of this number.
     Pod(usize),
-    /// That of the node of this number.
+    /// That of the node of this number; a loopback address is the first's.
     Node(usize),
     /// Neither's.
     Elsewhere,
@@ -167,6 +167,9 @@ impl Place {
     /// Of an address.
     #[must_use]
     pub fn of(addr: IpAddr) -> Self {
+        if addr.is_loopback() {
+            return Self::Node(0);
+        }
         let mut plans = (0..MAX_NODES).map(|index| (index, NodePlan::new(index)));
         let found = plans.find_map(|(index, plan)| {
             let (is_pod, is_node) = match addr {

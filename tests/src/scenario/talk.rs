@@ -344,7 +344,7 @@ const fn entry(side: Side) -> Option<Hook> {
     match side {
         Side::Pod => Some(Hook::FromPod),
         Side::Node => None,
-        Side::Beyond => None,
+        Side::Beyond => Some(Hook::FromNetwork),
     }
 }
 
@@ -353,7 +353,7 @@ const fn exit(side: Side) -> Option<Hook> {
     match side {
         Side::Pod => Some(Hook::ToPod),
         Side::Node => None,
-        Side::Beyond => None,
+        Side::Beyond => Some(Hook::ToNetwork),
     }
 }
 

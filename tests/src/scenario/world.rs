@@ -1,9 +1,10 @@
 //! The agent's part of a scenario: objects in, writes out, exactly as the agent does it.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use weir_agent::compile::{Capacities, Ids, NodeContext, Skipped, compile};
+use weir_agent::compile::{Capacities, Ids, InterfaceAddresses, NodeContext, Skipped, compile};
 use weir_agent::maps::diff::diff;
 use weir_agent::maps::{Contents, Plan};
 use weir_agent::model::{Change, Cluster, Event, Kind, Object, ObjectRef, SourceId};
@@ -26,21 +27,32 @@ impl World {
     /// A world with these objects, and the writes that fill empty tables for it.
     #[must_use]
     pub fn new(node: &Node, objects: Vec<Object>) -> (Self, Plan) {
+        let snat_ports = [Some(node.snat_ports), node.second_snat_ports]
+            .map(|said| said.map_or(PortRange::NONE, |(min, max)| PortRange::new(min, max)));
         let context = NodeContext {
             name: node.name.clone(),
-            addr_v4: node.addresses.iter().find_map(|addr| match addr {
-                std::net::IpAddr::V4(v4) => Some(*v4),
-                std::net::IpAddr::V6(_) => None,
-            }),
-            addr_v6: node.addresses.iter().find_map(|addr| match addr {
-                std::net::IpAddr::V4(_) => None,
-                std::net::IpAddr::V6(v6) => Some(*v6),
-            }),
-            snat_ports: [
-                PortRange::new(node.snat_ports.0, node.snat_ports.1),
-                PortRange::NONE,
-            ],
-            ..NodeContext::default()
+            addr_v4: first_v4(&node.addresses),
+            addr_v6: first_v6(&node.addresses),
+            snat_ports,
+            node_port_addresses: node
+                .node_port_addresses
+                .as_ref()
+                .unwrap_or(&node.addresses)
+                .iter()
+                .copied()
+                .collect(),
+            interfaces: node
+                .interfaces
+                .iter()
+                .map(|(index, addresses)| {
+                    let addresses = InterfaceAddresses {
+                        v4: first_v4(addresses),
+                        v6: first_v6(addresses),
+                    };
+                    (*index, addresses)
+                })
+                .collect(),
+            service_cidrs: node.service_cidrs.clone(),
         };
         Self::at(context, objects)
     }
@@ -110,6 +122,20 @@ impl World {
         self.skipped = desired.skipped;
         plan
     }
+}
+
+fn first_v4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
+    addresses.iter().find_map(|addr| match addr {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    })
+}
+
+fn first_v6(addresses: &[IpAddr]) -> Option<Ipv6Addr> {
+    addresses.iter().find_map(|addr| match addr {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => Some(*v6),
+    })
 }
 
 /// Reads objects; file paths are relative to `directory`.

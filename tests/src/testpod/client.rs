@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::protocol::{
-    Answer, Ends, Failure, Handle, Numbered, Page, Probed, Request, Response, Transferred,
+    Answer, Ends, Failure, Handle, Numbered, Page, Probed, Request, Response, Swept, Transferred,
     Transport,
 };
 use crate::bed::process::{Place, Process, Streams};
@@ -22,6 +23,10 @@ use crate::bed::process::{Place, Process, Streams};
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// A transfer's end may take longer.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A question of a sweep is asked again after this.
+const SWEEP_STEP: Duration = Duration::from_secs(1);
+/// Tens of thousands of questions take a while.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);
 /// Given to the process beyond a request's own time.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -265,6 +270,20 @@ impl TestPod {
     fn transferred(&self, request: Request) -> Outcome<Transferred> {
         match self.call(request, TRANSFER_TIMEOUT)? {
             Response::Transferred(transferred) => Ok(transferred),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks once over UDP from each of these local ports.
+    pub fn sweep(&self, to: SocketAddr, ports: RangeInclusive<u16>) -> Outcome<Swept> {
+        let request = Request::Sweep {
+            to,
+            first: *ports.start(),
+            last: *ports.end(),
+            timeout: millis(SWEEP_STEP),
+        };
+        match self.call(request, SWEEP_TIMEOUT)? {
+            Response::Swept(swept) => Ok(swept),
             other => Err(unexpected(&other)),
         }
     }

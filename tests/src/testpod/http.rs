@@ -42,10 +42,10 @@ fn parse(text: &str) -> Option<Page> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut lines = head.split("\r\n");
     let status = lines.next()?.strip_prefix("HTTP/1.1 ")?;
-    let server = lines.find_map(|line| line.strip_prefix("Server: "))?;
+    let server = lines.find_map(|line| line.strip_prefix("Server: "));
     Some(Page {
         status: status.split(' ').next()?.parse().ok()?,
-        server: server.to_owned(),
+        server: server.unwrap_or_default().to_owned(),
         body: body.to_owned(),
     })
 }

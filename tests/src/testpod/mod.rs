@@ -13,6 +13,7 @@ pub mod protocol;
 mod run;
 mod serve;
 mod sockets;
+mod sweep;
 mod transfer;
 
 pub use run::run;

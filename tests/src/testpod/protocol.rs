@@ -145,6 +145,17 @@ pub enum Request {
         /// Give up after.
         timeout: u64,
     },
+    /// Ask once over UDP from each of these local ports. Answers [`Response::Swept`].
+    Sweep {
+        /// Whom.
+        to: SocketAddr,
+        /// The first local port.
+        first: u16,
+        /// The last.
+        last: u16,
+        /// Give up a question after; it is asked three times.
+        timeout: u64,
+    },
     /// Ask by a new socket again and again. Answers [`Response::Opened`].
     StartProbe {
         /// Whom.
@@ -180,6 +191,8 @@ pub enum Response {
     Transferred(Transferred),
     /// A probe's account.
     Probed(Probed),
+    /// A sweep's account.
+    Swept(Swept),
     /// Nothing to say.
     Done,
     /// It did not work.
@@ -215,7 +228,7 @@ pub struct Answer {
 pub struct Page {
     /// Status code.
     pub status: u16,
-    /// Header `Server`.
+    /// Header `Server`; empty where there is none.
     pub server: String,
     /// Body.
     pub body: String,
@@ -275,6 +288,22 @@ impl Probed {
     pub fn from(&self, server: &str) -> u64 {
         self.answers.get(server).copied().unwrap_or(0)
     }
+}
+
+/// What a sweep has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// As whom the server saw each local port that was answered.
+    pub seen: BTreeMap<u16, SocketAddr>,
+    /// Why the others were not; after [`Swept::KEPT`] only counted.
+    pub failures: Vec<(u16, Failure)>,
+    /// All that were not answered.
+    pub failed: u64,
+}
+
+impl Swept {
+    /// Failures of which a sweep keeps the reason.
+    pub const KEPT: usize = 20;
 }
 
 /// Why something did not work.

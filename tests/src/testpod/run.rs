@@ -19,7 +19,7 @@ use super::probe::Probe;
 use super::protocol::{Ends, Failure, Handle, Numbered, Request, Response};
 use super::sockets::Socket;
 use super::transfer::Transfer;
-use super::{dns, http, serve, sockets, transfer};
+use super::{dns, http, serve, sockets, sweep, transfer};
 
 /// Serves requests until the input ends.
 pub fn run(name: &str) -> Result<()> {
@@ -168,6 +168,14 @@ impl State {
                 let transferred = within(timeout, transfer::bulk(to, bytes)).await?;
                 Ok(Response::Transferred(transferred))
             }
+            Request::Sweep {
+                to,
+                first,
+                last,
+                timeout,
+            } => Ok(Response::Swept(
+                sweep::sweep(to, first..=last, millis(timeout)).await,
+            )),
             Request::StartProbe {
                 to,
                 transport,

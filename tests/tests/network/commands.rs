@@ -1,8 +1,11 @@
 //! What the commands that read the pinned tables show of a running world.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weir_tests::bed::Family;
+use weir_tests::bed::wait::wait_for;
 
 use crate::world::{EMPTY, MIRROR, WEB, World, in_both_wirings};
 
@@ -21,9 +24,16 @@ fn services_and_flows_are_shown_with_and_without_an_agent(world: &mut World) -> 
 
     expect_services(world)?;
     expect_flows(world)?;
+    world.manifests.put_text("apart.yaml", APART)?;
+    wait_for(
+        || format!("an explanation: {:?}", explains_what_is_not_chosen(world)),
+        Duration::from_secs(20),
+        || Ok(explains_what_is_not_chosen(world).is_ok()),
+    )?;
     world.agents[0].stop()?;
     expect_services(world).context("without an agent")?;
     expect_flows(world).context("without an agent")?;
+    explains_what_is_not_chosen(world).context("without an agent")?;
 
     world.bed.node(0).cleanup(&world.weir)?;
     let output = command(world, &["flow", "list"])?;
@@ -63,6 +73,73 @@ fn expect_services(world: &World) -> Result<()> {
     ensure!(
         empty["ports"][0]["families"][0]["refuses"] == true,
         "{empty:#}"
+    );
+    Ok(())
+}
+
+/// A service with endpoints on another node, and one that is not ready.
+const APART: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: apart, namespace: shop}
+spec:
+  type: NodePort
+  clusterIP: 10.32.0.77
+  externalTrafficPolicy: Local
+  sessionAffinity: ClientIP
+  ports: [{port: 80, nodePort: 30077}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: apart-1, namespace: shop, labels: {kubernetes.io/service-name: apart}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [10.200.77.2], nodeName: elsewhere}
+- {addresses: [10.200.77.3], nodeName: elsewhere, conditions: {ready: false}}
+"#;
+
+fn explains_what_is_not_chosen(world: &World) -> Result<()> {
+    let details = answer(world, &["service", "get", "shop/apart"])?;
+    let port = &details["ports"][0];
+    let kinds: Vec<&Value> = port["addresses"]
+        .as_array()
+        .context("a list of addresses")?
+        .iter()
+        .map(|address| &address["kind"])
+        .collect();
+    let sets: Vec<(&Value, &Value)> = port["families"]
+        .as_array()
+        .context("a list of families")?
+        .iter()
+        .map(|part| (&part["trafficPolicy"], &part["drops"]))
+        .collect();
+    let reasons: Vec<[&Value; 3]> = details["account"]["notChosen"]["endpoints"]
+        .as_array()
+        .context("a list of endpoints")?
+        .iter()
+        .map(|it| [&it["address"], &it["trafficPolicy"], &it["reason"]])
+        .collect();
+    ensure!(
+        kinds == ["clusterIP", "nodePort"]
+            && port["externalTrafficPolicy"] == "Local"
+            && port["affinitySeconds"] == 10_800
+            && sets
+                == [
+                    (&"Cluster".into(), &false.into()),
+                    (&"Local".into(), &true.into())
+                ]
+            && reasons
+                == [
+                    ["10.200.77.3:8080", "Cluster", "it is not ready"],
+                    [
+                        "10.200.77.2:8080",
+                        "Local",
+                        "the traffic policy is Local, and it is not on this node"
+                    ],
+                    ["10.200.77.3:8080", "Local", "it is not ready"],
+                ],
+        "{details:#}"
     );
     Ok(())
 }

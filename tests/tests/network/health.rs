@@ -1,14 +1,14 @@
 //! What load balancers, clouds and dashboards ask a real agent for.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use weir_tests::bed::manifests;
 use weir_tests::bed::wait::{wait_for, wait_for_some};
-use weir_tests::bed::{Family, Node, Pod, Wiring};
+use weir_tests::bed::{Addresses, Family, Node, Pod, Wiring};
 
 use crate::world::{EMPTY, TARGET_PORT, WEB, World};
 
@@ -259,22 +259,22 @@ fn health_checks(world: &mut World) -> Result<()> {
     // Asked by the neighbour, as load balancers ask from elsewhere.
     let weight = |index: usize, port, weight: usize| -> Result<()> {
         let asker = &nodes[1 - index];
-        let weight = weight.to_string();
+        let header = weight.to_string();
         let page = wait_for_some(
             || format!("{} to have weight {weight}", nodes[index].name()),
             LIMIT,
             || {
                 let page = ask(asker, at(index, port), "/whatever")?;
                 Ok(page.filter(|page| {
-                    page.header("X-Load-Balancing-Endpoint-Weight") == Some(&weight)
+                    page.header("X-Load-Balancing-Endpoint-Weight") == Some(&header)
                 }))
             },
         )?;
         let body = page.json()?;
         ensure!(
-            page.status == if weight == "0" { 503 } else { 200 }
+            page.status == if weight == 0 { 503 } else { 200 }
                 && body["service"] == json!({ "namespace": "default", "name": "front" })
-                && body["localEndpoints"].to_string() == weight
+                && body["localEndpoints"] == weight
                 && body["serviceProxyHealthy"] == true,
             "{page:?}"
         );
@@ -342,6 +342,29 @@ fn health_checks(world: &mut World) -> Result<()> {
     world.manifests.remove("front.yaml")?;
     closed(0, CHECK_LATER)?;
     closed(1, CHECK_LATER)
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn a_load_balancer_asks_where_node_ports_are_served() -> Result<()> {
+    let world = World::start_with(
+        Wiring::Routed,
+        &["--nodeport-addresses=primary", "--healthz-bind-address="],
+    )?;
+    let result = (|| {
+        let node = world.bed.node(0);
+        let Addresses { v4, v6 } = node.addresses();
+        world.manifests.put("front.yaml", &[service(CHECK)])?;
+        for addr in [IpAddr::V4(v4), v6.into()] {
+            wait_status(node, (addr, CHECK), "/", 503)?;
+        }
+        for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            ensure!(ask(node, (loopback, CHECK), "/")?.is_none(), "{loopback}");
+            ensure!(ask(node, (loopback, HEALTHZ), "/healthz")?.is_none());
+        }
+        Ok(())
+    })();
+    world.explain(result)
 }
 
 fn service(health_check_node_port: u16) -> Value {

@@ -10,6 +10,8 @@ mod commands;
 mod health;
 mod lifecycle;
 mod oracle;
+mod outside;
 mod packet;
 mod socket;
+mod uplink;
 mod world;

@@ -1,9 +1,11 @@
 use proptest::prelude::*;
 use weir_ebpf::addr::Addr;
+use weir_ebpf::tables::{Backend, BackendKey, Service, ServingKey};
 
 use super::*;
 use crate::compile::Ids;
 use crate::compile::testing::{backends_by_name, clusters, compile_all};
+use crate::maps::UNSETTLED;
 
 /// The tables after each prefix of the plan, the empty and the whole one too.
 fn prefixes(plan: &Plan, start: &Contents) -> Vec<Contents> {
@@ -312,6 +314,44 @@ proptest! {
         }
         prop_assert_eq!(seen.last(), Some(&repaired));
         check_flows_ask_again(&seen, &repaired);
+    }
+
+    /// Tables that hold no more than they must, before and after: nothing is ever one entry too many.
+    #[test]
+    fn a_full_table_can_still_change(
+        before in proptest::collection::vec(clusters(), 1..3),
+        after in clusters(),
+        restarted in any::<bool>(),
+    ) {
+        let mut ids = Ids::default();
+        let actual = before.iter().fold(Contents::default(), |_, cluster| {
+            compile_all(cluster, &mut ids).contents
+        });
+        if restarted {
+            ids = Ids::default();
+        }
+        let desired = compile_all(&after, &mut ids).contents;
+        let most = |count: fn(&Contents) -> usize| count(&actual).max(count(&desired));
+        let limits = Limits {
+            backends: most(|it| it.backends.len().max(it.serving.len())),
+            source_ranges: most(|it| it.source_ranges.len()),
+        };
+        let plan = diff_within(&desired, &actual, limits);
+        let prefixes = prefixes(&plan, &actual);
+        for prefix in &prefixes {
+            check_references(prefix);
+            check_destinations(prefix, &actual, &desired);
+            check_known_addresses(prefix, &actual, &desired);
+            check_guards(prefix);
+            prop_assert!(prefix.backends.len() <= limits.backends);
+            prop_assert!(prefix.serving.len() <= limits.backends);
+            prop_assert!(prefix.source_ranges.len() <= limits.source_ranges);
+            prop_assert!(prefix.frontends.len() <= most(|it| it.frontends.len()));
+        }
+        prop_assert_eq!(prefixes.last(), Some(&desired));
+        if !restarted {
+            check_flows_ask_again(&prefixes, &desired);
+        }
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! One pass of work brings both address families up to date: it is observed for each of them, so
 //! that panels that choose one family show it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use prometheus::{
@@ -178,8 +181,7 @@ impl KubeProxy {
 
     /// These tables are in force.
     pub fn set_no_local_endpoints(&self, contents: &Contents) {
-        for family in FAMILIES {
-            let count = NoLocalEndpoints::of(contents, family);
+        for (family, count) in NoLocalEndpoints::of(contents) {
             for (policy, count) in [("internal", count.internal), ("external", count.external)] {
                 self.no_local_endpoints
                     .with_label_values(&[&family.to_string(), policy])
@@ -209,30 +211,42 @@ impl NoLocalEndpoints {
     /// Counts them in the tables. Clients beyond the node are led elsewhere than those on it only
     /// where the external traffic policy is Local.
     #[must_use]
-    pub fn of(contents: &Contents, family: Family) -> Self {
-        let drops = |number: u32| {
-            contents.services.get(&number).is_some_and(|service| {
+    pub fn of(contents: &Contents) -> BTreeMap<Family, Self> {
+        let dropping: BTreeSet<u32> = contents
+            .services
+            .iter()
+            .filter(|(_, service)| {
                 service.backend_count == 0
                     && service.flags.contains(ServiceFlags::DROPS_WITHOUT_BACKEND)
             })
-        };
-        let mut internal = BTreeSet::new();
-        let mut external = BTreeSet::new();
+            .map(|(number, _)| *number)
+            .collect();
+        let mut counts = BTreeMap::from(FAMILIES.map(|family| (family, Self::default())));
+        if dropping.is_empty() {
+            // As most often: there is no need to look through all addresses.
+            return counts;
+        }
+        // A number is of one family, whatever addresses lead to it.
+        let mut seen = BTreeSet::new();
         for (key, frontend) in &contents.frontends {
-            if key.addr.is_v4() != (family == Family::V4) || !drops(frontend.from_outside) {
+            let number = frontend.from_outside;
+            let is_internal = number == frontend.service;
+            if !dropping.contains(&number) || !seen.insert((number, is_internal)) {
                 continue;
             }
-            if frontend.from_outside == frontend.service {
-                internal.insert(frontend.service);
+            let family = if key.addr.is_v4() {
+                Family::V4
             } else {
-                external.insert(frontend.from_outside);
+                Family::V6
+            };
+            let count = counts.entry(family).or_default();
+            if is_internal {
+                count.internal += 1;
+            } else {
+                count.external += 1;
             }
         }
-        let number = |set: BTreeSet<u32>| i64::try_from(set.len()).unwrap_or(0);
-        Self {
-            internal: number(internal),
-            external: number(external),
-        }
+        counts
     }
 }
 

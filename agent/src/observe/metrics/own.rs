@@ -13,7 +13,7 @@ pub struct Own {
     table_writes: IntCounter,
     table_entries: IntGaugeVec,
     table_capacity: IntGaugeVec,
-    interfaces: IntGauge,
+    interfaces: IntGaugeVec,
     skipped: IntGauge,
     problems: IntGauge,
 }
@@ -53,9 +53,12 @@ impl Own {
             table_capacity: by_table("weir_table_capacity", "Entries that a table holds at most"),
             interfaces: add(
                 registry,
-                IntGauge::new(
-                    "weir_attached_interfaces",
-                    "Network interfaces that carry programs",
+                IntGaugeVec::new(
+                    Opts::new(
+                        "weir_attached_interfaces",
+                        "Network interfaces that carry programs, by where they lead",
+                    ),
+                    &["role"],
                 ),
             ),
             skipped: add(
@@ -81,10 +84,16 @@ impl Own {
     }
 
     /// One has succeeded, with so many writes.
-    pub fn synchronised(&self, writes: usize, skipped: usize, interfaces: usize) {
+    pub fn synchronised(&self, writes: usize, skipped: usize) {
         self.table_writes.inc_by(writes as u64);
         self.skipped.set(gauge(skipped));
-        self.interfaces.set(gauge(interfaces));
+    }
+
+    /// How many interfaces of a role carry programs.
+    pub fn set_interfaces(&self, role: &str, interfaces: usize) {
+        self.interfaces
+            .with_label_values(&[role])
+            .set(gauge(interfaces));
     }
 
     /// How many entries a table has.

@@ -241,6 +241,9 @@ fn service_ports_without_local_endpoints_are_counted_by_policy_and_family() {
         ..Contents::default()
     };
     let count = |internal, external| NoLocalEndpoints { internal, external };
-    assert_eq!(NoLocalEndpoints::of(&contents, Family::V4), count(1, 1));
-    assert_eq!(NoLocalEndpoints::of(&contents, Family::V6), count(1, 1));
+    let counts = NoLocalEndpoints::of(&contents);
+    assert_eq!(counts[&Family::V4], count(1, 1));
+    assert_eq!(counts[&Family::V6], count(1, 1));
+    let counts = NoLocalEndpoints::of(&Contents::default());
+    assert_eq!(counts[&Family::V4], count(0, 0));
 }

@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, num::NonZeroU16};
 
 use tokio::time::timeout;
+use weir_ebpf::addr::Addr;
 
 use super::*;
 use crate::{
@@ -17,7 +18,7 @@ fn config() -> Config {
         netns_dir: "/nowhere".into(),
         bpffs: "/nowhere".into(),
         run_dir: "/nowhere".into(),
-        nodeport_addresses: crate::sources::node::node_ports::NodePortAddresses::All,
+        nodeport_addresses: NodePortAddresses::Primary,
         service_node_ports: 30_000..=32_767,
         service_cidrs: Vec::new(),
         tc: TcAttach::Auto,
@@ -71,7 +72,6 @@ impl World {
     }
 
     fn synchronise(&mut self, checks: &[(&str, usize)]) {
-        let loopback = BTreeSet::from([Ipv4Addr::LOCALHOST.into()]);
         let checks = checks
             .iter()
             .map(|&(name, local_endpoints)| {
@@ -83,21 +83,21 @@ impl World {
                 (service_ref(name), check)
             })
             .collect();
-        self.synchronise_with(&checks, &loopback);
+        self.synchronise_with(&checks);
     }
 
-    fn synchronise_with(
-        &mut self,
-        checks: &BTreeMap<ServiceRef, HealthCheck>,
-        addresses: &BTreeSet<IpAddr>,
-    ) {
+    fn synchronise_with(&mut self, checks: &Checks) {
+        let contents = Contents {
+            node_port_addrs: BTreeSet::from([Addr::from(Ipv4Addr::LOCALHOST)]),
+            ..Contents::default()
+        };
         self.surface.synchronised(Synchronised {
-            contents: &Contents::default(),
+            contents: &contents,
             health_checks: checks,
-            health_check_addresses: Some(addresses),
             writes: 3,
             skipped: 1,
-            interfaces: 2,
+            pod_interfaces: 2,
+            network_interfaces: 1,
         });
     }
 }
@@ -157,7 +157,8 @@ async fn the_port_of_metrics_has_kube_proxys_paths() {
         "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}",
         "weir_table_entries{table=\"FRONTENDS\"} 0",
         "weir_table_writes_total 3",
-        "weir_attached_interfaces 2",
+        "weir_attached_interfaces{role=\"network\"} 1",
+        "weir_attached_interfaces{role=\"pod\"} 2",
         "weir_skipped_entries 1",
     ] {
         assert!(page.body.contains(sample), "{sample}\n{}", page.body);
@@ -190,14 +191,13 @@ async fn a_load_balancer_learns_how_many_endpoints_the_node_has() {
         };
         BTreeMap::from([(service_ref("web"), check)])
     };
-    let loopback = BTreeSet::from([Ipv4Addr::LOCALHOST.into()]);
-    world.synchronise_with(&check(0), &loopback);
+    world.synchronise_with(&check(0));
     let page = world.check().await;
     assert_eq!(page.status, 503);
     assert_eq!(page.header("X-Load-Balancing-Endpoint-Weight"), Some("0"));
 
     // A node that is about to go still says what it has: that is /healthz' business.
-    world.synchronise_with(&check(1), &loopback);
+    world.synchronise_with(&check(1));
     world.surface.see_node(Some(&Node {
         is_being_deleted: true,
         ..Node::default()
@@ -206,6 +206,20 @@ async fn a_load_balancer_learns_how_many_endpoints_the_node_has() {
 
     world.synchronise(&[]);
     world.wait(|at| at.len() == 2).await;
+}
+
+#[test]
+fn load_balancers_ask_where_node_ports_are_served() {
+    let addrs =
+        ["10.240.0.11", "fd00:10:240::11", "fe80::1"].map(|addr| addr.parse::<IpAddr>().unwrap());
+    let contents = Contents {
+        node_port_addrs: addrs.into_iter().map(Addr::from).collect(),
+        ..Contents::default()
+    };
+    assert_eq!(
+        check_addresses(&contents),
+        BTreeSet::from([addrs[0], addrs[1]])
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! | a port of a bridge, bond, team or other device | none: the IP layer sees that device only |
 //! | a VRF | none: its ports have them |
 //! | the loopback, dummy, ifb and the like | none: they carry nothing to or from the network |
+//! | macvtap, ipvtap | none: what they carry is for whoever opened them, not for the node |
 //! | a kind of link that the programs cannot read (InfiniBand, CAN …) | none, and the log says so |
 //!
 //! An interface that is down has its programs too, so that none is missing when it comes up, and
@@ -95,7 +96,10 @@ pub enum Purpose {
 
 /// Interfaces to which nothing is sent that anyone would receive, and from which nothing comes
 /// that did not come from another one.
-const CARRY_NOTHING: &[&str] = &["dummy", "ifb", "nlmon", "vsockmon", "vcan", "vxcan"];
+const CARRY_NOTHING: &[&str] = &["dummy", "ifb", "nlmon", "vsockmon", "can", "vcan", "vxcan"];
+
+/// Interfaces whose packets are a virtual machine's, and do not meet the node's IP layer.
+const CARRY_OTHERS: &[&str] = &["macvtap", "ipvtap"];
 
 /// What each interface is for. `namespaces`: pods' network namespaces, by the numbers with which
 /// links name them.
@@ -116,6 +120,7 @@ fn purpose(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> P
         || is_port
         || link.kind == "vrf"
         || carries_nothing(link)
+        || CARRY_OTHERS.contains(&link.kind.as_str())
         || is_pods_bridge(link, links, namespaces)
     {
         return Purpose::None;
@@ -237,6 +242,7 @@ mod tests {
             loopback,
             link(2, "nodelocaldns", "dummy"),
             link(3, "ifb0", "ifb"),
+            link(5, "macvtap0", "macvtap"),
             can,
         ];
         assert!(found(&links).iter().all(|found| *found == Purpose::None));

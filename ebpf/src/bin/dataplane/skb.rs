@@ -4,10 +4,13 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode},
+    bindings::{
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode,
+        bpf_hdr_start_off,
+    },
     helpers::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -59,6 +62,36 @@ impl<const LINK: u32> Packet for Skb<'_, LINK> {
     fn network_offset(&self) -> u32 {
         LINK
     }
+}
+
+/// Does the packet begin with its IP header?
+///
+/// Some tunnels leave before it what they took it out of: those of IPsec (xfrm, vti), and IPIP, SIT
+/// and GRE before Linux 5.14.
+#[inline(always)]
+pub fn begins_with_ip_header(ctx: &TcContext) -> bool {
+    let mut there = [0_u32; 5];
+    // SAFETY: the context is valid; the pointer is to as many writable bytes as are named.
+    let status = unsafe {
+        bpf_skb_load_bytes_relative(
+            ctx.as_ptr(),
+            0,
+            there.as_mut_ptr().cast(),
+            size_of_val(&there) as u32,
+            bpf_hdr_start_off::BPF_HDR_START_NET,
+        )
+    };
+    let here: Option<[u32; 5]> = Skb::<NO_LINK_HEADER>(ctx).load(0);
+    // The words, because comparing the arrays would call a function.
+    status == 0
+        && here.is_some_and(|here| {
+            (here[0] ^ there[0])
+                | (here[1] ^ there[1])
+                | (here[2] ^ there[2])
+                | (here[3] ^ there[3])
+                | (here[4] ^ there[4])
+                == 0
+        })
 }
 
 impl<const LINK: u32> Skb<'_, LINK> {

@@ -10,7 +10,7 @@ use weir_ebpf::{
 
 use crate::{
     maps::{self, KernelTables},
-    skb::{ETHERNET, NO_LINK_HEADER, Skb},
+    skb::{ETHERNET, NO_LINK_HEADER, Skb, begins_with_ip_header},
     trace,
 };
 
@@ -48,12 +48,18 @@ pub fn to_network(ctx: TcContext) -> i32 {
 /// `from_network` at a device without link-layer header.
 #[classifier]
 pub fn from_network_l3(ctx: TcContext) -> i32 {
+    if !begins_with_ip_header(&ctx) {
+        return NEXT;
+    }
     run::<NO_LINK_HEADER>(&ctx, Hook::FromNetwork, datapath::from_network)
 }
 
 /// `to_network` at a device without link-layer header.
 #[classifier]
 pub fn to_network_l3(ctx: TcContext) -> i32 {
+    if !begins_with_ip_header(&ctx) {
+        return NEXT;
+    }
     leave::<NO_LINK_HEADER>(&ctx)
 }
 

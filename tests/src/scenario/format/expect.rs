@@ -52,6 +52,7 @@ impl<'de> Deserialize<'de> for ExpectText {
 #[serde(rename_all = "snake_case")]
 enum VerdictText {
     Pass,
+    PassFragment,
     Translate,
     Reject,
     Drop,
@@ -162,11 +163,13 @@ impl FieldsText {
         let expected = self.verdict.context("a packet or call has a `verdict`")?;
         let is_wanted = |verdict: &Verdict| match (expected, verdict) {
             (VerdictText::Pass, Verdict::Pass)
+            | (VerdictText::PassFragment, Verdict::PassFragment)
             | (VerdictText::Translate, Verdict::Translate)
             | (VerdictText::Reject, Verdict::Reject(_))
             | (VerdictText::Drop, Verdict::Drop(_)) => true,
             (
                 VerdictText::Pass
+                | VerdictText::PassFragment
                 | VerdictText::Translate
                 | VerdictText::Reject
                 | VerdictText::Drop,

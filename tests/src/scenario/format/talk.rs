@@ -27,6 +27,7 @@
 //! | `served_by: […]` | each answer comes from one of these |
 //! | `reaches: […]` | and each of these gave one |
 //! | `client_seen_as: ADDRESS` or `node` | whom the server sees: its source was translated; else the client itself: its source was kept |
+//! | `client_seen_as: either` | the client itself or a node, by which endpoint answers |
 //! | `refused` | the client is told so (`ECONNREFUSED`) |
 //! | `silence` | nobody answers: nothing comes back, or no way leads there |
 //!
@@ -129,6 +130,8 @@ pub enum SeenAs {
     Client,
     /// One of the node's.
     Node,
+    /// The client's own, or one of any node's.
+    Either,
     /// This.
     Addr(IpAddr),
 }
@@ -177,6 +180,9 @@ impl Talk {
                         && match seen_as {
                             SeenAs::Client => *seen == self.client.to_canonical(),
                             SeenAs::Node => node.contains(seen),
+                            SeenAs::Either => {
+                                *seen == self.client.to_canonical() || node.contains(seen)
+                            }
                             SeenAs::Addr(addr) => seen == addr,
                         }
                 }
@@ -242,6 +248,7 @@ impl fmt::Display for Expected {
                 match seen_as {
                     SeenAs::Client => f.write_str("the client itself"),
                     SeenAs::Node => f.write_str("the node"),
+                    SeenAs::Either => f.write_str("the client itself or a node"),
                     SeenAs::Addr(addr) => write!(f, "{addr}"),
                 }
             }
@@ -412,8 +419,9 @@ impl AnswersText {
             None if talk.by == By::Node => SeenAs::Node,
             None => SeenAs::Client,
             Some("node") => SeenAs::Node,
+            Some("either") => SeenAs::Either,
             Some(addr) => SeenAs::Addr(addr.parse().with_context(|| {
-                format!("`client_seen_as` is an address or `node`, not {addr:?}")
+                format!("`client_seen_as` is an address, `node` or `either`, not {addr:?}")
             })?),
         };
         let is_each = !self.reaches.is_empty();

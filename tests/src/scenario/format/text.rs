@@ -65,6 +65,8 @@ struct SendText {
 enum HookText {
     FromPod,
     ToPod,
+    FromNetwork,
+    ToNetwork,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +181,8 @@ impl From<HookText> for Hook {
         match text {
             HookText::FromPod => Self::FromPod,
             HookText::ToPod => Self::ToPod,
+            HookText::FromNetwork => Self::FromNetwork,
+            HookText::ToNetwork => Self::ToNetwork,
         }
     }
 }

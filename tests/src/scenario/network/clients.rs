@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use weir_ebpf::addr::Protocol;
 
 use crate::bed::{Bed, Pod};
-use crate::scenario::format::talk::{By, Expected, Reply, Talk, Way, canonical};
+use crate::scenario::format::talk::{By, Expected, Reply, SeenAs, Talk, Way, canonical};
 use crate::scenario::places::Place;
 use crate::testpod::client::{Outcome, TIMEOUT, TestPod, any_port};
 use crate::testpod::protocol::{Ends, Failure};
@@ -61,8 +61,17 @@ impl Clients {
         self.ask(talk, limit)
     }
 
-    /// By which addresses others may see the node that a conversation is between or goes through.
-    pub(super) fn node_addresses(&self, talk: &Talk) -> BTreeSet<IpAddr> {
+    /// By which addresses others may see the node that a conversation is between or goes through;
+    /// any node, where more than one may be.
+    pub(super) fn node_addresses(&self, talk: &Talk, expected: &Expected) -> BTreeSet<IpAddr> {
+        if let Expected::Answers {
+            seen_as: SeenAs::Either,
+            ..
+        } = expected
+        {
+            let nodes = 0..self.bed.nodes().len();
+            return nodes.flat_map(|node| self.bed.addresses_of(node)).collect();
+        }
         let asked = Place::of(talk.asked().ip());
         let client = Place::of(talk.client.to_canonical());
         let node = match (client, asked) {
@@ -157,6 +166,8 @@ fn no_answer(failure: Failure) -> Result<Reply> {
         Failure::TimedOut => Ok(Reply::Silence),
         Failure::Errno(name) => match name.as_str() {
             "ECONNREFUSED" => Ok(Reply::Refused),
+            // A router's error about the datagram: from now on the kernel sends shorter ones.
+            "EMSGSIZE" => Ok(Reply::Silence),
             // Routers on the way say that none leads there.
             "ENETUNREACH" | "EHOSTUNREACH" => Ok(Reply::Silence),
             _ => bail!("{name}"),
