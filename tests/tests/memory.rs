@@ -100,8 +100,7 @@ fn the_chosen_endpoints_are_those_of_the_reference_model() -> Result<()> {
         }
         Ok(met)
     })?;
-    met.check_kinds()?;
-    met.faded.check(histories >= HISTORIES)
+    met.check(histories >= HISTORIES)
 }
 
 fn compare_with_the_model(histories: u32) -> Result<clusters::Met> {

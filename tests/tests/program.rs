@@ -136,7 +136,7 @@ fn the_programs_do_what_the_reference_model_says() -> Result<()> {
         met.borrow_mut().extend(&of_history);
         Ok(())
     })?;
-    met.into_inner().check_kinds()
+    met.into_inner().check(false)
 }
 
 /// Both executors in step.

@@ -26,7 +26,7 @@ use weir_tests::scenario::Executor;
 use weir_tests::scenario::world::{self, World};
 
 use journey::Connection;
-pub use judge::Faded;
+use judge::Faded;
 
 /// One cluster after the other. The report of a counter-example says what they hold.
 #[derive(Clone)]
@@ -73,9 +73,9 @@ const FIRST_PORT: u16 = 32_767;
 #[derive(Clone, Debug, Default)]
 pub struct Met {
     /// Kinds of answers.
-    pub kinds: BTreeSet<&'static str>,
+    kinds: BTreeSet<&'static str>,
     /// Clients whose session affinity had ended.
-    pub faded: Faded,
+    faded: Faded,
 }
 
 impl Met {
@@ -85,17 +85,18 @@ impl Met {
         self.faded.extend(&other.faded);
     }
 
-    /// Was every kind of answer met?
+    /// Was every kind of answer met, and was nobody remembered for too long? A complete run shows
+    /// enough of everything.
     ///
     /// # Errors
-    /// It was not.
-    pub fn check_kinds(&self) -> Result<()> {
+    /// Not so.
+    pub fn check(&self, is_complete: bool) -> Result<()> {
         ensure!(
             self.kinds == BTreeSet::from(KINDS),
             "these clusters show too little: only {:?}",
             self.kinds
         );
-        Ok(())
+        self.faded.check(is_complete)
     }
 }
 
