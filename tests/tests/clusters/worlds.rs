@@ -93,8 +93,8 @@ fn service() -> impl Strategy<Value = Service> {
         3 => Just(ServiceType::LoadBalancer),
     ];
     let affinity = weighted(
-        0.4,
-        of(select(vec![1_u32, 10, 86_400]))
+        0.5,
+        weighted(0.75, select(vec![1_u32, 1, 10, 86_400]))
             .prop_map(|timeout_seconds| Affinity { timeout_seconds }),
     );
     let policies = (any::<bool>(), any::<bool>());
