@@ -19,11 +19,21 @@ const PACKAGE: &str = "qemu-system-x86";
 const LIMIT: Duration = Duration::from_secs(90);
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
+/// Everything the emulator knows but CMPXCHG16B: QEMU 7.2 now and then leaves an address in the
+/// flags behind it, and the kernel's allocator, which has other ways, crashes on that.
+const PROCESSOR: &str = "max,-cx16";
+
 /// A panic ends the machine: `panic=-1` restarts it, which `-no-reboot` makes its end. The kernel's
 /// test of its timer takes an emulated processor that had to wait for a turn for a broken one.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check";
 
-/// The machine prints this at its end, as `weir-kernel-test` says.
+/// A machine that crashes before it has started its first program is booted again: that is the
+/// emulator's fault, which was seen in one boot of a hundred and in nothing that follows it.
+const BOOTS: usize = 3;
+
+/// The machine prints this when its first program has started, as `weir-kernel-test` says.
+const STARTED: &str = "kernel ";
+/// This at its end, as `weir-kernel-test` says.
 const MARKER: &str = "WEIR-KERNEL-TEST ";
 /// And this for each check that holds.
 const CHECK: &str = "ok: ";
@@ -78,10 +88,22 @@ pub fn emulator() -> Result<PathBuf> {
 
 /// Boots a kernel with a disk in memory and waits until the machine is off. `tell` gets each line of
 /// the console.
-pub fn run(qemu: &Path, kernel: &Path, disk: &Path, tell: impl FnMut(&str)) -> Result<Ended> {
+pub fn run(qemu: &Path, kernel: &Path, disk: &Path, mut tell: impl FnMut(&str)) -> Result<Ended> {
+    let mut console = boot(qemu, kernel, disk, &mut tell)?;
+    for _ in 1..BOOTS {
+        if has_started(&console) {
+            break;
+        }
+        tell("it crashed while it booted; once more");
+        console = boot(qemu, kernel, disk, &mut tell)?;
+    }
+    Ok(judge(&console))
+}
+
+fn boot(qemu: &Path, kernel: &Path, disk: &Path, tell: impl FnMut(&str)) -> Result<String> {
     let mut command = Command::new(qemu);
     command
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1536"])
+        .args(["-accel", "tcg", "-cpu", PROCESSOR, "-m", "1536"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-serial", "stdio"])
         .arg("-kernel")
@@ -89,7 +111,11 @@ pub fn run(qemu: &Path, kernel: &Path, disk: &Path, tell: impl FnMut(&str)) -> R
         .arg("-initrd")
         .arg(disk)
         .args(["-append", KERNEL_ARGUMENTS]);
-    Ok(judge(&process::watched(&mut command, LIMIT, tell)?))
+    process::watched(&mut command, LIMIT, tell)
+}
+
+fn has_started(console: &str) -> bool {
+    console.lines().any(|line| line.starts_with(STARTED))
 }
 
 fn judge(console: &str) -> Ended {
@@ -135,6 +161,7 @@ mod tests {
             why("ok: one\r\nWEIR-KERNEL-TEST FAILED not true: two\r\n"),
             "not true: two"
         );
+        assert!(has_started(console) && !has_started("[ 0.1] kernel panic\r\n"));
         for broken in ["", "Kernel panic", "x WEIR-KERNEL-TEST OK 6.1"] {
             assert!(why(broken).contains("without a word"), "{broken}");
         }
