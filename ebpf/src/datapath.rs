@@ -20,7 +20,7 @@ mod masquerade;
 mod open;
 
 use crate::{
-    addr::{Addr, Protocol},
+    addr::Addr,
     fragments, icmp, nat,
     packet::{Headers, NotParsed, Packet, PacketMut, Transport},
     reject,
@@ -357,10 +357,4 @@ pub fn run<P: PacketMut, T: Tables>(
         }
     };
     (carry_out(packet, &mut work, decision), work)
-}
-
-/// SCTP's checksum covers the ports and costs too much to change.
-#[inline(always)]
-const fn may_change_port(protocol: Protocol) -> bool {
-    !matches!(protocol, Protocol::SCTP)
 }

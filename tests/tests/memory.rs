@@ -5,7 +5,6 @@ mod clusters;
 mod random;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::thread;
@@ -18,7 +17,7 @@ use weir_ebpf::verdict::{Hook, Verdict};
 use weir_tests::scenario::{
     self, Executor as _, ScenarioFile,
     memory::Memory,
-    packet::{Fragment, Packet},
+    packet::{Body, Fragment, Packet},
     runner,
 };
 
@@ -86,51 +85,50 @@ fn every_reply_comes_from_the_address_the_client_used() -> Result<()> {
 /// The clusters are shared out among the processors.
 fn the_chosen_endpoints_are_those_of_the_reference_model() -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let share = worlds()?.div_ceil(u32::try_from(threads)?);
-    let met = thread::scope(|scope| -> Result<BTreeSet<&'static str>> {
+    let histories = histories()?;
+    let share = histories.div_ceil(u32::try_from(threads)?);
+    let met = thread::scope(|scope| -> Result<clusters::Met> {
         let threads: Vec<_> = (0..threads)
             .map(|_| scope.spawn(|| compare_with_the_model(share)))
             .collect();
-        let mut met = BTreeSet::new();
+        let mut met = clusters::Met::default();
         for thread in threads {
             match thread.join() {
-                Ok(of_thread) => met.extend(of_thread?),
+                Ok(of_thread) => met.extend(&of_thread?),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
         Ok(met)
     })?;
-    ensure!(
-        met == BTreeSet::from(clusters::KINDS),
-        "these clusters show too little: only {met:?}"
-    );
-    Ok(())
+    met.check(histories >= HISTORIES)
 }
 
-fn compare_with_the_model(histories: u32) -> Result<BTreeSet<&'static str>> {
+fn compare_with_the_model(histories: u32) -> Result<clusters::Met> {
     let all = clusters::Extent {
         one_in: 1,
         with_sockets: true,
         with_delays: true,
     };
     let cases = (clusters::history(1..=3), any::<u64>());
-    let met = RefCell::new(BTreeSet::new());
+    let met = RefCell::new(clusters::Met::default());
     random::check(histories, &cases, |(history, seed)| {
         let mut memory = Memory::new(seed);
         let of_history = clusters::compare(&mut memory, &history, seed, all)?;
-        met.borrow_mut().extend(of_history);
+        met.borrow_mut().extend(&of_history);
         Ok(())
     })?;
     Ok(met.into_inner())
 }
 
-/// How many histories of clusters are compared with the reference model.
-fn worlds() -> Result<u32> {
+/// How many histories of clusters are compared with the reference model, if nobody says.
+const HISTORIES: u32 = 10_000;
+
+fn histories() -> Result<u32> {
     match std::env::var("WEIR_WORLDS") {
         Ok(text) => text
             .parse()
             .with_context(|| format!("WEIR_WORLDS is a number, not {text:?}")),
-        Err(_) => Ok(10_000),
+        Err(_) => Ok(HISTORIES),
     }
 }
 
@@ -139,6 +137,10 @@ fn worlds() -> Result<u32> {
 fn round_trip(memory: &mut Memory, packet: &Packet, output: &Packet) -> Result<()> {
     // It follows the first one there; what answers the whole datagram is no fragment of it.
     if packet.network.fragment == Some(Fragment::Later) {
+        return Ok(());
+    }
+    // A port of a datagram in fragments cannot be changed: its checksum covers its length.
+    if packet.network.fragment.is_some() && matches!(packet.body, Body::Sctp(_)) {
         return Ok(());
     }
     let to_client = if output.src.ip() == output.dst.ip() {

@@ -73,6 +73,22 @@ impl Memory {
         (is_fresh && endpoints.contains(&entry.endpoint)).then_some(entry.endpoint)
     }
 
+    /// Where the client went before, though that has ceased to count: its time has been up for less
+    /// than as long again, and its endpoint is still there. It may go there again, by chance alone.
+    #[must_use]
+    pub fn faded(
+        &self,
+        sticky: &Sticky,
+        client: IpAddr,
+        now: Duration,
+        endpoints: &BTreeSet<SocketAddr>,
+    ) -> Option<SocketAddr> {
+        let entry = self.entries.get(&key(sticky, client))?;
+        let age = now.saturating_sub(entry.last_used);
+        let has_faded = sticky.timeout < age && age < 2 * sticky.timeout;
+        (has_faded && endpoints.contains(&entry.endpoint)).then_some(entry.endpoint)
+    }
+
     /// The client has gone there.
     pub fn remember(
         &mut self,

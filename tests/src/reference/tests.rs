@@ -312,6 +312,11 @@ fn a_client_is_remembered_until_the_timeout_or_while_its_endpoint_may_be_chosen(
         };
         assert_eq!(after(9, &both), Some(here));
         assert_eq!(after(11, &both), None);
+        let faded = |seconds| {
+            let now = start + Duration::from_secs(seconds);
+            memory.faded(&sticky(to), addr, now, &both)
+        };
+        assert_eq!([9, 11, 21].map(faded), [None, Some(here), None]);
         assert_eq!(after(1, &only_there), None);
     }
     assert_eq!(

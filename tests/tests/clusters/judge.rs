@@ -1,6 +1,6 @@
 //! Is what came of a connection one of the answers that the reference model gives?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,6 +16,44 @@ use super::plan;
 /// Source ports for translated sources.
 pub const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
 
+/// Clients by which it shows whether they are remembered.
+const ENOUGH: u32 = 24;
+
+/// Of clients whose time with an endpoint was up and that could choose among several: by timeout,
+/// how many there were, and how many came to the same endpoint again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faded(BTreeMap<Duration, (u32, u32)>);
+
+impl Faded {
+    /// Those of another comparison, too.
+    pub fn extend(&mut self, other: &Self) {
+        for (timeout, (asked, same)) in &other.0 {
+            let own = self.0.entry(*timeout).or_default();
+            own.0 += asked;
+            own.1 += same;
+        }
+    }
+
+    /// Among many clients of a timeout somebody goes elsewhere. A complete run has many of each.
+    ///
+    /// # Errors
+    /// Nobody did, or there were too few.
+    pub fn check(&self, is_complete: bool) -> Result<()> {
+        for (timeout, (asked, same)) in &self.0 {
+            ensure!(
+                !is_complete || *asked >= ENOUGH,
+                "only {asked} clients outlived a timeout of {timeout:?}"
+            );
+            // By chance alone all go where they went before once in 2^24 times.
+            ensure!(
+                same < asked || *asked < ENOUGH,
+                "after {timeout:?} all {asked} clients went to the same endpoint again"
+            );
+        }
+        Ok(())
+    }
+}
+
 /// The answer among those expected that an outcome is. What is remembered of clients is brought up
 /// to date.
 ///
@@ -23,7 +61,7 @@ pub const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
 /// It is none of them.
 pub fn judge<'a>(
     world: &World,
-    memory: &mut Memory,
+    (memory, faded): (&mut Memory, &mut Faded),
     now: Duration,
     connection: &Connection,
     outcome: Outcome,
@@ -40,6 +78,7 @@ pub fn judge<'a>(
                         Outcome::Refused(_) | Outcome::Dropped(_) => None,
                     };
                     if let Some(at) = at {
+                        let memory = (memory, faded);
                         remember(world, memory, now, connection, served, at);
                     }
                 }
@@ -70,14 +109,6 @@ fn is(
         (Answer::Served(served), Outcome::LeftAlone) => {
             let ends = (connection.to, connection.from);
             return is_served(world, memory, now, connection, served, ends);
-        }
-        // For the same reason an endpoint cannot serve at another port: a limit of Weir's.
-        (Answer::Served(served), Outcome::Dropped(DropReason::SctpPort)) => {
-            connection.protocol == "SCTP"
-                && served
-                    .endpoints
-                    .keys()
-                    .any(|at| at.port() != connection.to.port())
         }
         (Answer::LeftAlone, Outcome::LeftAlone)
         | (Answer::NoEndpoint, Outcome::Refused(RejectReason::NoBackend))
@@ -138,10 +169,6 @@ fn is_served(
     let (first, last) = SNAT_PORTS;
     let is_right = match expected {
         Source::Client => source == connection.from,
-        // The checksum of SCTP covers its ports, and is not taken anew: they stay.
-        Source::Node if connection.protocol == "SCTP" => {
-            Some(source.ip()) == node && source.port() == connection.from.port()
-        }
         Source::Node => Some(source.ip()) == node && (first..=last).contains(&source.port()),
     };
     // A process that reaches its own pod by its own address has left it by no hook.
@@ -162,7 +189,7 @@ fn is_itself(connection: &Connection, at: SocketAddr) -> bool {
 
 fn remember(
     world: &World,
-    memory: &mut Memory,
+    (memory, faded): (&mut Memory, &mut Faded),
     now: Duration,
     connection: &Connection,
     served: &Served,
@@ -172,6 +199,14 @@ fn remember(
         &served.sticky,
         connection.client.address(world, connection.to.is_ipv6()),
     ) {
+        let endpoints: BTreeSet<SocketAddr> = served.endpoints.keys().copied().collect();
+        if endpoints.len() > 1
+            && let Some(before) = memory.faded(sticky, client, now, &endpoints)
+        {
+            let (asked, same) = faded.0.entry(sticky.timeout).or_default();
+            *asked += 1;
+            *same += u32::from(before == at);
+        }
         memory.remember(sticky, client, now, at);
     }
 }

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use proptest::prelude::*;
 use serde_json::Value;
 use weir_tests::reference::affinity::Memory as Remembered;
@@ -26,6 +26,7 @@ use weir_tests::scenario::Executor;
 use weir_tests::scenario::world::{self, World};
 
 use journey::Connection;
+use judge::Faded;
 
 /// One cluster after the other. The report of a counter-example says what they hold.
 #[derive(Clone)]
@@ -42,8 +43,8 @@ pub fn history(clusters: RangeInclusive<usize>) -> impl Strategy<Value = History
     prop::collection::vec(worlds::world(), clusters).prop_map(History)
 }
 
-/// The kinds of answers, each with how it is met.
-pub const KINDS: [&str; 7] = [
+/// The kinds of answers. A comparison that does not meet all of them shows too little.
+const KINDS: [&str; 7] = [
     "left alone",
     "served",
     "no endpoint",
@@ -68,6 +69,50 @@ const fn kind(answer: &Answer) -> &'static str {
 /// Of clients' sockets: none has a port that is a node port.
 const FIRST_PORT: u16 = 32_767;
 
+/// What comparisons have met, by which they show that they are worth something.
+#[derive(Clone, Debug, Default)]
+pub struct Met {
+    /// Kinds of answers.
+    kinds: BTreeSet<&'static str>,
+    /// Clients whose session affinity had ended.
+    faded: Faded,
+}
+
+impl Met {
+    /// What another comparison has met, too.
+    pub fn extend(&mut self, other: &Self) {
+        self.kinds.extend(&other.kinds);
+        self.faded.extend(&other.faded);
+    }
+
+    /// Was every kind of answer met, and was nobody remembered for too long? A complete run shows
+    /// enough of everything.
+    ///
+    /// # Errors
+    /// Not so.
+    pub fn check(&self, is_complete: bool) -> Result<()> {
+        ensure!(
+            self.kinds == BTreeSet::from(KINDS),
+            "these clusters show too little: only {:?}",
+            self.kinds
+        );
+        self.faded.check(is_complete)
+    }
+}
+
+/// Milliseconds that pass between questions: such that clients outlive each of the timeouts, and
+/// that not all is forgotten too often.
+const DELAYS: [u64; 8] = [
+    1_303,
+    1_303,
+    1_303,
+    1_303,
+    13_307,
+    13_307,
+    15_000_011,
+    100_000_013,
+];
+
 /// How much is asked of each cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
@@ -80,7 +125,7 @@ pub struct Extent {
 }
 
 /// The agent's tables for one cluster after another, and what becomes of connections by them,
-/// each compared with the model. Gives back the kinds of answers that were met.
+/// each compared with the model. Gives back what was met.
 ///
 /// # Errors
 /// Something is not as the model says: which, and a scenario that shows it.
@@ -89,7 +134,7 @@ pub fn compare(
     History(history): &History,
     seed: u64,
     extent: Extent,
-) -> Result<BTreeSet<&'static str>> {
+) -> Result<Met> {
     let mut comparison = Comparison {
         executor,
         history: &[],
@@ -103,7 +148,7 @@ pub fn compare(
         remembered: Remembered::default(),
         now: Duration::ZERO,
         port: FIRST_PORT,
-        met: BTreeSet::new(),
+        met: Met::default(),
     };
     let (mut world, plan) = World::at(node::context(&history[0].node), Vec::new());
     comparison.executor.apply(&plan)?;
@@ -132,7 +177,7 @@ struct Comparison<'a, E> {
     remembered: Remembered,
     now: Duration,
     port: u16,
-    met: BTreeSet<&'static str>,
+    met: Met,
 }
 
 impl<E: Executor> Comparison<'_, E> {
@@ -203,14 +248,15 @@ impl<E: Executor> Comparison<'_, E> {
         to: SocketAddr,
         protocol: &'static str,
     ) -> Result<()> {
-        if self.extent.with_delays && self.random.below(8) == 0 {
-            // No sum of these is a timeout.
-            let after = Duration::from_millis([300, 3_300, 40_000_300][self.random.below(3)]);
+        if self.extent.with_delays && self.random.below(32) == 0 {
+            // No few of these sum up to a timeout.
+            let after = DELAYS[self.random.below(DELAYS.len())];
+            let after = Duration::from_millis(after);
             self.now += after;
             self.executor.advance(after)?;
         }
         let expected = reference::answers(cluster, client, to, protocol);
-        self.met.extend(expected.iter().map(kind));
+        self.met.kinds.extend(expected.iter().map(kind));
         let addr = client
             .address(cluster, to.is_ipv6())
             .context("every client has an address")?;
@@ -264,7 +310,7 @@ impl<E: Executor> Comparison<'_, E> {
         outcome: journey::Outcome,
         expected: &BTreeSet<Answer>,
     ) -> Result<()> {
-        let (memory, now) = (&mut self.remembered, self.now);
+        let (memory, now) = ((&mut self.remembered, &mut self.met.faded), self.now);
         judge::judge(cluster, memory, now, connection, outcome, expected)?;
         Ok(())
     }
