@@ -51,6 +51,38 @@ impl ReversePath {
     }
 }
 
+/// Where the router takes shorter packets than links do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Narrow {
+    /// Nowhere.
+    #[default]
+    Nowhere,
+    /// Whichever way they go: the longest.
+    Everywhere(u32),
+    /// Only on the way to pods, from other nodes too: the longest.
+    ToPods(u32),
+}
+
+impl Narrow {
+    /// The longest packet to pods.
+    #[must_use]
+    pub const fn to_pods(self) -> Option<u32> {
+        match self {
+            Self::Nowhere => None,
+            Self::Everywhere(mtu) | Self::ToPods(mtu) => Some(mtu),
+        }
+    }
+
+    /// The longest packet to hosts.
+    #[must_use]
+    pub const fn to_hosts(self) -> Option<u32> {
+        match self {
+            Self::Nowhere | Self::ToPods(_) => None,
+            Self::Everywhere(mtu) => Some(mtu),
+        }
+    }
+}
+
 /// IPv6 addresses are usable at once, in this namespace's links that are made from now on.
 pub(super) fn usable_at_once(namespace: &Namespace) -> Result<()> {
     namespace.set_sysctls(&[
@@ -187,8 +219,8 @@ pub fn route(
     fabric.run(async |links| links.add(BRIDGE, route).await)
 }
 
-/// Has the router take no longer packets than this, whichever way they go. Links and hosts know
-/// nothing of it: they are told by the router's ICMP errors only.
+/// Has the router take no longer packets than this to any host. Links and hosts know nothing of
+/// it: they are told by the router's ICMP errors only.
 pub fn narrow(fabric: &Namespace, nodes: &[NodePlan], mtu: u32) -> Result<()> {
     let hosts = |addresses: [IpAddr; 2]| {
         addresses.map(|addr| Route {

@@ -41,7 +41,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use agent::{Agent, AgentOptions};
 pub use between::Between;
-pub use fabric::ReversePath;
+pub use fabric::{Narrow, ReversePath};
 pub use firewall::Firewall;
 pub use node::Node;
 pub use plan::{Addresses, Family, NodePlan};
@@ -66,8 +66,8 @@ pub struct Topology {
     pub reverse_path: ReversePath,
     /// How nodes reach each other's pods.
     pub between: Between,
-    /// Longest packet that the router takes, if shorter than every link does.
-    pub router_mtu: Option<u32>,
+    /// Where the router takes shorter packets than every link does.
+    pub narrow: Narrow,
     /// What else the nodes do to packets.
     pub firewall: Firewall,
 }
@@ -81,7 +81,7 @@ impl Topology {
             wiring,
             reverse_path: ReversePath::Strict,
             between: Between::Direct,
-            router_mtu: None,
+            narrow: Narrow::Nowhere,
             firewall: Firewall::None,
         }
     }
@@ -160,7 +160,7 @@ impl Bed {
                 wiring::build_bridge(topology.wiring, &namespace, plan)?;
                 topology.between.build(&namespace, plan, &plans)?;
                 for range in plan.pod_ranges() {
-                    fabric::route(&fabric, range, plan, topology.router_mtu)?;
+                    fabric::route(&fabric, range, plan, topology.narrow.to_pods())?;
                 }
                 let group = identity.cgroup().join(&plan.name);
                 let node = Node::start(&keeper, &helper, plan, namespace, directory, group)?;
@@ -169,7 +169,7 @@ impl Bed {
             })
             .collect::<Result<_>>()
             .context("build the nodes")?;
-        if let Some(mtu) = topology.router_mtu {
+        if let Some(mtu) = topology.narrow.to_hosts() {
             fabric::narrow(&fabric, &plans, mtu).context("narrow the router")?;
         }
         Ok(Self {
@@ -231,7 +231,12 @@ impl Bed {
     /// administrator's route does.
     pub fn route(&self, destination: (IpAddr, u8), node: usize) -> Result<()> {
         let plan = self.node(node).plan();
-        fabric::route(&self.fabric, destination, plan, self.topology.router_mtu)
+        fabric::route(
+            &self.fabric,
+            destination,
+            plan,
+            self.topology.narrow.to_hosts(),
+        )
     }
 
     /// Takes a node's link to the fabric away, and gives it another one behind a bridge, with the

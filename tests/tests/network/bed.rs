@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use weir_tests::bed::wait::wait_for;
-use weir_tests::bed::{Bed, Between, Family, Firewall, Pod, Topology, Wiring, plan};
+use weir_tests::bed::{Bed, Between, Family, Firewall, Narrow, Pod, Topology, Wiring, plan};
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::{Failure, Transport};
 
@@ -23,7 +23,7 @@ const SHORT: Duration = Duration::from_millis(300);
 macro_rules! everyone_reaches_everyone {
     ($($name:ident: $topology:expr),+ $(,)?) => {
         mod everyone_reaches_everyone {
-            use weir_tests::bed::{Between, Firewall, ReversePath, Topology, Wiring};
+            use weir_tests::bed::{Between, Firewall, Narrow, ReversePath, Topology, Wiring};
             $(
                 #[test]
                 #[ignore = "needs root: cargo xtask test network"]
@@ -51,7 +51,7 @@ everyone_reaches_everyone!(
     },
     through_a_narrow_router: Topology {
         between: Between::Router,
-        router_mtu: Some(1_400),
+        narrow: Narrow::Everywhere(1_400),
         ..Topology::two_nodes(Wiring::Routed)
     },
     behind_a_firewall: Topology {
@@ -164,7 +164,7 @@ const LENGTHS: [usize; 2] = [1_440, 4_000];
 fn a_narrow_router_says_how_long_a_packet_may_be() -> Result<()> {
     let bed = Bed::start(Topology {
         between: Between::Router,
-        router_mtu: Some(1_400),
+        narrow: Narrow::Everywhere(1_400),
         ..Topology::two_nodes(Wiring::Routed)
     })?;
     let (near, far) = (bed.pod(0, "near", 2)?, bed.pod(1, "far", 1)?);

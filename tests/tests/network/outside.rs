@@ -12,7 +12,7 @@ use weir_tests::bed::manifests::Manifests;
 use weir_tests::bed::wait::wait_for;
 use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring};
 use weir_tests::scenario::format::Ground;
-use weir_tests::testpod::protocol::Swept;
+use weir_tests::testpod::protocol::{Handle, Swept};
 
 use crate::world::weir;
 
@@ -135,6 +135,7 @@ on_grounds!(
     over_an_overlay => Overlay,
     over_a_tunnel => Tunnel,
     through_a_narrow_router => Narrow,
+    through_a_narrow_router_behind_the_node => NarrowBehind,
     behind_a_firewall => Firewall,
 );
 
@@ -188,11 +189,7 @@ fn streams_go_on_whatever_happens_to_their_endpoints() -> Result<()> {
     Ok(())
 }
 
-fn expect_progress(
-    shop: &Shop,
-    streams: &[(&str, weir_tests::testpod::protocol::Handle)],
-    when: &str,
-) -> Result<()> {
+fn expect_progress(shop: &Shop, streams: &[(&str, Handle)], when: &str) -> Result<()> {
     for (endpoint, stream) in streams {
         let client = shop.bed.outside();
         let before = client.transfer_progress(*stream)?;

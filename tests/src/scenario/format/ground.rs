@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::bed::{Between, Firewall, ReversePath, Topology, Wiring};
+use crate::bed::{Between, Firewall, Narrow, ReversePath, Topology, Wiring};
 
 /// A kind of network. In each of them nodes and pods have the same addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -22,6 +22,9 @@ pub enum Ground {
     /// The router takes packets of at most 1400 bytes, between the outside world and nodes and
     /// between nodes' pods.
     Narrow,
+    /// The router takes packets of at most 1400 bytes to pods, of which only nodes that lead
+    /// clients to other nodes' pods are told.
+    NarrowBehind,
     /// Nodes drop what their connection tracking finds invalid.
     Firewall,
 }
@@ -33,12 +36,13 @@ pub(super) fn usual() -> Vec<Ground> {
 
 impl Ground {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Routed,
         Self::Bridged,
         Self::Overlay,
         Self::Tunnel,
         Self::Narrow,
+        Self::NarrowBehind,
         Self::Firewall,
     ];
 
@@ -46,7 +50,9 @@ impl Ground {
     #[must_use]
     pub fn topology(self, nodes: usize) -> Topology {
         let wiring = match self {
-            Self::Routed | Self::Tunnel | Self::Narrow | Self::Firewall => Wiring::Routed,
+            Self::Routed | Self::Tunnel | Self::Narrow | Self::NarrowBehind | Self::Firewall => {
+                Wiring::Routed
+            }
             Self::Bridged | Self::Overlay => Wiring::Bridged,
         };
         let plain = Topology {
@@ -68,7 +74,12 @@ impl Ground {
             },
             Self::Narrow => Topology {
                 between: Between::Router,
-                router_mtu: Some(1_400),
+                narrow: Narrow::Everywhere(1_400),
+                ..plain
+            },
+            Self::NarrowBehind => Topology {
+                between: Between::Router,
+                narrow: Narrow::ToPods(1_400),
                 ..plain
             },
             Self::Firewall => Topology {
@@ -87,6 +98,7 @@ impl fmt::Display for Ground {
             Self::Overlay => "overlay",
             Self::Tunnel => "tunnel",
             Self::Narrow => "narrow",
+            Self::NarrowBehind => "narrow_behind",
             Self::Firewall => "firewall",
         })
     }
