@@ -20,7 +20,7 @@ mod masquerade;
 mod open;
 
 use crate::{
-    addr::{Addr, Protocol},
+    addr::Addr,
     fragments, icmp, nat,
     packet::{Headers, NotParsed, Packet, PacketMut, Transport},
     reject,
@@ -164,7 +164,7 @@ fn entering<P: Packet, T: Tables>(
     origin: Origin,
 ) -> Decision {
     if !work.headers.kind().has_ports() {
-        return match follow(packet, tables, work, true) {
+        return match follow(packet, tables, work, true, false) {
             Decision::Pass | Decision::PassFragment => refuse_without_port(tables, &work.headers),
             decision => decision,
         };
@@ -186,7 +186,10 @@ fn leaving<P: Packet, T: Tables>(
     interface: Option<u32>,
 ) -> Decision {
     if !work.headers.kind().has_ports() {
-        return match (follow(packet, tables, work, false), interface) {
+        return match (
+            follow(packet, tables, work, false, interface.is_some()),
+            interface,
+        ) {
             (Decision::Pass | Decision::PassFragment, Some(_)) => {
                 keep_service_addrs(tables, &work.headers)
             }
@@ -215,6 +218,7 @@ fn follow<P: Packet, T: Tables>(
     tables: &T,
     work: &mut Workspace,
     is_entering: bool,
+    is_leaving_node: bool,
 ) -> Decision {
     match work.headers.kind() {
         Transport::LaterFragment => {
@@ -225,6 +229,7 @@ fn follow<P: Packet, T: Tables>(
             }
         }
         Transport::IcmpError(_) => {
+            work.quote.is_leaving_node = is_leaving_node;
             if icmp::find_flow(packet, tables, work, is_entering) {
                 Decision::TranslateError
             } else {
@@ -352,10 +357,4 @@ pub fn run<P: PacketMut, T: Tables>(
         }
     };
     (carry_out(packet, &mut work, decision), work)
-}
-
-/// SCTP's checksum covers the ports and costs too much to change.
-#[inline(always)]
-const fn may_change_port(protocol: Protocol) -> bool {
-    !matches!(protocol, Protocol::SCTP)
 }

@@ -56,6 +56,8 @@ pub(crate) struct Quote {
     transport: u32,
     /// Offset of its transport checksum, where it is quoted and covers the addresses; else zero.
     checksum: u32,
+    /// The error is about to leave the node.
+    pub(crate) is_leaving_node: bool,
 }
 
 /// Finds the flow whose translation undoes the one that the quoted packet went through. `true`:
@@ -94,8 +96,10 @@ pub(crate) fn find_flow<P: Packet, T: Tables>(
 }
 
 /// Translates an error as answers to the packet it quotes are translated: by the flow in
-/// `work`. The quoted packet becomes the one that this answers. The error's source is translated where it is the
-/// one that would have answered; a router keeps its address.
+/// `work`. The quoted packet becomes the one that this answers. The error's source is translated
+/// where it is the one that would have answered, and where the error leaves the node, as Linux's
+/// own translation does it: beyond the node a router's address may be unknown, fail a reverse path
+/// filter, or be that of the very router it comes to. To a pod a router keeps its address.
 ///
 /// `None`: the packet could not be changed, and may be changed in part.
 // All checksums are changed by what the stored words say, so that they follow whatever was
@@ -110,9 +114,9 @@ pub(crate) fn translate<P: PacketMut>(packet: &mut P, work: &Workspace) -> Optio
         ..
     } = work;
     let answer = &flow.to;
-    let is_answerer = headers.tuple.src == quote.tuple.dst;
+    let is_from_answerer = headers.tuple.src == quote.tuple.dst || quote.is_leaving_node;
     let mut change = translate_quote(packet, headers.is_v4, quote, answer)?;
-    if is_answerer && headers.tuple.src != answer.src {
+    if is_from_answerer && headers.tuple.src != answer.src {
         let difference = checksum::difference(headers.tuple.src, answer.src);
         if headers.is_v4 {
             packet.adjust_header_checksum(headers.network + V4_CHECKSUM, difference)?;
@@ -202,6 +206,7 @@ impl Quote {
             network: 0,
             transport: 0,
             checksum: 0,
+            is_leaving_node: false,
         }
     }
 }

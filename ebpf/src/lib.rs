@@ -24,6 +24,7 @@ pub mod addr;
 pub mod buffer;
 pub mod checksum;
 pub mod conntrack;
+pub mod crc32c;
 pub mod datapath;
 pub mod fragments;
 pub mod icmp;

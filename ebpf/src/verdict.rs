@@ -46,8 +46,6 @@ pub enum DropReason {
     NotRewritten,
     /// An answer was due, but the packet must not be answered (a TCP reset, for example).
     Unanswerable,
-    /// An SCTP packet whose backend serves at another port than its service.
-    SctpPort,
     /// The service's endpoints are on other nodes, and its traffic policy is Local.
     NoLocalEndpoint,
     /// The service's source ranges leave out the client.
@@ -69,7 +67,6 @@ impl DropReason {
             Self::NoSourcePort => "no_source_port",
             Self::NotRewritten => "not_rewritten",
             Self::Unanswerable => "unanswerable",
-            Self::SctpPort => "sctp_port",
             Self::NoLocalEndpoint => "no_local_endpoint",
             Self::SourceRange => "source_range",
             Self::ServiceAddress => "service_address",
@@ -86,9 +83,6 @@ impl DropReason {
             Self::NoSourcePort => "no source port was free to translate the flow's source to",
             Self::NotRewritten => "the kernel refused to change the packet",
             Self::Unanswerable => "the packet was refused, and must not be answered",
-            Self::SctpPort => {
-                "the SCTP service's endpoint has another port than the service, which is not supported"
-            }
             Self::NoLocalEndpoint => {
                 "endpoints exist, but the traffic policy is Local and none is on this node"
             }
@@ -120,7 +114,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::Pass,
         Self::Translate,
         Self::Reject(RejectReason::NoBackend),
@@ -128,7 +122,6 @@ impl Verdict {
         Self::Drop(DropReason::NoSourcePort),
         Self::Drop(DropReason::NotRewritten),
         Self::Drop(DropReason::Unanswerable),
-        Self::Drop(DropReason::SctpPort),
         Self::Reject(RejectReason::NoSuchPort),
         Self::Drop(DropReason::NoLocalEndpoint),
         Self::PassFragment,
@@ -163,15 +156,14 @@ impl Verdict {
             Self::Drop(DropReason::NoSourcePort) => 4,
             Self::Drop(DropReason::NotRewritten) => 5,
             Self::Drop(DropReason::Unanswerable) => 6,
-            Self::Drop(DropReason::SctpPort) => 7,
-            Self::Reject(RejectReason::NoSuchPort) => 8,
-            Self::Drop(DropReason::NoLocalEndpoint) => 9,
-            Self::PassFragment => 10,
-            Self::Drop(DropReason::SourceRange) => 11,
-            Self::Drop(DropReason::ServiceAddress) => 12,
-            Self::Drop(DropReason::NoNodeAddress) => 13,
-            Self::Drop(DropReason::NoFirstFragment) => 14,
-            Self::Reject(RejectReason::SourceRange) => 15,
+            Self::Reject(RejectReason::NoSuchPort) => 7,
+            Self::Drop(DropReason::NoLocalEndpoint) => 8,
+            Self::PassFragment => 9,
+            Self::Drop(DropReason::SourceRange) => 10,
+            Self::Drop(DropReason::ServiceAddress) => 11,
+            Self::Drop(DropReason::NoNodeAddress) => 12,
+            Self::Drop(DropReason::NoFirstFragment) => 13,
+            Self::Reject(RejectReason::SourceRange) => 14,
         }
     }
 }

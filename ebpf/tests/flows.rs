@@ -359,19 +359,15 @@ fn a_service_without_backends_refuses_until_it_has_one() {
 }
 
 #[test]
-fn an_sctp_service_with_another_target_port_is_dropped_for_that_reason() {
+fn an_sctp_service_may_have_another_target_port() {
     let world = world();
     let asked = to_service(Protocol::SCTP);
-    let sent = send(&world, &asked, SYN);
-    assert_eq!(answer(&world, &sent, ACK), asked.reversed());
-    let other = Tuple {
-        src_port: Port::new(40_001),
-        ..asked
-    };
     world.set_backends(1, &[backend(BACKEND, 8080)]);
-    let outcome = world.pass(FromPod, &frame::of(&other, SYN, b""));
-    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::SctpPort));
-    assert!(world.flow(&other).is_none());
+    let outcome = world.pass(FromPod, &frame::of(&asked, SYN, b""));
+    assert_eq!(outcome.verdict, Verdict::Translate);
+    let sent = frame::headers(&outcome.frame).tuple;
+    assert_eq!((sent.dst, sent.dst_port), (addr(BACKEND), Port::new(8080)));
+    assert_eq!(outcome.frame, frame::of(&sent, SYN, b""));
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn any_port() -> impl Strategy<Value = Port> {
     ]
 }
 
-/// The tuple of a packet, and another one of its family and protocol. SCTP keeps its ports.
+/// The tuple of a packet, and another one of its family and protocol.
 fn any_tuples() -> impl Strategy<Value = (Tuple, Tuple)> {
     let protocol = prop::sample::select(vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP]);
     (any::<bool>(), protocol).prop_flat_map(|(is_v4, protocol)| {
@@ -48,13 +48,7 @@ fn any_tuples() -> impl Strategy<Value = (Tuple, Tuple)> {
                 protocol,
                 reserved: [0; 3],
             };
-            let from = tuple(from);
-            let mut to = tuple(to);
-            if protocol == Protocol::SCTP {
-                to.src_port = from.src_port;
-                to.dst_port = from.dst_port;
-            }
-            (from, to)
+            (tuple(from), tuple(to))
         })
     })
 }
@@ -83,6 +77,10 @@ fn declared(headers: &Headers) -> BTreeSet<usize> {
         Protocol::UDP => {
             bytes.extend(transport..transport + 4);
             bytes.extend(transport + 6..transport + 8);
+        }
+        Protocol::SCTP => {
+            bytes.extend(transport..transport + 4);
+            bytes.extend(transport + 8..transport + 12);
         }
         _ => {}
     }
@@ -184,10 +182,13 @@ proptest! {
     }
 
     #[test]
-    fn an_sctp_packet_is_not_given_other_ports((from, to) in any_tuples()) {
-        // Its checksum covers them and is not changed: such a packet must not go on.
+    fn an_sctp_packet_gets_the_checksum_of_its_new_ports(
+        (from, to) in any_tuples(), data in prop::collection::vec(any::<u8>(), 0..1_400),
+    ) {
         let from = Tuple { protocol: Protocol::SCTP, ..from };
-        let to = Tuple { protocol: Protocol::SCTP, dst_port: Port(!from.dst_port.0), ..to };
-        prop_assert_eq!(translate(&frame::sctp(&from, &[0, 3, 0, 4]), &to), None);
+        let to = Tuple { protocol: Protocol::SCTP, ..to };
+        let chunks = [&[0, 3, 0, 4], &data[..]].concat();
+        let there = translate(&frame::sctp(&from, &chunks), &to);
+        prop_assert_eq!(there, Some(frame::sctp(&to, &chunks)));
     }
 }

@@ -1,7 +1,8 @@
 //! Service ports: where they are reached, and who answers.
 //!
 //! Older services come first: they keep a disputed address, and they get room when there is not
-//! enough for all. What does not fit is left out whole, and named.
+//! enough for all. Where it is backends that there are too many of, the service port with the most
+//! goes without some of them, and the others are served whole. What does not fit is named.
 //!
 //! A cluster IP at which some service port is reached is known as an address, too: what is sent
 //! to another port of it is refused. Other addresses are not the services' own: their other
@@ -16,7 +17,7 @@ use super::choice::Place;
 use super::frontends::{Claim, Full, Kind, Owners};
 use super::names::Subject;
 use super::sets::{self, Numbers, Set};
-use super::{Account, Capacities, Desired, Ids, Reason, Table, Why, ranges};
+use super::{Account, Capacities, Desired, Ids, Reason, Skipped, Table, Why, ranges};
 
 /// Fills every table that holds services.
 pub(super) fn compile_services(
@@ -29,12 +30,11 @@ pub(super) fn compile_services(
     let drafts = drafts(cluster, place, capacities, &mut desired);
     let names = drafts.iter().flat_map(|draft| &draft.sets);
     ids.release_all_but(names.map(|set| &set.name).collect());
-    let mut room = Room {
-        backends: entries(capacities.backends),
-        source_ranges: entries(capacities.source_ranges),
-    };
-    for draft in &drafts {
-        write(draft, ids, &mut room, capacities, &mut desired);
+    let numbered = number(drafts, ids, capacities, &mut desired.skipped);
+    give_slots(&numbered, ids, capacities, &mut desired);
+    let mut room = entries(capacities.source_ranges);
+    for (draft, numbers) in &numbered {
+        write(draft, numbers, &mut room, capacities, &mut desired);
     }
     ids.write_to(&mut desired.contents);
     desired
@@ -46,12 +46,6 @@ struct Draft<'a> {
     /// At least one.
     claims: Vec<Claim>,
     sets: Vec<Set>,
-}
-
-/// Entries that are still free.
-struct Room {
-    backends: usize,
-    source_ranges: usize,
 }
 
 /// Every service port that can be reached, the oldest service first.
@@ -86,7 +80,7 @@ fn drafts<'a>(
                     Ok(claims) if claims.is_empty() => {}
                     Ok(claims) => drafts.push(Draft {
                         subject,
-                        sets: sets::sets(&subject, &claims, groups, place, skipped, &mut account),
+                        sets: sets::sets(&subject, &claims, groups, place, &mut account),
                         claims,
                     }),
                     Err(Full) => skipped.push(subject.skipped(Reason::NoRoom {
@@ -106,37 +100,60 @@ fn drafts<'a>(
     drafts
 }
 
-/// Writes all there is of a service port, or nothing where its sets get no numbers.
-fn write(
-    draft: &Draft<'_>,
+/// Gives numbers to the sets of each service port, or leaves it out where it gets not all of them.
+fn number<'a>(
+    drafts: Vec<Draft<'a>>,
     ids: &mut Ids,
-    room: &mut Room,
+    capacities: &Capacities,
+    skipped: &mut Vec<Skipped>,
+) -> Vec<(Draft<'a>, Numbers)> {
+    let mut numbered = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let names: Vec<_> = draft.sets.iter().map(|set| set.name).collect();
+        let Some(numbers) = ids.numbers(&names, capacities.services) else {
+            skipped.push(draft.subject.skipped(Reason::NoRoom {
+                table: Table::Services,
+                capacity: capacities.services,
+            }));
+            continue;
+        };
+        ids.set_affinity(
+            &numbers,
+            sets::affinity_timeout(draft.subject.service.affinity),
+        );
+        for (set, number) in draft.sets.iter().zip(&numbers) {
+            ids.set_flags(*number, set.flags);
+        }
+        let policies = draft.sets.iter().map(|set| set.policy);
+        let numbers = Numbers(policies.zip(numbers).collect());
+        numbered.push((draft, numbers));
+    }
+    numbered
+}
+
+/// Gives slots to backends. Service ports with few come first: where there is not enough room, it
+/// is the largest that goes without some, and no other.
+fn give_slots(
+    numbered: &[(Draft<'_>, Numbers)],
+    ids: &mut Ids,
     capacities: &Capacities,
     desired: &mut Desired,
 ) {
-    let Draft {
-        subject,
-        claims,
-        sets,
-    } = draft;
-    let names: Vec<_> = sets.iter().map(|set| set.name).collect();
-    let Some(numbers) = ids.numbers(&names, capacities.services) else {
-        desired.skipped.push(subject.skipped(Reason::NoRoom {
-            table: Table::Services,
-            capacity: capacities.services,
-        }));
-        return;
-    };
-    let affinity_timeout = sets::affinity_timeout(subject.service.affinity);
-    ids.set_affinity(&numbers, affinity_timeout);
-    for (set, number) in sets.iter().zip(&numbers) {
-        ids.set_flags(*number, set.flags);
-        let placed = ids.place(*number, &set.backends, room.backends);
-        room.backends -= placed;
-        if placed < set.backends.len() {
+    let mut by_size: Vec<&(Draft<'_>, Numbers)> = numbered.iter().collect();
+    let size = |set: &Set| set.backends.len();
+    by_size.sort_by_key(|(draft, _)| draft.sets.iter().map(size).sum::<usize>());
+    let mut room = entries(capacities.backends);
+    for (Draft { subject, sets, .. }, numbers) in by_size {
+        for set in sets {
+            let number = numbers.of(set.policy);
+            let placed = ids.place(number, &set.backends, room);
+            room -= placed;
+            if placed == set.backends.len() {
+                continue;
+            }
             let account = desired.unchosen.entry(subject.service.id.clone());
             let account = account.or_default();
-            for target in ids.without_slot(*number, &set.backends) {
+            for target in ids.without_slot(number, &set.backends) {
                 account.add(subject, Some(set.policy), target, None, Why::NoRoom);
             }
             desired
@@ -149,12 +166,22 @@ fn write(
                 }));
         }
     }
-    let policies = sets.iter().map(|set| set.policy);
-    let numbers = Numbers(policies.zip(numbers).collect());
+}
+
+/// Writes where a service port is reached, and by whom.
+fn write(
+    draft: &Draft<'_>,
+    numbers: &Numbers,
+    room: &mut usize,
+    capacities: &Capacities,
+    desired: &mut Desired,
+) {
+    let Draft {
+        subject, claims, ..
+    } = draft;
+    let frontends = &mut desired.contents.frontends;
     for claim in claims {
-        let frontend = claim.frontend(subject, &numbers);
-        let frontends = &mut desired.contents.frontends;
-        frontends.insert(claim.key, frontend);
+        frontends.insert(claim.key, claim.frontend(subject, numbers));
         if claim.kind == Kind::ClusterIp {
             let alone = FrontendKey::address_only(claim.key.addr);
             frontends.insert(alone, Frontend::ADDRESS_ONLY);
@@ -162,7 +189,7 @@ fn write(
     }
     let restricted = claims.iter().find(|claim| claim.is_restricted(subject));
     if let Some(claim) = restricted {
-        let number = claim.frontend(subject, &numbers).service;
+        let number = claim.frontend(subject, numbers).service;
         write_ranges(subject, number, room, capacities, desired);
     }
 }
@@ -171,14 +198,14 @@ fn write(
 fn write_ranges(
     subject: &Subject<'_>,
     number: u32,
-    room: &mut Room,
+    room: &mut usize,
     capacities: &Capacities,
     desired: &mut Desired,
 ) {
     let wanted = subject.service.source_ranges.of(subject.family);
     let wanted = wanted.unwrap_or_default();
-    let placed = wanted.len().min(room.source_ranges);
-    room.source_ranges -= placed;
+    let placed = wanted.len().min(*room);
+    *room -= placed;
     desired
         .contents
         .source_ranges

@@ -4,18 +4,16 @@
 //! are made that some address of it leads to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::num::NonZeroU16;
 
 use weir_ebpf::addr::{Addr, Port};
 use weir_ebpf::tables::{Backend, ServiceFlags, ServiceName};
 
-use crate::model::{Affinity, Cluster, EndpointGroup, Protocol, ServiceRef, TrafficPolicy};
+use crate::model::{Affinity, Cluster, EndpointGroup, ServiceRef, TrafficPolicy};
 
 use super::choice::{Candidates, Chosen, Place, candidates, choose, why_not};
 use super::frontends::Claim;
 use super::names::Subject;
-use super::{Account, Reason, Skipped, Why};
+use super::{Account, Why};
 
 /// Endpoints chosen under one policy.
 pub(super) struct Set {
@@ -45,7 +43,6 @@ pub(super) fn sets(
     claims: &[Claim],
     groups: &[&EndpointGroup],
     place: Place<'_>,
-    skipped: &mut Vec<Skipped>,
     account: &mut Account,
 ) -> Vec<Set> {
     let used = |policy: &TrafficPolicy| {
@@ -58,29 +55,16 @@ pub(super) fn sets(
         subject.family,
         |target, endpoint| account.add(subject, None, target, Some(endpoint), Why::Duplicate),
     );
-    let mut untranslatable = BTreeSet::new();
     let sets: Vec<Set> = [TrafficPolicy::Cluster, TrafficPolicy::Local]
         .into_iter()
         .filter(used)
-        .map(|policy| set(subject, policy, &candidates, place, &mut untranslatable))
+        .map(|policy| set(subject, policy, &candidates, place))
         .collect();
     for set in &sets {
         if set.backends.len() < candidates.len() {
-            explain(
-                subject,
-                set.policy,
-                &candidates,
-                place,
-                &untranslatable,
-                account,
-            );
+            explain(subject, set.policy, &candidates, place, account);
         }
     }
-    skipped.extend(
-        untranslatable
-            .into_iter()
-            .map(|(addr, port)| subject.skipped(Reason::SctpPort { addr, port })),
-    );
     sets
 }
 
@@ -90,14 +74,11 @@ fn explain(
     policy: TrafficPolicy,
     candidates: &Candidates<'_>,
     place: Place<'_>,
-    untranslatable: &BTreeSet<(IpAddr, NonZeroU16)>,
     account: &mut Account,
 ) {
     let why_not = why_not(candidates, policy, place);
     for (target, endpoint) in candidates {
-        let why =
-            why_not(endpoint).or_else(|| untranslatable.contains(target).then_some(Why::SctpPort));
-        if let Some(why) = why {
+        if let Some(why) = why_not(endpoint) {
             account.add(subject, Some(policy), *target, Some(endpoint), why);
         }
     }
@@ -108,7 +89,6 @@ fn set(
     policy: TrafficPolicy,
     candidates: &Candidates<'_>,
     place: Place<'_>,
-    untranslatable: &mut BTreeSet<(IpAddr, NonZeroU16)>,
 ) -> Set {
     let mut set = Set {
         policy,
@@ -121,10 +101,6 @@ fn set(
         Chosen::OnlyElsewhere => set.flags = ServiceFlags::DROPS_WITHOUT_BACKEND,
         Chosen::Endpoints(endpoints) => {
             for ((addr, port), endpoint) in endpoints {
-                if subject.port.protocol == Protocol::Sctp && port != subject.port.port {
-                    untranslatable.insert((addr, port));
-                    continue;
-                }
                 let (addr, port) = (Addr::from(addr), Port::new(port.get()));
                 set.backends.insert(if place.has(endpoint) {
                     Backend::local(addr, port)

@@ -50,14 +50,6 @@ pub enum Reason {
         /// The service that answers there; `None`: another port of the same.
         by: Option<ObjectRef>,
     },
-    /// An endpoint answers at another port than the service port; for SCTP only addresses are
-    /// translated, since its checksum does not cover them.
-    SctpPort {
-        /// The endpoint.
-        addr: IpAddr,
-        /// Its port.
-        port: NonZeroU16,
-    },
     /// There is no room for the whole of it.
     NoRoom {
         /// The table that is full.
@@ -143,11 +135,6 @@ impl fmt::Display for Reason {
             Self::NodePortTaken { port, by } => {
                 write!(f, "node port {port} with this protocol {}", belongs_to(by))
             }
-            Self::SctpPort { addr, port } => write!(
-                f,
-                "the endpoint {addr} is left out, because it answers at port {port} and SCTP \
-                 ports are not translated; give the service port the number of its target port"
-            ),
             Self::NoRoom { table, capacity } => {
                 write!(
                     f,

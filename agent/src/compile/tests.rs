@@ -274,7 +274,7 @@ fn the_older_service_keeps_a_disputed_address() {
 }
 
 #[test]
-fn an_sctp_endpoint_at_another_port_is_left_out_by_name() {
+fn an_sctp_endpoint_at_another_port_serves() {
     let desired = compiled([
         Object::Service(service("web", &[VIP], &[("", 80, Protocol::Sctp)])),
         Object::EndpointSlice(EndpointSlice {
@@ -293,12 +293,8 @@ fn an_sctp_endpoint_at_another_port_is_left_out_by_name() {
             },
         }),
     ]);
-    assert_eq!(desired.contents.backends.len(), 1);
-    let text = reasons(&desired).concat();
-    assert!(
-        text.starts_with("Service default/web port 80/SCTP IPv4: the endpoint 10.200.0.2 is left out, because it answers at port 8080"),
-        "{text}"
-    );
+    assert_eq!(desired.contents.backends.len(), 2);
+    assert_eq!(reasons(&desired), [""; 0]);
 }
 
 #[test]

@@ -61,8 +61,6 @@ pub enum Why {
     HintsOtherZones,
     /// Another entry for the same address and port counts.
     Duplicate,
-    /// It answers at another port, which SCTP does not allow for.
-    SctpPort,
     /// The table is full.
     NoRoom,
 }
@@ -174,7 +172,6 @@ impl fmt::Display for Why {
             Self::HintsOtherNodes => "its hints name other nodes",
             Self::HintsOtherZones => "its hints name other zones",
             Self::Duplicate => "another entry for the same address and port counts",
-            Self::SctpPort => "SCTP ports are not translated, and it answers at another port",
             Self::NoRoom => "the table BACKENDS is full",
         })
     }

@@ -93,6 +93,10 @@ fn put_flow(bed: &Bed) {
         flags: weir_ebpf::tables::FlowFlags::NONE,
         reserved: [0; 5],
     };
+    insert_flow(bed, (called, flow));
+}
+
+fn insert_flow(bed: &Bed, (called, flow): (Tuple, Flow)) {
     let map = MapData::from_pin(Pins::new(&bed.bpffs()).map(name::FLOWS)).unwrap();
     let mut map: HashMap<_, [u8; size_of::<Tuple>()], [u8; size_of::<Flow>()]> =
         Map::from_map_data(map).unwrap().try_into().unwrap();
@@ -102,6 +106,46 @@ fn put_flow(bed: &Bed) {
         0,
     )
     .unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn flows_through_an_address_that_is_gone_are_forgotten() {
+    bed::run(|bed| {
+        let dataplane = bed.load();
+        let mut tables = dataplane.tables().unwrap();
+        tables.apply(&service()).unwrap();
+        // TCP, through the address that is there.
+        put_flow(bed);
+        let (tcp, flow) = tables.flows().next().unwrap().unwrap();
+        let udp = |dst: Addr| {
+            let protocol = Protocol::UDP;
+            (
+                Tuple {
+                    dst,
+                    protocol,
+                    ..tcp
+                },
+                flow,
+            )
+        };
+        insert_flow(bed, udp(tcp.dst));
+        insert_flow(bed, udp(addr("10.32.0.141")));
+        let mut contents = tables.read().unwrap();
+        let key = FrontendKey::new(tcp.dst, tcp.dst_port, Protocol::UDP);
+        contents.frontends.insert(
+            key,
+            Frontend::to(flow.service, weir_ebpf::tables::FrontendFlags::NONE),
+        );
+        let known = |tables: &KernelTables| tables.flows().count();
+        assert_eq!(known(&tables), 3);
+        assert_eq!(tables.forget_stale(&contents).unwrap(), 1);
+        assert_eq!(tables.forget_stale(&contents).unwrap(), 0);
+        contents.frontends.clear();
+        assert_eq!(tables.forget_stale(&contents).unwrap(), 1);
+        let left = tables.flows().next().unwrap().unwrap();
+        assert_eq!((left.0, known(&tables)), (tcp, 1));
+    });
 }
 
 fn weir(bed: &Bed, arguments: &[&str]) -> Output {

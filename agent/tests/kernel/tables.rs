@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use aya::maps::{Array, HashMap, MapData, MapInfo};
 use weir_agent::attach::Dataplane;
+use weir_agent::maps::diff::{Limits, diff, diff_within};
 use weir_agent::maps::kernel::KernelTables;
 use weir_agent::maps::pins::{KeptSize, Pins, layouts};
 use weir_agent::maps::{Contents, Plan, Write};
@@ -245,6 +246,54 @@ fn a_full_table_is_named_and_what_came_before_took_effect() {
             Node::default(),
             "a write after the error was made"
         );
+    });
+}
+
+/// One service port with these backends.
+fn served_by(revision: u32, hosts: [u32; 2]) -> Contents {
+    let mut contents = Contents::default();
+    contents.service_names.insert(1, service_name(1));
+    let service = Service {
+        backend_count: 2,
+        revision,
+        ..Service::default()
+    };
+    contents.services.insert(1, service);
+    for (slot, host) in (0..).zip(hosts) {
+        let service = 1;
+        let backend = Backend::new(addr(host), Port::new(8080));
+        let key = BackendKey { service, slot };
+        contents.backends.insert(key, backend);
+        contents.serving.insert(ServingKey { service, backend });
+    }
+    contents
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_full_table_exchanges_all_that_it_holds() {
+    bed::run(|bed| {
+        let dataplane = bed
+            .try_load(|options| {
+                options.capacities.insert(name::BACKENDS, 2);
+                options.capacities.insert(name::SERVING, 2);
+            })
+            .unwrap();
+        let mut tables = dataplane.tables().unwrap();
+        let (before, after) = (served_by(1, [2, 3]), served_by(2, [4, 5]));
+        tables
+            .apply(&diff(&before, &tables.read().unwrap()))
+            .unwrap();
+        let error = tables.apply(&diff(&after, &before)).unwrap_err();
+        assert_eq!(error.table, name::SERVING);
+        // As an agent goes on: from what the tables hold.
+        let limits = Limits {
+            backends: 2,
+            source_ranges: 0,
+        };
+        let left = tables.read().unwrap();
+        tables.apply(&diff_within(&after, &left, limits)).unwrap();
+        assert_eq!(tables.read().unwrap(), after);
     });
 }
 

@@ -4,7 +4,7 @@
 //! same towards one backend; no port is the node's own, whose connections use the kernel's range
 //! (`net.ipv4.ip_local_port_range`).
 
-use super::{Decision, Workspace, may_change_port, open};
+use super::{Decision, Workspace, open};
 use crate::{
     addr::Port,
     tables::{FlowRole, Tables},
@@ -64,9 +64,6 @@ fn claim<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
         spare,
         ..
     } = work;
-    if !may_change_port(headers.tuple.protocol) {
-        return open::claim_reply(&headers.tuple, flow, spare, tables);
-    }
     spare.oppose(&headers.tuple, flow);
     spare.entry.role = FlowRole::SNAT_REPLY;
     for _ in 0..QUICK_TRIES {

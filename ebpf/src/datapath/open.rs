@@ -1,6 +1,6 @@
 //! A packet without a flow: is it addressed to a service? Then a flow begins.
 
-use super::{Decision, Spare, Workspace, may_change_port};
+use super::{Decision, Spare, Workspace};
 use crate::{
     addr::Port,
     conntrack,
@@ -37,9 +37,6 @@ fn begin<T: Tables>(tables: &T, work: &mut Workspace, choice: &Choice) -> Decisi
         ..
     } = work;
     let tuple = &headers.tuple;
-    if tuple.dst_port != choice.backend.port && !may_change_port(tuple.protocol) {
-        return Decision::Drop(DropReason::SctpPort);
-    }
     *flow = Flow {
         to: Tuple {
             dst: choice.backend.addr,
@@ -135,9 +132,6 @@ fn claim_with_other_port<T: Tables>(
     spare: &mut Spare,
     tables: &T,
 ) -> bool {
-    if !may_change_port(tuple.protocol) {
-        return false;
-    }
     for _ in 0..PORT_TRIES {
         flow.to.src_port = random_port(tables);
         // The node is not described yet: zero is no port to answer to.
@@ -172,11 +166,7 @@ fn open_hairpin<T: Tables>(
     } else {
         node_addr
     };
-    let is_claimed = if may_change_port(tuple.protocol) {
-        claim_with_other_port(tuple, inner, spare, tables)
-    } else {
-        claim_reply(tuple, inner, spare, tables)
-    };
+    let is_claimed = claim_with_other_port(tuple, inner, spare, tables);
     if is_claimed {
         tables.put_flow(tuple, inner);
     }

@@ -96,13 +96,15 @@ pub fn udp(tuple: &Tuple, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// An SCTP packet; its checksum covers no address and is not looked at here.
+/// An SCTP packet.
 pub fn sctp(tuple: &Tuple, chunks: &[u8]) -> Vec<u8> {
     let mut sctp = Vec::new();
     sctp.extend(tuple.src_port.number().to_be_bytes());
     sctp.extend(tuple.dst_port.number().to_be_bytes());
-    sctp.extend([0, 0, 0, 0, 0xca, 0xfe, 0xba, 0xbe]);
+    sctp.extend([0; 8]);
     sctp.extend(chunks);
+    let checksum = crc32c::crc32c(&sctp);
+    sctp[8..12].copy_from_slice(&checksum.to_le_bytes());
     raw(tuple, Protocol::SCTP, &sctp)
 }
 

@@ -128,7 +128,7 @@ impl<'a> Network<'a> {
 
     /// Waits until every agent has brought its tables up to date with the file as it is now.
     fn wait_in_force(&mut self) -> Result<()> {
-        let marker = self.objects.marker();
+        let marker = self.objects.marker_reference();
         for agent in &mut self.agents {
             agent.wait_status(&format!("{marker} to be taken in"), |status| {
                 let skipped = status["skipped"].as_array();

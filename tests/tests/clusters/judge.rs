@@ -110,14 +110,6 @@ fn is(
             let ends = (connection.to, connection.from);
             return is_served(world, memory, now, connection, served, ends);
         }
-        // For the same reason an endpoint cannot serve at another port: a limit of Weir's.
-        (Answer::Served(served), Outcome::Dropped(DropReason::SctpPort)) => {
-            connection.protocol == "SCTP"
-                && served
-                    .endpoints
-                    .keys()
-                    .any(|at| at.port() != connection.to.port())
-        }
         (Answer::LeftAlone, Outcome::LeftAlone)
         | (Answer::NoEndpoint, Outcome::Refused(RejectReason::NoBackend))
         | (Answer::NoSuchPort, Outcome::Refused(RejectReason::NoSuchPort))
@@ -177,10 +169,6 @@ fn is_served(
     let (first, last) = SNAT_PORTS;
     let is_right = match expected {
         Source::Client => source == connection.from,
-        // The checksum of SCTP covers its ports, and is not taken anew: they stay.
-        Source::Node if connection.protocol == "SCTP" => {
-            Some(source.ip()) == node && source.port() == connection.from.port()
-        }
         Source::Node => Some(source.ip()) == node && (first..=last).contains(&source.port()),
     };
     // A process that reaches its own pod by its own address has left it by no hook.

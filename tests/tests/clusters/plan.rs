@@ -19,9 +19,6 @@ pub const PORTS: [u16; 4] = [80, 81, NODE_PORTS[0], 82];
 pub const NODE_PORTS: [u16; 2] = [30_080, 30_081];
 /// Ports of endpoints.
 pub const TARGETS: [u16; 2] = [8080, 8081];
-/// The port of everything that speaks SCTP: it is not translated, a limit that the model does not
-/// know.
-pub const SCTP_PORT: u16 = 80;
 
 /// Something that has an address in each family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

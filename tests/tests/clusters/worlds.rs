@@ -14,8 +14,8 @@ use weir_tests::reference::world::{
 };
 
 use super::plan::{
-    ENDPOINTS, EXTERNALS, Host, NAMES, NODE_PORTS, NODES, PORTS, PROTOCOLS, SCTP_PORT, SERVICES,
-    TARGETS, ZONES,
+    ENDPOINTS, EXTERNALS, Host, NAMES, NODE_PORTS, NODES, PORTS, PROTOCOLS, SERVICES, TARGETS,
+    ZONES,
 };
 
 /// Any cluster.
@@ -162,7 +162,7 @@ fn ports() -> impl Strategy<Value = Vec<ServicePort>> {
             .map(|(name, (protocol, port, node_port))| ServicePort {
                 name: (*name).to_owned(),
                 protocol,
-                port: port_of(protocol, PORTS[port]),
+                port: PORTS[port],
                 node_port,
             })
             .filter(|port| {
@@ -248,18 +248,9 @@ fn slice_ports(numbers: &[(Option<u16>, bool)], has_all: bool) -> Vec<SlicePort>
         .map(|((name, protocol), (port, _))| SlicePort {
             name: (*name).to_owned(),
             protocol,
-            port: port.map(|port| port_of(protocol, port)),
+            port: *port,
         })
         .collect()
-}
-
-const fn port_of(protocol: &str, port: u16) -> u16 {
-    // SCTP is the only one with that letter.
-    if protocol.as_bytes()[0] == b'S' {
-        SCTP_PORT
-    } else {
-        port
-    }
 }
 
 fn endpoint(is_v6: bool) -> impl Strategy<Value = Endpoint> {

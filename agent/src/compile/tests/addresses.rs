@@ -450,10 +450,18 @@ fn of_a_hundred_thousand_endpoints_those_that_fit_serve_and_other_services_too()
         created: Some(jiff::Timestamp::from_second(1).unwrap()),
         ..service("first", &["10.32.0.1"], &[("", 80, Protocol::Tcp)])
     };
+    let last = service("zeta", &["10.32.0.9"], &[("", 80, Protocol::Tcp)]);
     let cluster = Cluster::from_objects([
         web(),
         slice("web-1", ("", 8080), &endpoints),
         Object::Service(first),
+        Object::Service(last),
+        Object::EndpointSlice(EndpointSlice {
+            name: "zeta-1".to_owned(),
+            triggered: None,
+            service: service_ref("zeta"),
+            group: group(("", 8080), &[("10.199.0.3", READY)]),
+        }),
         Object::EndpointSlice(EndpointSlice {
             name: "first-1".to_owned(),
             service: service_ref("first"),
@@ -471,11 +479,15 @@ fn of_a_hundred_thousand_endpoints_those_that_fit_serve_and_other_services_too()
         reachable(&desired, "10.32.0.1", 80).unwrap(),
         ["10.199.0.2 8080"]
     );
-    assert_eq!(reachable(&desired, VIP, 80).unwrap().len(), 49_999);
+    assert_eq!(
+        reachable(&desired, "10.32.0.9", 80).unwrap(),
+        ["10.199.0.3 8080"]
+    );
+    assert_eq!(reachable(&desired, VIP, 80).unwrap().len(), 49_998);
     assert_eq!(
         reasons(&desired),
         [
-            "Service default/web port 80/TCP IPv4: 50001 of 100000 endpoints are left out, because \
+            "Service default/web port 80/TCP IPv4: 50002 of 100000 endpoints are left out, because \
           the table BACKENDS is full (50000 entries); a larger --max-backends makes room"
         ]
     );

@@ -53,7 +53,7 @@ const fn rejected(reason: RejectReason) -> &'static [u8; SENTENCE] {
 const fn dropped(reason: DropReason) -> &'static [u8; SENTENCE] {
     use DropReason::{
         Malformed, NoFirstFragment, NoLocalEndpoint, NoNodeAddress, NoSourcePort, NotRewritten,
-        SctpPort, ServiceAddress, SourceRange, Unanswerable,
+        ServiceAddress, SourceRange, Unanswerable,
     };
     match reason {
         NoFirstFragment => const { &filled(NoFirstFragment.sentence()) },
@@ -64,7 +64,6 @@ const fn dropped(reason: DropReason) -> &'static [u8; SENTENCE] {
         NoSourcePort => const { &filled(NoSourcePort.sentence()) },
         NotRewritten => const { &filled(NotRewritten.sentence()) },
         Unanswerable => const { &filled(Unanswerable.sentence()) },
-        SctpPort => const { &filled(SctpPort.sentence()) },
         NoLocalEndpoint => const { &filled(NoLocalEndpoint.sentence()) },
     }
 }

@@ -201,7 +201,6 @@ const fn reason_name(verdict: Verdict) -> Option<&'static str> {
         Verdict::Drop(DropReason::NotRewritten) => Some("not-rewritten"),
         Verdict::Drop(DropReason::Unanswerable) => Some("unanswerable"),
         Verdict::Reject(RejectReason::NoSuchPort) => Some("no-such-port"),
-        Verdict::Drop(DropReason::SctpPort) => Some("sctp-port"),
         Verdict::Drop(DropReason::NoLocalEndpoint) => Some("no-local-endpoint"),
         Verdict::Drop(DropReason::SourceRange) | Verdict::Reject(RejectReason::SourceRange) => {
             Some("source-range")
