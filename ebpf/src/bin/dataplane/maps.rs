@@ -131,19 +131,19 @@ impl Tables for KernelTables {
             addr: *client,
         };
         let length = 8 * size_of::<ServiceAddr>() as u32;
-        SOURCE_RANGES.get(&Key::new(length, data)).is_some()
+        SOURCE_RANGES.get(Key::new(length, data)).is_some()
     }
 
     #[inline(always)]
     fn is_service_addr(&self, addr: &Addr) -> bool {
         let length = 8 * size_of::<Addr>() as u32;
-        SERVICE_CIDRS.get(&Key::new(length, *addr)).is_some()
+        SERVICE_CIDRS.get(Key::new(length, *addr)).is_some()
     }
 
     #[inline(always)]
     fn interface(&self, index: u32) -> Option<Interface> {
         // SAFETY: as in `frontend`.
-        unsafe { INTERFACES.get(&index) }.copied()
+        unsafe { INTERFACES.get(index) }.copied()
     }
 
     #[inline(always)]
