@@ -18,7 +18,7 @@
 //! - the addresses of a range are for services only while the frontends in it are complete;
 //! - slot 0 is the last to go: whoever read a count before it was lowered finds a backend there;
 //! - a change that was begun and not finished can be seen in the tables, by the bit
-//!   [`UNSETTLED`] or because `SERVING` lists other backends than the slots hold, so that the
+//!   [`UNSETTLED`](super::UNSETTLED) or because `SERVING` lists other backends than the slots hold, so that the
 //!   next agent raises the revision again (see [`Ids`](crate::compile::Ids)).
 //!
 //! Removals that nothing refers to come first, and service ports that shrink before those that
