@@ -334,7 +334,7 @@ pub fn carry_out<P: PacketMut>(
 ///
 /// # Panics
 ///
-/// At [`Hook::Socket`], which no packet meets.
+/// At [`Hook::Socket`](crate::verdict::Hook::Socket), which no packet meets.
 #[cfg(not(target_arch = "bpf"))]
 pub fn run<P: PacketMut, T: Tables>(
     packet: &mut P,

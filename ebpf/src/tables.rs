@@ -4,7 +4,7 @@
 //! the programs, the agent and the commands that read pinned tables.
 //!
 //! Invariants:
-//! - Addresses and ports are in network byte order ([`Addr`], [`Port`]); all other integers are
+//! - Addresses and ports are in network byte order ([`Addr`], [`Port`](crate::addr::Port)); all other integers are
 //!   in host byte order, since they never meet a packet.
 //! - No layout has padding (`bytemuck::Pod` refuses it); reserved bytes are zero, because a hash
 //!   map compares them.

@@ -125,7 +125,7 @@ pub struct Flow {
     /// When a packet of either direction was last seen, to the second: between, nothing is
     /// written.
     pub last_seen: Nanos,
-    /// The service port, as in [`Frontend`].
+    /// The service port, as in [`Frontend`](super::Frontend).
     pub service: u32,
     /// The revision of the service port under which the backend was last found to serve.
     pub revision: u32,

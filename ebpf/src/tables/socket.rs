@@ -35,9 +35,9 @@ pub struct SocketFlow {
     pub port: Port,
     /// Zero.
     pub reserved: u16,
-    /// As in [`Flow`].
+    /// As in [`Flow`](super::Flow).
     pub service: u32,
-    /// As in [`Flow`].
+    /// As in [`Flow`](super::Flow).
     pub revision: u32,
     /// Zero.
     pub reserved_tail: u32,
