@@ -184,9 +184,10 @@ fn without_ports_if_later(mut packet: Packet) -> Packet {
             Body::Tcp(_) => Body::Other(6),
             Body::Udp { .. } => Body::Other(17),
             Body::Sctp(_) => Body::Other(132),
-            other @ (Body::Echo | Body::PortUnreachable(_) | Body::Error(..) | Body::Other(_)) => {
-                other
-            }
+            // Its checksum is in the first fragment.
+            Body::Echo if packet.src.is_ipv4() => Body::Other(1),
+            Body::Echo => Body::Other(58),
+            other @ (Body::PortUnreachable(_) | Body::Error(..) | Body::Other(_)) => other,
         };
         packet.src.set_port(0);
         packet.dst.set_port(0);
