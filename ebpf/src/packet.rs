@@ -11,7 +11,6 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     addr::{Addr, Port, Protocol},
-    icmp,
     tables::Tuple,
 };
 
@@ -472,9 +471,9 @@ fn parse_transport<P: Packet>(
         }
         Protocol::ICMP | Protocol::ICMPV6 if (protocol == Protocol::ICMP) == headers.is_v4 => {
             let kind: u8 = packet.load(headers.transport).unwrap_or(NO_ICMP_TYPE);
-            let number = if icmp::is_error(kind, headers.is_v4) {
+            let number = if transport::is_icmp_error(kind, headers.is_v4) {
                 Kind::ICMP_ERROR
-            } else if icmp::is_echo_request(kind, headers.is_v4) {
+            } else if transport::is_echo_request(kind, headers.is_v4) {
                 Kind::ECHO
             } else {
                 Kind::OTHER

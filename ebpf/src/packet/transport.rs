@@ -101,6 +101,27 @@ impl From<Transport> for Kind {
     }
 }
 
+/// Does an ICMP message of this type quote the packet it is about?
+///
+/// Not a redirect: it is no error, but speaks of the destination as the router knows it. Nor a
+/// source quench, which nobody heeds any more (RFC 6633).
+#[inline(always)]
+pub(super) const fn is_icmp_error(kind: u8, is_v4: bool) -> bool {
+    if is_v4 {
+        // Destination unreachable (fragmentation needed, too), time exceeded, parameter problem.
+        matches!(kind, 3 | 11 | 12)
+    } else {
+        // The same, and packet too big.
+        matches!(kind, 1..=4)
+    }
+}
+
+/// Is this a question that wants an answer (RFC 792, RFC 4443 section 4.1)?
+#[inline(always)]
+pub(super) const fn is_echo_request(kind: u8, is_v4: bool) -> bool {
+    if is_v4 { kind == 8 } else { kind == 128 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
