@@ -1,13 +1,15 @@
-//! A node with two pods, its agent, and three services.
+//! A node with two pods, its agent, four services, and a host on a VLAN of the node's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 
+use super::sctp;
 use crate::bed::manifests::{self, Endpoint, Manifests, ServicePort};
-use crate::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring};
+use crate::bed::{Agent, AgentOptions, Bed, Family, Neighbour, Pod, Topology, Wiring};
 use crate::testpod::client::TestPod;
 
 /// Beside the first program, where the host put it.
@@ -20,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const SERVICE_PORT: u16 = 80;
 /// Where pods serve: another port, so that its translation shows.
 const TARGET_PORT: u16 = 8080;
+/// Where every address of the node serves [`PUBLIC`], by any protocol.
+pub const NODE_PORT: u16 = 30_080;
 
 /// A service, by the last part of its cluster IPs.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +41,11 @@ pub const WEB: Service = Service {
 pub const MIRROR: Service = Service {
     name: "mirror",
     number: 60,
+};
+/// Its backend is the pod `server`, and it has node ports.
+pub const PUBLIC: Service = Service {
+    name: "public",
+    number: 30,
 };
 /// It has none.
 pub const EMPTY: Service = Service {
@@ -77,6 +86,10 @@ pub struct World {
     pub foreign: TestPod,
     /// A pod that answers while this lives.
     _server: Pod,
+    /// The same pod's SCTP, of each family.
+    pub sctp: [(Family, sctp::Server); 2],
+    /// A host that does not know the cluster, beside the node.
+    pub neighbour: Neighbour,
     /// What the agent watches.
     manifests: Manifests,
     options: AgentOptions,
@@ -94,10 +107,16 @@ impl World {
         for pod in [&server, &client] {
             pod.serve_at(TARGET_PORT)?;
         }
+        let sctp = [
+            (Family::V4, serve_sctp(&server, Family::V4)?),
+            (Family::V6, serve_sctp(&server, Family::V6)?),
+        ];
+        let neighbour = Neighbour::start(bed.node(0))?;
         let manifests = Manifests::create(bed.run_dir().join("manifests"))?;
         manifests.put("node.yaml", &[manifests::node(bed.node(0).plan())])?;
         put(&manifests, WEB, Some(&server))?;
         put(&manifests, MIRROR, Some(&client))?;
+        put(&manifests, PUBLIC, Some(&server))?;
         put(&manifests, EMPTY, None)?;
         let mut options = AgentOptions::new(Path::new(WEIR), manifests.directory());
         options.patience = PATIENCE;
@@ -107,6 +126,8 @@ impl World {
             client,
             foreign,
             _server: server,
+            sctp,
+            neighbour,
             manifests,
             options,
             bed,
@@ -140,16 +161,28 @@ impl World {
     }
 }
 
+fn serve_sctp(pod: &Pod, family: Family) -> Result<sctp::Server> {
+    let at = (pod.addr(family), TARGET_PORT).into();
+    sctp::Server::start(pod.namespace(), at)
+}
+
 fn put(manifests: &Manifests, service: Service, backend: Option<&Pod>) -> Result<()> {
     let ports = |port| {
-        [("tcp", "TCP"), ("udp", "UDP")].map(|(name, protocol)| ServicePort {
+        [("tcp", "TCP"), ("udp", "UDP"), ("sctp", "SCTP")].map(|(name, protocol)| ServicePort {
             name,
             port,
             protocol,
         })
     };
     let ips = Family::ALL.map(|family| service.ip(family));
-    let mut objects = vec![manifests::service(service.name, &ips, &ports(SERVICE_PORT))];
+    let mut object = manifests::service(service.name, &ips, &ports(SERVICE_PORT));
+    if service.name == PUBLIC.name {
+        object["spec"]["type"] = json!("NodePort");
+        for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
+            port["nodePort"] = json!(NODE_PORT);
+        }
+    }
+    let mut objects = vec![object];
     for family in Family::ALL {
         let endpoints: Vec<Endpoint> = backend
             .iter()
