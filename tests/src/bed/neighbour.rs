@@ -5,14 +5,15 @@
 //!         └─ lan0.100 ────┘            both ends have addresses in both networks
 //! ```
 //!
-//! The host's end is a bridge, a device that cannot write checksums of SCTP: the host's stack does,
-//! while pods' and nodes' leave them to a veth.
+//! The host reaches everything else by the node, through the VLAN. Its end of the link is a bridge, a
+//! device that cannot write checksums of SCTP: the host's stack does, while pods' and nodes' leave
+//! them to a veth.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 
-use super::fabric::usable_at_once;
+use super::fabric::{DEFAULT_V4, DEFAULT_V6, usable_at_once};
 use super::links::{Links, VethEnd};
 use super::namespace::Namespace;
 use super::node::Node;
@@ -85,7 +86,12 @@ impl Neighbour {
         usable_at_once(&namespace)?;
         namespace.run(async |links| {
             links.add_bridge(LINK).await?;
-            address(&links, Network::host).await
+            address(&links, Network::host).await?;
+            for (family, anywhere) in [(Family::V4, DEFAULT_V4), (Family::V6, DEFAULT_V6)] {
+                let router = Network::Tagged.node(family);
+                links.add_route(anywhere, VLAN_LINK, Some(router)).await?;
+            }
+            Ok(())
         })?;
         node.namespace()
             .run(async |links| {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use super::machine::Kernel;
-use super::world::{EMPTY, MIRROR, NODE_PORT, PUBLIC, WEB, WEIR, World};
+use super::world::{AWAY, EMPTY, MIRROR, PUBLIC, WEB, WEIR, World};
 use crate::bed::Family;
 use crate::bed::neighbour::{self, Network};
 use crate::testpod::client::Outcome;
@@ -17,7 +17,7 @@ use crate::testpod::protocol::{Answer, Failure};
 pub type Check = (&'static str, fn(&mut World, &Kernel) -> Result<()>);
 
 /// In the order in which they run: the last takes everything away.
-pub const ALL: [Check; 13] = [
+pub const ALL: [Check; 14] = [
     (
         "programs are held as this kernel can hold them",
         programs_are_held,
@@ -31,6 +31,10 @@ pub const ALL: [Check; 13] = [
     (
         "node ports are served with and without a VLAN's tag",
         node_ports_with_and_without_a_tag,
+    ),
+    (
+        "what leaves by a VLAN has that device's address",
+        masquerade_at_a_vlan,
     ),
     ("a pod's SCTP is translated", sctp_of_a_pod),
     ("SCTP from outside is translated", sctp_from_outside),
@@ -180,7 +184,7 @@ fn node_ports_with_and_without_a_tag(world: &mut World, _: &Kernel) -> Result<()
     let neighbour = world.neighbour.process();
     for network in Network::ALL {
         for family in Family::ALL {
-            let to = (network.node(family), NODE_PORT).into();
+            let to = PUBLIC.at_node(network.node(family));
             let answer = neighbour.tcp_ask(to);
             expect_from(answer.clone(), "server", to)?;
             let (seen, own) = (answer?.client.ip(), network.host(family));
@@ -192,27 +196,38 @@ fn node_ports_with_and_without_a_tag(world: &mut World, _: &Kernel) -> Result<()
     Ok(())
 }
 
-/// A veth is left to write the checksums.
+/// The backend sees the address of the VLAN's device, by which the flow leaves.
+fn masquerade_at_a_vlan(world: &mut World, _: &Kernel) -> Result<()> {
+    let (node, outside) = (world.bed.node(0), world.bed.outside());
+    for family in Family::ALL {
+        let to = AWAY.at_node(node.addresses().of(family));
+        let answer = outside.tcp_ask(to);
+        expect_from(answer.clone(), "neighbour", to)?;
+        let (seen, expected) = (answer?.client.ip(), Network::Tagged.node(family));
+        ensure!(seen == expected, "{to}: {seen} instead of {expected}");
+        let transferred = outside.bulk(to, BULK)?;
+        ensure!(transferred.is_complete(), "{to}: {transferred:?}");
+    }
+    Ok(())
+}
+
+/// A veth is left to write the pod's checksums. Answers from another host have theirs.
 fn sctp_of_a_pod(world: &mut World, _: &Kernel) -> Result<()> {
     let client = &world.client;
-    for (family, server) in &world.sctp {
-        let to = PUBLIC.at(*family);
-        server
-            .ask(client.namespace(), client.addr(*family), to)
-            .with_context(|| format!("SCTP of a pod to {to}"))?;
+    for (servers, service) in [(&world.sctp, PUBLIC), (&world.sctp_away, AWAY)] {
+        let (own, to) = (|family| client.addr(family), |family| service.at(family));
+        servers.ask(client.namespace(), own, to)?;
     }
     Ok(())
 }
 
 /// What the client sends has its checksum: no device of its own can write it.
 fn sctp_from_outside(world: &mut World, _: &Kernel) -> Result<()> {
+    let client = world.neighbour.namespace();
     for network in Network::ALL {
-        for (family, server) in &world.sctp {
-            let to = (network.node(*family), NODE_PORT).into();
-            server
-                .ask(world.neighbour.namespace(), network.host(*family), to)
-                .with_context(|| format!("SCTP from outside to {to}"))?;
-        }
+        let own = |family| network.host(family);
+        let to = |family| PUBLIC.at_node(network.node(family));
+        world.sctp.ask(client, own, to)?;
     }
     Ok(())
 }
