@@ -1,8 +1,8 @@
 //! An association of SCTP: a client and a server that is asked by it.
 //!
 //! Its sockets are opened in their namespaces and used from here: the stack does the rest, and no
-//! socket program has a say in SCTP. Ends are bound to one address each. Where they are not, SCTP
-//! tells its peer all others in the packets' payload, which no translation changes.
+//! socket program has a say in SCTP. Ends are bound to one address each: an end that has several
+//! and is not bound tells its peer all of them, in a payload that no translation changes.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
