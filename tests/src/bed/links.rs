@@ -10,7 +10,8 @@ use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, Li
 use netlink_packet_route::route::{RouteAttribute, RouteIpTunnel, RouteMetric, RouteScope};
 use netlink_packet_route::tc::TcAttribute;
 use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, LinkVxlan,
+    RouteMessageBuilder,
 };
 
 /// Where VXLAN is received (RFC 7348).
@@ -174,6 +175,19 @@ impl Links {
             .execute()
             .await
             .with_context(|| format!("make {port} a port of {bridge}"))
+    }
+
+    /// Makes the link of a VLAN that comes over another link, and brings it up.
+    pub async fn add_vlan(&self, name: &str, parent: &str, vlan: u16) -> Result<()> {
+        let message = LinkVlan::new(name, self.index(parent).await?, vlan)
+            .up()
+            .build();
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .with_context(|| format!("make {name}, VLAN {vlan} of {parent}"))
     }
 
     /// Deletes a link.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use super::machine::Kernel;
-use super::world::{EMPTY, MIRROR, WEB, WEIR, World};
+use super::world::{AWAY, EMPTY, MIRROR, PUBLIC, WEB, WEIR, World};
 use crate::bed::Family;
+use crate::bed::neighbour::{self, Network};
 use crate::testpod::client::Outcome;
 use crate::testpod::protocol::{Answer, Failure};
 
@@ -16,7 +17,7 @@ use crate::testpod::protocol::{Answer, Failure};
 pub type Check = (&'static str, fn(&mut World, &Kernel) -> Result<()>);
 
 /// In the order in which they run: the last takes everything away.
-pub const ALL: [Check; 10] = [
+pub const ALL: [Check; 14] = [
     (
         "programs are held as this kernel can hold them",
         programs_are_held,
@@ -27,6 +28,16 @@ pub const ALL: [Check; 10] = [
     ("the node's UDP is answered by the service", udp_of_the_node),
     ("a pod reaches itself", a_pod_reaches_itself),
     ("a service without endpoints refuses", refusals),
+    (
+        "node ports are served with and without a VLAN's tag",
+        node_ports_with_and_without_a_tag,
+    ),
+    (
+        "what leaves by a VLAN has that device's address",
+        masquerade_at_a_vlan,
+    ),
+    ("a pod's SCTP is translated", sctp_of_a_pod),
+    ("SCTP from outside is translated", sctp_from_outside),
     (
         "connections go on without an agent and under a new one",
         restart_under_connections,
@@ -160,6 +171,65 @@ fn restart_under_connections(world: &mut World, _: &Kernel) -> Result<()> {
     go_on(world, "without an agent")?;
     world.start_agent_that_logs_packets()?;
     go_on(world, "under a new agent")
+}
+
+/// Nobody told the agent of the VLAN's device, nor of the one below it.
+fn node_ports_with_and_without_a_tag(world: &mut World, _: &Kernel) -> Result<()> {
+    let status = world.bed.node(0).status(Path::new(WEIR))?;
+    for link in [neighbour::LINK, neighbour::VLAN_LINK] {
+        let interfaces = status["networkInterfaces"].as_array();
+        let is_there = interfaces.is_some_and(|all| all.iter().any(|one| one["name"] == link));
+        ensure!(is_there, "no programs at {link}: {status}");
+    }
+    let neighbour = world.neighbour.process();
+    for network in Network::ALL {
+        for family in Family::ALL {
+            let to = PUBLIC.at_node(network.node(family));
+            let answer = neighbour.tcp_ask(to);
+            expect_from(answer.clone(), "server", to)?;
+            let (seen, own) = (answer?.client.ip(), network.host(family));
+            ensure!(seen == own, "{own} came as {seen}");
+            let transferred = neighbour.bulk(to, BULK)?;
+            ensure!(transferred.is_complete(), "{to}: {transferred:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The backend sees the address of the VLAN's device, by which the flow leaves.
+fn masquerade_at_a_vlan(world: &mut World, _: &Kernel) -> Result<()> {
+    let (node, outside) = (world.bed.node(0), world.bed.outside());
+    for family in Family::ALL {
+        let to = AWAY.at_node(node.addresses().of(family));
+        let answer = outside.tcp_ask(to);
+        expect_from(answer.clone(), "neighbour", to)?;
+        let (seen, expected) = (answer?.client.ip(), Network::Tagged.node(family));
+        ensure!(seen == expected, "{to}: {seen} instead of {expected}");
+        let transferred = outside.bulk(to, BULK)?;
+        ensure!(transferred.is_complete(), "{to}: {transferred:?}");
+    }
+    Ok(())
+}
+
+/// A veth is left to write the pod's checksums. Answers from another host have theirs.
+fn sctp_of_a_pod(world: &mut World, _: &Kernel) -> Result<()> {
+    let client = &world.client;
+    for (servers, service) in [(&world.sctp, PUBLIC), (&world.sctp_away, AWAY)] {
+        let (own, to) = (|family| client.addr(family), |family| service.at(family));
+        servers.ask(client.namespace(), own, to)?;
+    }
+    Ok(())
+}
+
+/// What the client sends has its checksum: no device of its own can write it.
+fn sctp_from_outside(world: &mut World, _: &Kernel) -> Result<()> {
+    let client = world.neighbour.namespace();
+    for network in Network::ALL {
+        let own = |family| network.host(family);
+        let to = |family| PUBLIC.at_node(network.node(family));
+        world.sctp.ask(client, own, to)?;
+    }
+    Ok(())
 }
 
 /// A pod's datagrams choose again. A connected socket of the node is closed over netlink, so that

@@ -7,6 +7,7 @@
 
 mod checks;
 mod machine;
+mod sctp;
 mod world;
 
 use std::io::{Write as _, stdout};

@@ -1,14 +1,19 @@
-//! A node with two pods, its agent, and three services.
+//! A node with two pods, its agent, five services, and a host on a VLAN of the node's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 
+use super::sctp;
 use crate::bed::manifests::{self, Endpoint, Manifests, ServicePort};
-use crate::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring};
+use crate::bed::namespace::Namespace;
+use crate::bed::neighbour::Network;
+use crate::bed::{Agent, AgentOptions, Bed, Family, Neighbour, Pod, Topology, Wiring};
 use crate::testpod::client::TestPod;
+use crate::testpod::protocol::Transport;
 
 /// Beside the first program, where the host put it.
 pub const WEIR: &str = "/weir";
@@ -26,22 +31,39 @@ const TARGET_PORT: u16 = 8080;
 pub struct Service {
     name: &'static str,
     number: u8,
+    /// Where every address of the node serves it, by any protocol.
+    node_port: Option<u16>,
 }
 
 /// Its backend is the pod `server`.
 pub const WEB: Service = Service {
     name: "web",
     number: 140,
+    node_port: None,
 };
 /// Its backend is the pod `client`.
 pub const MIRROR: Service = Service {
     name: "mirror",
     number: 60,
+    node_port: None,
+};
+/// Its backend is the pod `server`, and it has node ports.
+pub const PUBLIC: Service = Service {
+    name: "public",
+    number: 30,
+    node_port: Some(30_080),
+};
+/// Its backend is the host on the VLAN, and it has node ports.
+pub const AWAY: Service = Service {
+    name: "away",
+    number: 40,
+    node_port: Some(30_090),
 };
 /// It has none.
 pub const EMPTY: Service = Service {
     name: "empty",
     number: 50,
+    node_port: None,
 };
 
 impl Service {
@@ -56,6 +78,12 @@ impl Service {
     #[must_use]
     pub fn at(self, family: Family) -> SocketAddr {
         (self.ip(family), SERVICE_PORT).into()
+    }
+
+    /// Where an address of the node serves it.
+    #[must_use]
+    pub fn at_node(self, addr: IpAddr) -> SocketAddr {
+        (addr, self.node_port.unwrap_or_default()).into()
     }
 
     /// The IPv4 address as sockets of the other family write it.
@@ -77,6 +105,12 @@ pub struct World {
     pub foreign: TestPod,
     /// A pod that answers while this lives.
     _server: Pod,
+    /// The same pod's SCTP.
+    pub sctp: SctpServers,
+    /// The neighbour's.
+    pub sctp_away: SctpServers,
+    /// A host that does not know the cluster, beside the node.
+    pub neighbour: Neighbour,
     /// What the agent watches.
     manifests: Manifests,
     options: AgentOptions,
@@ -94,11 +128,24 @@ impl World {
         for pod in [&server, &client] {
             pod.serve_at(TARGET_PORT)?;
         }
+        let neighbour = Neighbour::start(bed.node(0))?;
+        let sctp = SctpServers::start(server.namespace(), |family| server.addr(family))?;
+        let away = |family| Network::Tagged.host(family);
+        let sctp_away = SctpServers::start(neighbour.namespace(), away)?;
+        for family in Family::ALL {
+            let at = (away(family), TARGET_PORT).into();
+            neighbour.process().serve(Transport::Tcp, at)?;
+        }
         let manifests = Manifests::create(bed.run_dir().join("manifests"))?;
         manifests.put("node.yaml", &[manifests::node(bed.node(0).plan())])?;
-        put(&manifests, WEB, Some(&server))?;
-        put(&manifests, MIRROR, Some(&client))?;
-        put(&manifests, EMPTY, None)?;
+        put(&manifests, WEB, in_pod(&server))?;
+        put(&manifests, MIRROR, in_pod(&client))?;
+        put(&manifests, PUBLIC, in_pod(&server))?;
+        put(&manifests, AWAY, |family| {
+            let (addr, node) = (away(family), "another".to_owned());
+            Some(Endpoint { addr, node })
+        })?;
+        put(&manifests, EMPTY, |_| None)?;
         let mut options = AgentOptions::new(Path::new(WEIR), manifests.directory());
         options.patience = PATIENCE;
         let agent = Agent::start(bed.node(0), &options)?;
@@ -107,6 +154,9 @@ impl World {
             client,
             foreign,
             _server: server,
+            sctp,
+            sctp_away,
+            neighbour,
             manifests,
             options,
             bed,
@@ -124,7 +174,7 @@ impl World {
     /// Gives [`WEB`] its other backend, and waits until the agent has written it.
     pub fn move_web_to_the_client(&mut self) -> Result<()> {
         let before = self.agent.generation()?;
-        put(&self.manifests, WEB, Some(&self.client))?;
+        put(&self.manifests, WEB, in_pod(&self.client))?;
         self.agent.wait_generation_after(before)
     }
 
@@ -140,24 +190,68 @@ impl World {
     }
 }
 
-fn put(manifests: &Manifests, service: Service, backend: Option<&Pod>) -> Result<()> {
+/// A server of SCTP for each family.
+#[derive(Debug)]
+pub struct SctpServers([(Family, sctp::Server); 2]);
+
+impl SctpServers {
+    fn start(namespace: &Namespace, own: impl Fn(Family) -> IpAddr) -> Result<Self> {
+        let server = |family| {
+            let at = (own(family), TARGET_PORT).into();
+            Ok::<_, anyhow::Error>((family, sctp::Server::start(namespace, at)?))
+        };
+        Ok(Self([server(Family::V4)?, server(Family::V6)?]))
+    }
+
+    /// Has a client ask each ([`sctp::Server::ask`]).
+    pub fn ask(
+        &self,
+        namespace: &Namespace,
+        client: impl Fn(Family) -> IpAddr,
+        to: impl Fn(Family) -> SocketAddr,
+    ) -> Result<()> {
+        for (family, server) in &self.0 {
+            let (client, to) = (client(*family), to(*family));
+            server
+                .ask(namespace, client, to)
+                .with_context(|| format!("SCTP of {client} to {to}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn in_pod(pod: &Pod) -> impl Fn(Family) -> Option<Endpoint> {
+    |family| {
+        Some(Endpoint {
+            addr: pod.addr(family),
+            node: pod.node().name().to_owned(),
+        })
+    }
+}
+
+fn put(
+    manifests: &Manifests,
+    service: Service,
+    backend: impl Fn(Family) -> Option<Endpoint>,
+) -> Result<()> {
     let ports = |port| {
-        [("tcp", "TCP"), ("udp", "UDP")].map(|(name, protocol)| ServicePort {
+        [("tcp", "TCP"), ("udp", "UDP"), ("sctp", "SCTP")].map(|(name, protocol)| ServicePort {
             name,
             port,
             protocol,
         })
     };
     let ips = Family::ALL.map(|family| service.ip(family));
-    let mut objects = vec![manifests::service(service.name, &ips, &ports(SERVICE_PORT))];
+    let mut object = manifests::service(service.name, &ips, &ports(SERVICE_PORT));
+    if let Some(node_port) = service.node_port {
+        object["spec"]["type"] = json!("NodePort");
+        for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
+            port["nodePort"] = json!(node_port);
+        }
+    }
+    let mut objects = vec![object];
     for family in Family::ALL {
-        let endpoints: Vec<Endpoint> = backend
-            .iter()
-            .map(|pod| Endpoint {
-                addr: pod.addr(family),
-                node: pod.node().name().to_owned(),
-            })
-            .collect();
+        let endpoints = Vec::from_iter(backend(family));
         let slice = manifests::slice(service.name, family, &ports(TARGET_PORT), &endpoints);
         objects.push(slice);
     }

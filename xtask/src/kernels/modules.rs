@@ -14,9 +14,17 @@ use anyhow::{Context as _, Result, bail};
 use lzma_rust2::XzReader;
 use object::{Object as _, ObjectSection as _};
 
-/// Pods' interfaces, the test bed's switch, packet hooks below Linux 6.6, and the closing of the
-/// node's UDP sockets.
-pub const NEEDED: &[&str] = &["veth", "bridge", "sch_ingress", "cls_bpf", "udp_diag"];
+/// Pods' interfaces, the test bed's switch, packet hooks below Linux 6.6, the closing of the node's
+/// UDP sockets, VLAN devices, and SCTP.
+pub const NEEDED: &[&str] = &[
+    "veth",
+    "bridge",
+    "sch_ingress",
+    "cls_bpf",
+    "udp_diag",
+    "8021q",
+    "sctp",
+];
 
 /// Name and content of the modules of these names and of all that they need, in the order in which
 /// to load them.
