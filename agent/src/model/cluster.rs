@@ -5,12 +5,11 @@
 //! hold after that list. A partial list is never in force, and an object that a source could not
 //! read keeps its last good version.
 
+mod objects;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Change, EndpointSlice, Endpoints, Event, Kind, Node, Object, ObjectRef, Problem, Report,
-    Service, ServiceCidr, SourceId,
-};
+use super::{Change, Event, Kind, Object, ObjectRef, Problem, Report, SourceId};
 
 /// What the cluster says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,77 +91,12 @@ impl Cluster {
             .is_some_and(|source| source.is_ready)
     }
 
-    /// All services that Weir serves, by namespace and name.
-    pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.objects(Kind::Service)
-            .filter_map(|object| match object {
-                Object::Service(service) => Some(service),
-                Object::EndpointSlice(_)
-                | Object::Endpoints(_)
-                | Object::Node(_)
-                | Object::ServiceCidr(_)
-                | Object::NotOurs(..) => None,
-            })
-    }
-
-    /// All slices that have a service, by namespace and name.
-    pub fn endpoint_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.objects(Kind::EndpointSlice)
-            .filter_map(|object| match object {
-                Object::EndpointSlice(slice) => Some(slice),
-                Object::Service(_)
-                | Object::Endpoints(_)
-                | Object::Node(_)
-                | Object::ServiceCidr(_)
-                | Object::NotOurs(..) => None,
-            })
-    }
-
-    /// All core Endpoints, by namespace and name.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoints> {
-        self.objects(Kind::Endpoints)
-            .filter_map(|object| match object {
-                Object::Endpoints(endpoints) => Some(endpoints),
-                Object::Service(_)
-                | Object::EndpointSlice(_)
-                | Object::Node(_)
-                | Object::ServiceCidr(_)
-                | Object::NotOurs(..) => None,
-            })
-    }
-
-    /// All ranges of cluster IPs, by name.
-    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
-        self.objects(Kind::ServiceCidr)
-            .filter_map(|object| match object {
-                Object::ServiceCidr(service_cidr) => Some(service_cidr),
-                Object::Service(_)
-                | Object::EndpointSlice(_)
-                | Object::Endpoints(_)
-                | Object::Node(_)
-                | Object::NotOurs(..) => None,
-            })
-    }
-
     /// The object of this name that is in force.
     #[must_use]
     pub fn get(&self, reference: &ObjectRef) -> Option<&Object> {
         self.sources
             .values()
             .find_map(|source| source.objects.get(reference))
-    }
-
-    /// The node of this name.
-    #[must_use]
-    pub fn node(&self, name: &str) -> Option<&Node> {
-        match self.get(&ObjectRef::new(Kind::Node, "", name))? {
-            Object::Node(node) => Some(node),
-            Object::Service(_)
-            | Object::EndpointSlice(_)
-            | Object::Endpoints(_)
-            | Object::ServiceCidr(_)
-            | Object::NotOurs(..) => None,
-        }
     }
 
     /// What each source cannot use, and the objects that come from two.
@@ -314,7 +248,7 @@ fn differences(before: &Objects, after: &Objects) -> BTreeSet<ObjectRef> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{NotOurs, Problem};
+    use super::super::{Node, NotOurs};
     use super::*;
 
     const SOURCE: SourceId = SourceId("a");

@@ -27,11 +27,14 @@ impl Metadata {
             Some(_) | None => return Err(invalid("name", "is missing".to_owned())),
         };
         match kind {
-            // Services give their names to tables, whose fields hold a label.
-            Kind::Service => validate_label(&name),
-            Kind::EndpointSlice | Kind::Endpoints | Kind::Node | Kind::ServiceCidr => {
-                validate_subdomain(&name)
-            }
+            // Services give their names to tables, whose fields hold a label; so do namespaces.
+            Kind::Service | Kind::Namespace => validate_label(&name),
+            Kind::EndpointSlice
+            | Kind::Endpoints
+            | Kind::Node
+            | Kind::ServiceCidr
+            | Kind::Pod
+            | Kind::NetworkPolicy => validate_subdomain(&name),
         }
         .map_err(|message| invalid("name", message))?;
         let namespace = if kind.is_namespaced() {
@@ -104,6 +107,57 @@ pub fn validate_subdomain(text: &str) -> Result<(), String> {
     }
 }
 
+/// Can a selector ask for this key: a name of at most 63 characters, with or without a DNS
+/// subdomain and `/` before it?
+pub(super) fn validate_label_key(text: &str) -> Result<(), String> {
+    let name = match text.split_once('/') {
+        Some((prefix, name)) => {
+            validate_subdomain(prefix)
+                .map_err(|message| format!("{text:?} is not a label's key: {message}"))?;
+            name
+        }
+        None => text,
+    };
+    if is_label_text(name) {
+        Ok(())
+    } else {
+        Err(format!("{text:?} is not a label's key"))
+    }
+}
+
+/// Can a selector ask for this value: nothing, or at most 63 characters?
+pub(super) fn validate_label_value(text: &str) -> Result<(), String> {
+    if text.is_empty() || is_label_text(text) {
+        Ok(())
+    } else {
+        Err(format!("{text:?} is not a label's value"))
+    }
+}
+
+/// The first of these labels that no object in the API has. It is kept: a selector cannot name
+/// it, and to leave it out would change what `Exists` selects.
+pub(super) fn unusual_label(labels: &BTreeMap<String, String>) -> Option<Invalid> {
+    labels.iter().find_map(|(key, value)| {
+        let message = validate_label_key(key)
+            .and_then(|()| validate_label_value(value))
+            .err()?;
+        Some(Invalid::new(
+            "metadata.labels",
+            format!("{message}; no selector can ask for it"),
+        ))
+    })
+}
+
+fn is_label_text(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+}
+
 fn is_label_of_any_length(text: &str) -> bool {
     let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -130,6 +184,21 @@ mod tests {
         assert_eq!(validate_subdomain("worker-0.example"), Ok(()));
         for text in ["", ".", "a..b", "a.", "A.b", &"a.".repeat(127)] {
             assert!(validate_subdomain(text).is_err(), "{text}");
+        }
+    }
+    #[test]
+    fn keys_and_values_of_labels_are_those_of_the_api() {
+        for key in ["app", "App_1.x", "kubernetes.io/metadata.name", "a/b"] {
+            assert_eq!(validate_label_key(key), Ok(()), "{key}");
+        }
+        for key in ["", "/a", "a/", "a/b/c", "A/b", "-a", "a b", &"a".repeat(64)] {
+            assert!(validate_label_key(key).is_err(), "{key}");
+        }
+        for value in ["", "1", "A-b_c.d", &"a".repeat(63)] {
+            assert_eq!(validate_label_value(value), Ok(()), "{value}");
+        }
+        for value in ["-", "a/b", "a ", &"a".repeat(64)] {
+            assert!(validate_label_value(value).is_err(), "{value}");
         }
     }
 }

@@ -13,10 +13,14 @@ mod endpoints;
 mod event;
 mod field;
 mod metadata;
+mod namespace;
 mod node;
 mod object;
+mod pod;
+mod policy;
 mod port;
 mod reference;
+mod selector;
 mod service;
 mod service_cidr;
 
@@ -26,9 +30,16 @@ pub use endpoints::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoi
 pub use event::{Change, Event, Problem, Report, SourceId};
 pub use field::{FieldPath, Invalid, Step};
 pub use metadata::{DEFAULT_NAMESPACE, validate_label, validate_subdomain};
+pub use namespace::Namespace;
 pub use node::Node;
 pub use object::{NotOurs, Object};
+pub use pod::{ContainerPort, Pod};
+pub use policy::{
+    Direction, Directions, IpBlock, NetworkPolicy, Peer, PeerNamespaces, Peers, PolicyPort,
+    PolicyPorts, PolicyRule, PortMatch, Rules,
+};
 pub use port::Protocol;
-pub use reference::{Kind, ObjectRef, ServiceRef};
+pub use reference::{Kind, ObjectRef, PodRef, PolicyRef, ServiceRef};
+pub use selector::{Condition, LabelSelector, Requirement};
 pub use service::{Affinity, Service, ServicePort, ServiceType, SourceRanges, TrafficPolicy};
 pub use service_cidr::ServiceCidr;

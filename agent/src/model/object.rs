@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{EndpointSlice, Endpoints, Invalid, Kind, Node, ObjectRef, Service, ServiceCidr};
+use super::{
+    EndpointSlice, Endpoints, Invalid, Kind, Namespace, NetworkPolicy, Node, ObjectRef, Pod,
+    Service, ServiceCidr,
+};
 
 /// A valid object, or one that somebody else looks after.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +20,12 @@ pub enum Object {
     Node(Node),
     /// A range of cluster IPs.
     ServiceCidr(ServiceCidr),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A pod.
+    Pod(Pod),
+    /// A policy, also one that cannot be read: see [`NetworkPolicy`].
+    NetworkPolicy(NetworkPolicy),
     /// An object that is no error and has no effect. It takes the place of a former version of
     /// the same object that had one.
     NotOurs(ObjectRef, NotOurs),
@@ -59,17 +68,25 @@ impl Object {
             Self::ServiceCidr(service_cidr) => {
                 ObjectRef::new(Kind::ServiceCidr, "", &service_cidr.name)
             }
+            Self::Namespace(namespace) => ObjectRef::new(Kind::Namespace, "", &namespace.name),
+            Self::Pod(pod) => ObjectRef::new(Kind::Pod, &pod.id.namespace, &pod.id.name),
+            Self::NetworkPolicy(policy) => {
+                ObjectRef::new(Kind::NetworkPolicy, &policy.id.namespace, &policy.id.name)
+            }
             Self::NotOurs(reference, _) => reference.clone(),
         }
     }
 }
 
 impl Object {
-    /// Fields of it that are not in force, though the rest of it is.
+    /// Fields of it that are not in force, though the object is.
     #[must_use]
     pub fn ignored(&self) -> &[Invalid] {
         match self {
             Self::Service(service) => &service.ignored,
+            Self::Namespace(namespace) => &namespace.ignored,
+            Self::Pod(pod) => &pod.ignored,
+            Self::NetworkPolicy(policy) => policy.problems(),
             Self::EndpointSlice(_)
             | Self::Endpoints(_)
             | Self::Node(_)

@@ -17,16 +17,25 @@ pub enum Kind {
     Node,
     /// `networking.k8s.io/v1` ServiceCIDR
     ServiceCidr,
+    /// `v1` Namespace
+    Namespace,
+    /// `v1` Pod
+    Pod,
+    /// `networking.k8s.io/v1` NetworkPolicy
+    NetworkPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Endpoints,
         Self::Node,
         Self::ServiceCidr,
+        Self::Namespace,
+        Self::Pod,
+        Self::NetworkPolicy,
     ];
 
     /// The kind's name in the API.
@@ -38,6 +47,9 @@ impl Kind {
             Self::Endpoints => "Endpoints",
             Self::Node => "Node",
             Self::ServiceCidr => "ServiceCIDR",
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 
@@ -45,9 +57,9 @@ impl Kind {
     #[must_use]
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Service | Self::Endpoints | Self::Node => "v1",
+            Self::Service | Self::Endpoints | Self::Node | Self::Namespace | Self::Pod => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::ServiceCidr => "networking.k8s.io/v1",
+            Self::ServiceCidr | Self::NetworkPolicy => "networking.k8s.io/v1",
         }
     }
 
@@ -55,8 +67,12 @@ impl Kind {
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
         match self {
-            Self::Service | Self::EndpointSlice | Self::Endpoints => true,
-            Self::Node | Self::ServiceCidr => false,
+            Self::Service
+            | Self::EndpointSlice
+            | Self::Endpoints
+            | Self::Pod
+            | Self::NetworkPolicy => true,
+            Self::Node | Self::ServiceCidr | Self::Namespace => false,
         }
     }
 
@@ -124,6 +140,36 @@ pub struct ServiceRef {
 }
 
 impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The namespace and name of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodRef {
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+}
+
+impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The namespace and name of a NetworkPolicy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyRef {
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+}
+
+impl fmt::Display for PolicyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }

@@ -54,7 +54,11 @@ impl Pending {
                         triggered(object, cluster).filter(|(_, time)| *time > self.started),
                     );
                 }
-                Kind::Node | Kind::ServiceCidr => {}
+                Kind::Node
+                | Kind::ServiceCidr
+                | Kind::Namespace
+                | Kind::Pod
+                | Kind::NetworkPolicy => {}
             }
         }
         seen

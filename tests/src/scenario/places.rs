@@ -110,6 +110,9 @@ impl Places {
                 Object::Service(_)
                 | Object::Node(_)
                 | Object::ServiceCidr(_)
+                | Object::Namespace(_)
+                | Object::Pod(_)
+                | Object::NetworkPolicy(_)
                 | Object::NotOurs(..) => {}
             }
         }

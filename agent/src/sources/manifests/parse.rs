@@ -11,7 +11,9 @@ use k8s_openapi::api::{
 use serde::de::DeserializeOwned;
 
 use super::yaml::{Node, Value, parse_document};
-use crate::model::{DEFAULT_NAMESPACE, FieldPath, Invalid, Kind, Object, ObjectRef, Problem, Step};
+use crate::model::{
+    DEFAULT_NAMESPACE, FieldPath, Invalid, Kind, NetworkPolicy, Object, ObjectRef, Problem, Step,
+};
 
 /// What a file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,6 +169,10 @@ impl Parser<'_> {
             Kind::Endpoints => read::<core::Endpoints>(node),
             Kind::Node => read::<core::Node>(node),
             Kind::ServiceCidr => read::<networking::ServiceCIDR>(node),
+            Kind::Namespace => read::<core::Namespace>(node),
+            Kind::Pod => read::<core::Pod>(node),
+            Kind::NetworkPolicy => read::<networking::NetworkPolicy>(node)
+                .or_else(|invalid| NetworkPolicy::unreadable(&node.to_json(), invalid)),
         };
         match result {
             Ok(object) => {
