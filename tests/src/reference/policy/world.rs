@@ -2,11 +2,13 @@
 //!
 //! Whatever a manifest can say wrongly is text or a wide number here, as in the API: what is
 //! wrong is [`super::readable`]'s business. An absent list and an empty one are two values, because
-//! the API's text speaks of both.
+//! the API's text speaks of both. The parts of a policy are read from the API's words as they are.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+
+use serde::Deserialize;
 
 /// Labels of a pod or a namespace.
 pub type Labels = BTreeMap<String, String>;
@@ -253,16 +255,19 @@ impl NetworkPolicy {
 }
 
 /// `ingress[]` or `egress[]`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Rule {
     /// `from` or `to`
+    #[serde(alias = "from", alias = "to")]
     pub peers: Option<Vec<Peer>>,
     /// `ports`
     pub ports: Option<Vec<PolicyPort>>,
 }
 
 /// `from[]` or `to[]`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Peer {
     /// `podSelector`
     pub pod_selector: Option<Selector>,
@@ -273,16 +278,19 @@ pub struct Peer {
 }
 
 /// `ipBlock`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IpBlock {
     /// `cidr`
     pub cidr: String,
     /// `except`
+    #[serde(default)]
     pub except: Vec<String>,
 }
 
 /// `ports[]` of a rule.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PolicyPort {
     /// `protocol`
     pub protocol: Option<String>,
@@ -293,7 +301,8 @@ pub struct PolicyPort {
 }
 
 /// `port` of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
 pub enum NumberOrName {
     /// A port's number.
     Number(i32),
@@ -302,7 +311,8 @@ pub enum NumberOrName {
 }
 
 /// A `LabelSelector`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Selector {
     /// `matchLabels`
     pub match_labels: Labels,
@@ -311,12 +321,14 @@ pub struct Selector {
 }
 
 /// `matchExpressions[]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Requirement {
     /// `key`
     pub key: String,
     /// `operator`
     pub operator: String,
     /// `values`
+    #[serde(default)]
     pub values: Vec<String>,
 }
