@@ -18,6 +18,7 @@ pub mod endpoints;
 pub mod frontends;
 pub mod manifests;
 pub mod nftables;
+pub mod policy;
 #[cfg(test)]
 mod tests;
 pub mod world;
