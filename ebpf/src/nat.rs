@@ -23,14 +23,19 @@ pub(crate) const V6_DST: u32 = 24;
 #[inline(never)]
 pub fn translate<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tuple) -> Option<()> {
     let from = &headers.tuple;
+    // First, where the verifier has few paths to follow through its checksum.
+    let is_sctp = matches!(headers.kind(), Transport::Sctp(_));
+    if is_sctp {
+        translate_sctp_ports(packet, headers, to)?;
+    }
     if from.src != to.src {
         translate_addr(packet, headers, from.src, to.src, V4_SRC, V6_SRC)?;
     }
     if from.dst != to.dst {
         translate_addr(packet, headers, from.dst, to.dst, V4_DST, V6_DST)?;
     }
-    if let Transport::Sctp(_) = headers.kind() {
-        return translate_sctp_ports(packet, headers, to);
+    if is_sctp {
+        return Some(());
     }
     if from.src_port != to.src_port {
         let change = checksum::port_difference(from.src_port, to.src_port);
