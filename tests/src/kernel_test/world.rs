@@ -19,7 +19,7 @@ use crate::testpod::protocol::Transport;
 pub const WEIR: &str = "/weir";
 
 /// For an agent on an emulated processor that it shares with others.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Where services are reached.
 const SERVICE_PORT: u16 = 80;
