@@ -12,6 +12,8 @@
 //!
 //! Where the documentation leaves open which of two contradicting entries of one endpoint counts,
 //! every answer that follows from one of them is right: [`answers`] gives all.
+//!
+//! Whether policies allow a connection is another question, and [`policy`] answers it by itself.
 
 pub mod affinity;
 pub mod endpoints;
