@@ -78,7 +78,8 @@ pub const fn may_choose_again(state: FlowState, kind: Transport) -> bool {
 
 /// Is this the first packet of a connection, or its repetition?
 #[inline(always)]
-const fn is_opening(kind: Transport) -> bool {
+#[must_use]
+pub const fn is_opening(kind: Transport) -> bool {
     match kind {
         Transport::Tcp(flags) => flags.is_opening(),
         Transport::Sctp(chunk) => chunk == SCTP_INIT,

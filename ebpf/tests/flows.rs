@@ -385,3 +385,43 @@ fn what_is_addressed_to_no_service_passes_untouched() {
     }
     assert!(world.flows.borrow().is_empty());
 }
+
+/// A connection from the client's port to the backend itself, beside one through the service.
+fn past_the_service(asked: &Tuple) -> Tuple {
+    Tuple {
+        dst: addr(BACKEND),
+        dst_port: Port::new(80),
+        ..*asked
+    }
+}
+
+#[test]
+fn a_port_that_a_service_has_answered_at_is_free_for_the_pod_itself_when_that_is_over() {
+    let world = world();
+    world.set_backends(1, &[backend(BACKEND, 80)]);
+    let asked = to_service(Protocol::TCP);
+    let sent = send(&world, &asked, SYN);
+    assert_eq!(answer(&world, &sent, FIN_ACK), asked.reversed());
+    let direct = past_the_service(&asked);
+    let outcome = world.pass(FromPod, &frame::tcp(&direct, SYN, b""));
+    assert_eq!(outcome.verdict, Verdict::Pass);
+    let outcome = world.pass(ToPod, &frame::tcp(&direct.reversed(), SYN_ACK, b""));
+    assert_eq!(outcome.verdict, Verdict::Pass);
+}
+
+#[test]
+fn a_port_that_a_service_answers_at_is_another_one_to_the_pod_itself() {
+    let world = world();
+    world.set_backends(1, &[backend(BACKEND, 80)]);
+    let asked = to_service(Protocol::TCP);
+    let sent = send(&world, &asked, SYN);
+    assert_eq!(answer(&world, &sent, SYN_ACK), asked.reversed());
+    let direct = past_the_service(&asked);
+    let moved = send(&world, &direct, SYN);
+    assert_eq!((moved.dst, moved.dst_port), (direct.dst, direct.dst_port));
+    assert_ne!(moved.src_port, direct.src_port);
+    assert_eq!(answer(&world, &moved, SYN_ACK), direct.reversed());
+    assert_eq!(send(&world, &direct, ACK), moved);
+    // The other connection goes on.
+    assert_eq!(answer(&world, &sent, ACK), asked.reversed());
+}

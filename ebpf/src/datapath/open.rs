@@ -5,7 +5,7 @@ use crate::{
     addr::Port,
     conntrack,
     service::{self, Choice, Lookup, Origin},
-    tables::{Flow, FlowFlags, FlowRole, FlowState, PortRange, Tables, Tuple},
+    tables::{Backend, Flow, FlowFlags, FlowRole, FlowState, PortRange, Tables, Tuple},
     verdict::{DropReason, RejectReason},
 };
 
@@ -16,14 +16,54 @@ const PORT_TRIES: u32 = 8;
 #[inline(never)]
 pub(super) fn flow<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin) -> Decision {
     let tuple = &work.headers.tuple;
-    match service::select(tables, &service::frontend_key(tuple), tuple.src, origin) {
-        Lookup::NotAService => Decision::Pass,
-        Lookup::NoSuchPort => Decision::Reject(RejectReason::NoSuchPort),
-        Lookup::NoBackend => Decision::Reject(RejectReason::NoBackend),
-        Lookup::NoLocalEndpoint => Decision::Drop(DropReason::NoLocalEndpoint),
-        Lookup::NotAllowed => Decision::Drop(DropReason::SourceRange),
-        Lookup::Chosen(choice) => begin(tables, work, &choice),
+    let choice = match service::select(tables, &service::frontend_key(tuple), tuple.src, origin) {
+        Lookup::Chosen(choice) => choice,
+        Lookup::NotAService => match beside_translated(tables, work) {
+            Some(choice) => choice,
+            None => return Decision::Pass,
+        },
+        Lookup::NoSuchPort => return Decision::Reject(RejectReason::NoSuchPort),
+        Lookup::NoBackend => return Decision::Reject(RejectReason::NoBackend),
+        Lookup::NoLocalEndpoint => return Decision::Drop(DropReason::NoLocalEndpoint),
+        Lookup::NotAllowed => return Decision::Drop(DropReason::SourceRange),
+    };
+    begin(tables, work, &choice)
+}
+
+/// The beginning of a connection past all services. Its client may have talked from the same port
+/// to the same pod through a service: the kernel that chose the port saw another address then, as
+/// it does whenever some connections are translated at the socket and others here. The answers
+/// look alike; so the old flow steps aside where it is over, and else the new one gets another
+/// port.
+///
+/// What the new one is led to, if it is to be translated: where it goes by itself.
+#[inline(always)]
+fn beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Choice> {
+    if !conntrack::is_opening(work.headers.kind()) {
+        return None;
     }
+    let tuple = &work.headers.tuple;
+    let now = tables.now();
+    work.spare.key = tuple.reversed();
+    let (is_reply, is_over) = tables.update_flow(&work.spare.key, |present| {
+        let is_over =
+            present.state.0 >= FlowState::CLOSING.0 || conntrack::is_expired(present, now);
+        (present.role == FlowRole::REPLY, is_over)
+    })?;
+    if !is_reply {
+        return None;
+    }
+    if is_over {
+        tables.remove_flow(&work.spare.key);
+        return None;
+    }
+    // Number 0 is no service's: nothing about it ever changes.
+    Some(Choice {
+        service: 0,
+        revision: 0,
+        backend: Backend::new(tuple.dst, tuple.dst_port),
+        is_masqueraded: false,
+    })
 }
 
 /// Writes the entries of a new flow.
