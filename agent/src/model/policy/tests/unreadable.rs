@@ -206,6 +206,16 @@ fn a_policy_without_the_form_of_one_isolates_what_it_selects_as_far_as_that_can_
             Directions::Both,
         ),
         (
+            json!({"podSelector": cart, "egress": [], "ingress": 7}),
+            app("cart"),
+            Directions::Ingress,
+        ),
+        (
+            json!({"podSelector": cart, "egress": [7]}),
+            app("cart"),
+            Directions::Both,
+        ),
+        (
             json!({"podSelector": cart, "policyTypes": "Ingress"}),
             app("cart"),
             Directions::Both,
