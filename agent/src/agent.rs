@@ -241,10 +241,9 @@ impl Agent {
             self.actual = self.tables.read()?;
             self.node.read_snat_ports(&self.config)?;
         }
-        let capacities = self.table_capacities();
-        let context = self
-            .node
-            .context(&self.config, &self.cluster, &self.tables.capacities());
+        let tables = self.tables.capacities();
+        let capacities = table_capacities(&tables);
+        let context = self.node.context(&self.config, &self.cluster, &tables);
         let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
         let limits = Limits {
             backends: capacities.backends as usize,
@@ -315,18 +314,17 @@ impl Agent {
         }
         Ok(())
     }
+}
 
-    /// The sizes the tables really have, which an earlier agent may have chosen.
-    fn table_capacities(&self) -> Capacities {
-        let tables = self.tables.capacities();
-        let of = |table| tables.get(table).copied().unwrap_or(0);
-        Capacities {
-            frontends: of(name::FRONTENDS),
-            services: of(name::SERVICES).min(of(name::SERVICE_NAMES)),
-            backends: of(name::BACKENDS).min(of(name::SERVING)),
-            source_ranges: of(name::SOURCE_RANGES),
-            service_cidrs: of(name::SERVICE_CIDRS),
-        }
+/// The sizes the tables really have, which an earlier agent may have chosen.
+fn table_capacities(tables: &BTreeMap<&'static str, u32>) -> Capacities {
+    let of = |table| tables.get(table).copied().unwrap_or(0);
+    Capacities {
+        frontends: of(name::FRONTENDS),
+        services: of(name::SERVICES).min(of(name::SERVICE_NAMES)),
+        backends: of(name::BACKENDS).min(of(name::SERVING)),
+        source_ranges: of(name::SOURCE_RANGES),
+        service_cidrs: of(name::SERVICE_CIDRS),
     }
 }
 

@@ -28,6 +28,8 @@ use crate::{
     tables::{Flow, FlowRole, Tables, Tuple},
     verdict::{DropReason, RejectReason, Verdict},
 };
+#[cfg(not(target_arch = "bpf"))]
+use crate::{packet, verdict::Hook};
 
 /// What a program works with while it handles one packet.
 ///
@@ -278,14 +280,7 @@ fn keep_service_addrs<T: Tables>(tables: &T, headers: &Headers) -> Decision {
 /// May this be a service's address?
 #[inline(always)]
 fn covers<T: Tables>(tables: &T, addr: Addr) -> bool {
-    let is_v4 = addr.is_v4();
-    tables.node(|node| {
-        if is_v4 {
-            node.cover_v4.contains(addr)
-        } else {
-            node.cover_v6.contains(addr)
-        }
-    })
+    tables.node(|node| node.covers(addr))
 }
 
 /// Notes of a first fragment what becomes of it, for those that follow.
@@ -334,27 +329,24 @@ pub fn carry_out<P: PacketMut>(
 ///
 /// # Panics
 ///
-/// At [`Hook::Socket`](crate::verdict::Hook::Socket), which no packet meets.
+/// At [`Hook::Socket`], which no packet meets.
 #[cfg(not(target_arch = "bpf"))]
 pub fn run<P: PacketMut, T: Tables>(
     packet: &mut P,
     tables: &T,
-    hook: crate::verdict::Hook,
+    hook: Hook,
     interface: u32,
 ) -> (Verdict, Workspace) {
     let mut work = Workspace::new();
-    let decision = match crate::packet::parse_into(packet, &mut work.headers) {
+    let decision = match packet::parse_into(packet, &mut work.headers) {
         Err(why) => not_parsed(why),
-        Ok(()) => {
-            use crate::verdict::Hook;
-            match hook {
-                Hook::FromPod => from_pod(packet, tables, &mut work),
-                Hook::ToPod => to_pod(packet, tables, &mut work),
-                Hook::FromNetwork => from_network(packet, tables, &mut work),
-                Hook::ToNetwork => to_network(packet, tables, interface, &mut work),
-                Hook::Socket => panic!("no packet meets a socket call"),
-            }
-        }
+        Ok(()) => match hook {
+            Hook::FromPod => from_pod(packet, tables, &mut work),
+            Hook::ToPod => to_pod(packet, tables, &mut work),
+            Hook::FromNetwork => from_network(packet, tables, &mut work),
+            Hook::ToNetwork => to_network(packet, tables, interface, &mut work),
+            Hook::Socket => panic!("no packet meets a socket call"),
+        },
     };
     (carry_out(packet, &mut work, decision), work)
 }

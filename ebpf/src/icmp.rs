@@ -8,7 +8,7 @@
 use bytemuck::Zeroable as _;
 
 use crate::{
-    addr::{Port, Protocol},
+    addr::{Addr, Port, Protocol},
     checksum, conntrack,
     datapath::Workspace,
     nat::{V4_CHECKSUM, V4_DST, V4_SRC, V6_DST, V6_SRC},
@@ -93,28 +93,37 @@ pub(crate) fn translate<P: PacketMut>(packet: &mut P, work: &Workspace) -> Optio
     let answer = &flow.to;
     let is_from_answerer = headers.tuple.src == quote.tuple.dst || quote.is_leaving_node;
     let mut change = translate_quote(packet, headers.is_v4, quote, answer)?;
-    if is_from_answerer && headers.tuple.src != answer.src {
-        let difference = checksum::difference(headers.tuple.src, answer.src);
-        if headers.is_v4 {
-            packet.adjust_header_checksum(headers.network + V4_CHECKSUM, difference)?;
-            packet.store(headers.network + V4_SRC, &answer.src.0[3])?;
-        } else {
-            packet.store(headers.network + V6_SRC, &answer.src)?;
-            change = checksum::add(change, difference);
-        }
+    let (from, to) = (&headers.tuple, answer);
+    if is_from_answerer && from.src != to.src {
+        let of_addr = translate_addr(packet, headers, [from.src, to.src], [V4_SRC, V6_SRC])?;
+        change = checksum::add(change, of_addr);
     }
-    if headers.tuple.dst != answer.dst {
-        let difference = checksum::difference(headers.tuple.dst, answer.dst);
-        if headers.is_v4 {
-            packet.adjust_header_checksum(headers.network + V4_CHECKSUM, difference)?;
-            packet.store(headers.network + V4_DST, &answer.dst.0[3])?;
-        } else {
-            packet.store(headers.network + V6_DST, &answer.dst)?;
-            change = checksum::add(change, difference);
-        }
+    if from.dst != to.dst {
+        let of_addr = translate_addr(packet, headers, [from.dst, to.dst], [V4_DST, V6_DST])?;
+        change = checksum::add(change, of_addr);
     }
     replace_checksum(packet, headers.transport + CHECKSUM, change, false)?;
     Some(())
+}
+
+/// Gives the error itself another address, at the offset that it has in its family's header.
+/// Returns the change of the sum that its ICMP checksum covers: of `ICMPv6` the pseudo-header, too.
+#[inline(always)]
+fn translate_addr<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    [from, to]: [Addr; 2],
+    [v4_offset, v6_offset]: [u32; 2],
+) -> Option<u32> {
+    let difference = checksum::difference(from, to);
+    if headers.is_v4 {
+        packet.adjust_header_checksum(headers.network + V4_CHECKSUM, difference)?;
+        packet.store(headers.network + v4_offset, &to.0[3])?;
+        Some(0)
+    } else {
+        packet.store(headers.network + v6_offset, &to)?;
+        Some(difference)
+    }
 }
 
 /// Gives the quoted packet the addresses and ports of the one that `answer` answers. Returns the
@@ -200,8 +209,8 @@ fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Op
         if ip.version_length >> 4 != 4 || header_length < 20 || packet::is_later_v4(&ip) {
             return None;
         }
-        quote.tuple.src = crate::addr::Addr::from_v4_word(ip.src);
-        quote.tuple.dst = crate::addr::Addr::from_v4_word(ip.dst);
+        quote.tuple.src = Addr::from_v4_word(ip.src);
+        quote.tuple.dst = Addr::from_v4_word(ip.dst);
         (protocol, transport) = (Protocol(ip.protocol), network + header_length);
     } else {
         let ip: Ipv6Header = packet.load(network)?;

@@ -72,14 +72,9 @@ pub fn find<T: Tables>(tables: &T, key: &FrontendKey) -> Found {
     }
     let is_v4 = key.addr.is_v4();
     let (may_be_node_port, may_be_cluster_ip) = tables.node(|node| {
-        let cover = if is_v4 {
-            &node.cover_v4
-        } else {
-            &node.cover_v6
-        };
         (
             node.node_ports.contains(key.port.number()),
-            cover.contains(key.addr),
+            node.covers(key.addr),
         )
     });
     if may_be_node_port && tables.is_node_port_addr(&key.addr) {
@@ -161,18 +156,27 @@ pub fn choose<T: Tables>(tables: &T, frontend: &Frontend, client: Addr, origin: 
 /// One of the backends.
 #[inline(always)]
 fn any<T: Tables>(tables: &T, service: u32, backend_count: u32) -> Option<Backend> {
-    // The upper half of the product is uniform over 0..count, without a division.
-    let product = u64::from(tables.random()) * u64::from(backend_count);
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "a product of two u32, shifted by 32"
-    )]
-    let slot = (product >> 32) as u32;
+    let slot = below(backend_count, tables.random());
     match tables.backend(&BackendKey { service, slot }) {
         Some(backend) => Some(backend),
         // The count was read before the agent lowered it and removed the slot: the first slot is
         // the last to go.
         None => tables.backend(&BackendKey { service, slot: 0 }),
+    }
+}
+
+/// A number below `count`, each as likely as the others, from one that is uniform over all of
+/// `u32`.
+#[inline(always)]
+pub(crate) const fn below(count: u32, random: u32) -> u32 {
+    // The upper half of the product is uniform over 0..count, without a division.
+    let product = random as u64 * count as u64;
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a product of two u32, shifted by 32"
+    )]
+    {
+        (product >> 32) as u32
     }
 }
 

@@ -151,13 +151,7 @@ fn choose<T: Tables>(
     }
     // A pod's own address is not known before its packet leaves it: what asks for the client is
     // left to the packets.
-    let client = tables.node(|node| {
-        if peer.addr.is_v4() {
-            node.addr_v4
-        } else {
-            node.addr_v6
-        }
-    });
+    let client = tables.node(|node| node.addr(peer.addr.is_v4()));
     let origin = if caller.is_node {
         Origin::Node
     } else {
@@ -176,9 +170,8 @@ fn choose<T: Tables>(
 /// or by session affinity.
 #[inline(always)]
 fn is_for_packets<T: Tables>(tables: &T, frontend: &Frontend) -> bool {
-    let FrontendFlags(flags) = frontend.flags;
-    let FrontendFlags(asking) = FrontendFlags::MASQUERADE_PODS.with(FrontendFlags::SOURCE_RANGES);
-    flags & asking != 0
+    let asking = FrontendFlags::MASQUERADE_PODS.with(FrontendFlags::SOURCE_RANGES);
+    frontend.flags.intersects(asking)
         || tables
             .service(frontend.service)
             .is_some_and(|entry| entry.affinity_timeout != 0)

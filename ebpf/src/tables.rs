@@ -11,6 +11,34 @@
 //! - Changing a layout changes [`LAYOUT_VERSION`], and maps of two versions never share a pin
 //!   directory.
 
+/// What can be asked of a type that holds bits.
+macro_rules! bits {
+    ($type:ident) => {
+        impl $type {
+            /// Are all bits of `other` set here?
+            #[inline(always)]
+            #[must_use]
+            pub const fn contains(self, other: Self) -> bool {
+                self.0 & other.0 == other.0
+            }
+
+            /// Is any bit of `other` set here?
+            #[inline(always)]
+            #[must_use]
+            pub const fn intersects(self, other: Self) -> bool {
+                self.0 & other.0 != 0
+            }
+
+            /// The bits of both.
+            #[inline(always)]
+            #[must_use]
+            pub const fn with(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+        }
+    };
+}
+
 mod flow;
 mod node;
 mod service;

@@ -4,6 +4,7 @@ mod common;
 
 use common::{
     frame,
+    strategy::{any_addr, any_port},
     world::{Hook, World},
 };
 use proptest::prelude::*;
@@ -17,26 +18,6 @@ use weir_ebpf::{
 /// Where the quoted packet begins in a frame.
 const QUOTE_V4: usize = 14 + 20 + 8;
 const QUOTE_V6: usize = 14 + 40 + 8;
-
-fn any_addr(is_v4: bool) -> BoxedStrategy<Addr> {
-    if is_v4 {
-        any::<u32>().prop_map(Addr::from_v4_word).boxed()
-    } else {
-        any::<[u32; 4]>()
-            .prop_map(Addr)
-            .prop_filter("no mapped address on the wire", |addr| !addr.is_v4())
-            .boxed()
-    }
-}
-
-/// Words that make a checksum's two zeros likely.
-fn any_port() -> impl Strategy<Value = Port> {
-    prop_oneof![
-        any::<u16>().prop_map(Port::new),
-        Just(Port(0)),
-        Just(Port(0xffff))
-    ]
-}
 
 /// A quoted packet's tuple, the one it becomes, and a router.
 fn any_tuples() -> impl Strategy<Value = (Tuple, Tuple, Addr)> {

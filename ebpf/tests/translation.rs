@@ -4,35 +4,18 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::frame::{self, assert_checksums};
+use common::{
+    frame::{self, assert_checksums},
+    strategy::{any_addr, any_port},
+};
 use proptest::prelude::*;
 use weir_ebpf::{
-    addr::{Addr, Port, Protocol},
+    addr::Protocol,
     buffer::Buffer,
     nat,
     packet::{Headers, TcpFlags},
     tables::Tuple,
 };
-
-fn any_addr(is_v4: bool) -> BoxedStrategy<Addr> {
-    if is_v4 {
-        any::<u32>().prop_map(Addr::from_v4_word).boxed()
-    } else {
-        any::<[u32; 4]>()
-            .prop_map(Addr)
-            .prop_filter("no mapped address on the wire", |addr| !addr.is_v4())
-            .boxed()
-    }
-}
-
-/// Words that make a checksum's two zeros likely.
-fn any_port() -> impl Strategy<Value = Port> {
-    prop_oneof![
-        any::<u16>().prop_map(Port::new),
-        Just(Port(0)),
-        Just(Port(0xffff))
-    ]
-}
 
 /// The tuple of a packet, and another one of its family and protocol.
 fn any_tuples() -> impl Strategy<Value = (Tuple, Tuple)> {

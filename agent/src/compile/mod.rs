@@ -91,9 +91,7 @@ pub fn compile(
         &mut desired.skipped,
     );
     node::compile_node(cluster, node, &mut desired.contents);
-    let mut entry = desired.contents.node;
-    ranges::compile_guards(&desired.contents, &mut entry);
-    desired.contents.node = entry;
+    ranges::compile_guards(&mut desired.contents);
     desired.health_checks = health_checks::health_checks(cluster, &node.name);
     desired
 }

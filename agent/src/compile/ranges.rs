@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnetwork::IpNetwork;
 use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::{Cidr, Cover, FrontendKey, Node, PortRange};
+use weir_ebpf::tables::{Cidr, Cover, FrontendKey, PortRange};
 
 use crate::maps::{Contents, cover};
 use crate::model::{Cluster, Kind, ObjectRef};
@@ -41,7 +41,8 @@ pub(super) fn compile_service_cidrs(
 }
 
 /// Says in the node's entry which addresses and ports need be looked up at all.
-pub(super) fn compile_guards(contents: &Contents, node: &mut Node) {
+pub(super) fn compile_guards(contents: &mut Contents) {
+    let node = &mut contents.node;
     let cluster_ips = contents.frontends.keys().copied();
     let cluster_ips = cluster_ips
         .filter(FrontendKey::is_address_only)

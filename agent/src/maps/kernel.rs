@@ -58,6 +58,36 @@ impl std::fmt::Debug for KernelTables {
     }
 }
 
+/// Takes key and value from a write of this kind.
+macro_rules! entry {
+    ($kind:ident) => {
+        |write| match write {
+            Write::$kind(key, value) => Some((*key, *value)),
+            _ => None,
+        }
+    };
+}
+
+/// Takes the key from a write of this kind.
+macro_rules! key {
+    ($kind:ident) => {
+        |write| match write {
+            Write::$kind(key) => Some(*key),
+            _ => None,
+        }
+    };
+}
+
+/// The same for a table in which presence says it all.
+macro_rules! present {
+    ($kind:ident) => {
+        |write| match write {
+            Write::$kind(key) => Some((*key, Present::default())),
+            _ => None,
+        }
+    };
+}
+
 /// One map and what its bytes mean.
 struct Table<K, V> {
     name: &'static str,
@@ -172,86 +202,37 @@ impl KernelTables {
         Ok(())
     }
 
-    /// Writes of one kind. The arms' patterns leave out nothing, because `run` has one kind.
+    /// Writes of one kind: what the macros take from each leaves out nothing.
     fn apply_run(&self, run: &[Write]) -> Result<(), (Stopped, u32)> {
         match run.first() {
             None => Ok(()),
-            Some(Write::PutFrontend(..)) => self.frontends.put(run, |write| match write {
-                Write::PutFrontend(key, value) => Some((*key, *value)),
-                _ => None,
-            }),
-            Some(Write::RemoveFrontend(_)) => self.frontends.remove(run, |write| match write {
-                Write::RemoveFrontend(key) => Some(*key),
-                _ => None,
-            }),
-            Some(Write::PutService(..)) => self.services.put(run, |write| match write {
-                Write::PutService(key, value) => Some((*key, *value)),
-                _ => None,
-            }),
-            Some(Write::PutBackend(..)) => self.backends.put(run, |write| match write {
-                Write::PutBackend(key, value) => Some((*key, *value)),
-                _ => None,
-            }),
-            Some(Write::RemoveBackend(_)) => self.backends.remove(run, |write| match write {
-                Write::RemoveBackend(key) => Some(*key),
-                _ => None,
-            }),
-            Some(Write::PutServing(_)) => self.serving.put(run, |write| match write {
-                Write::PutServing(key) => Some((*key, Present::default())),
-                _ => None,
-            }),
-            Some(Write::RemoveServing(_)) => self.serving.remove(run, |write| match write {
-                Write::RemoveServing(key) => Some(*key),
-                _ => None,
-            }),
-            Some(Write::PutServiceName(..)) => self.service_names.put(run, |write| match write {
-                Write::PutServiceName(key, value) => Some((*key, *value)),
-                _ => None,
-            }),
+            Some(Write::PutFrontend(..)) => self.frontends.put(run, entry!(PutFrontend)),
+            Some(Write::RemoveFrontend(_)) => self.frontends.remove(run, key!(RemoveFrontend)),
+            Some(Write::PutService(..)) => self.services.put(run, entry!(PutService)),
+            Some(Write::PutBackend(..)) => self.backends.put(run, entry!(PutBackend)),
+            Some(Write::RemoveBackend(_)) => self.backends.remove(run, key!(RemoveBackend)),
+            Some(Write::PutServing(_)) => self.serving.put(run, present!(PutServing)),
+            Some(Write::RemoveServing(_)) => self.serving.remove(run, key!(RemoveServing)),
+            Some(Write::PutServiceName(..)) => self.service_names.put(run, entry!(PutServiceName)),
             Some(Write::RemoveServiceName(_)) => {
-                self.service_names.remove(run, |write| match write {
-                    Write::RemoveServiceName(key) => Some(*key),
-                    _ => None,
-                })
+                self.service_names.remove(run, key!(RemoveServiceName))
             }
-            Some(Write::PutNodePortAddr(_)) => self.node_port_addrs.put(run, |write| match write {
-                Write::PutNodePortAddr(key) => Some((*key, Present::default())),
-                _ => None,
-            }),
+            Some(Write::PutNodePortAddr(_)) => {
+                self.node_port_addrs.put(run, present!(PutNodePortAddr))
+            }
             Some(Write::RemoveNodePortAddr(_)) => {
-                self.node_port_addrs.remove(run, |write| match write {
-                    Write::RemoveNodePortAddr(key) => Some(*key),
-                    _ => None,
-                })
+                self.node_port_addrs.remove(run, key!(RemoveNodePortAddr))
             }
-            Some(Write::PutSourceRange(_)) => self.source_ranges.put(run, |write| match write {
-                Write::PutSourceRange(key) => Some(*key),
-                _ => None,
-            }),
+            Some(Write::PutSourceRange(_)) => self.source_ranges.put(run, key!(PutSourceRange)),
             Some(Write::RemoveSourceRange(_)) => {
-                self.source_ranges.remove(run, |write| match write {
-                    Write::RemoveSourceRange(key) => Some(*key),
-                    _ => None,
-                })
+                self.source_ranges.remove(run, key!(RemoveSourceRange))
             }
-            Some(Write::PutServiceCidr(_)) => self.service_cidrs.put(run, |write| match write {
-                Write::PutServiceCidr(key) => Some(*key),
-                _ => None,
-            }),
+            Some(Write::PutServiceCidr(_)) => self.service_cidrs.put(run, key!(PutServiceCidr)),
             Some(Write::RemoveServiceCidr(_)) => {
-                self.service_cidrs.remove(run, |write| match write {
-                    Write::RemoveServiceCidr(key) => Some(*key),
-                    _ => None,
-                })
+                self.service_cidrs.remove(run, key!(RemoveServiceCidr))
             }
-            Some(Write::PutInterface(..)) => self.interfaces.put(run, |write| match write {
-                Write::PutInterface(key, value) => Some((*key, *value)),
-                _ => None,
-            }),
-            Some(Write::RemoveInterface(_)) => self.interfaces.remove(run, |write| match write {
-                Write::RemoveInterface(key) => Some(*key),
-                _ => None,
-            }),
+            Some(Write::PutInterface(..)) => self.interfaces.put(run, entry!(PutInterface)),
+            Some(Write::RemoveInterface(_)) => self.interfaces.remove(run, key!(RemoveInterface)),
             Some(Write::PutNode(_)) => self.node.put(run, |write| match write {
                 Write::PutNode(value) => Some((0, *value)),
                 _ => None,

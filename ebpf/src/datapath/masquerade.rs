@@ -6,7 +6,7 @@
 
 use super::{Decision, Workspace, open};
 use crate::{
-    addr::Port,
+    addr::{Addr, Port},
     tables::{FlowRole, Tables},
     verdict::DropReason,
 };
@@ -27,12 +27,11 @@ pub(super) fn translate<T: Tables>(tables: &T, work: &mut Workspace, interface: 
     // As Linux's MASQUERADE: the address of the interface, so that the backend's node finds the
     // way back by the interface it came in by.
     let addr = match tables.interface(interface) {
-        Some(interface) if is_v4 => interface.addr_v4,
-        Some(interface) => interface.addr_v6,
-        None => crate::addr::Addr::UNSPECIFIED,
+        Some(interface) => interface.addr(is_v4),
+        None => Addr::UNSPECIFIED,
     };
     let addr = if addr.is_unspecified() {
-        tables.node(|node| if is_v4 { node.addr_v4 } else { node.addr_v6 })
+        tables.node(|node| node.addr(is_v4))
     } else {
         addr
     };

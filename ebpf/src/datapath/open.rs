@@ -200,7 +200,7 @@ fn open_hairpin<T: Tables>(
     spare: &mut Spare,
     tables: &T,
 ) -> bool {
-    let node_addr = tables.node(|node| if is_v4 { node.addr_v4 } else { node.addr_v6 });
+    let node_addr = tables.node(|node| node.addr(is_v4));
     inner.to.src = if node_addr.is_unspecified() {
         asked.dst
     } else {
@@ -223,12 +223,7 @@ pub(super) fn random_port<T: Tables>(tables: &T) -> Port {
 /// The port at a place between the first (0) and the last (2³²) of two ranges.
 #[inline(always)]
 fn nth_port([first, second]: [PortRange; 2], place: u32) -> Port {
-    let count = first.count() + second.count();
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "less than count, which is at most 2^17"
-    )]
-    let offset = ((u64::from(place) * u64::from(count)) >> 32) as u32;
+    let offset = service::below(first.count() + second.count(), place);
     let port = if offset < first.count() {
         u32::from(first.min) + offset
     } else {

@@ -150,14 +150,9 @@ impl FlowFlags {
     pub const NONE: Self = Self(0);
     /// Its source is translated where it leaves the node. The same in all its entries.
     pub const SNAT: Self = Self(1 << 0);
-
-    /// Are all bits of `other` set here?
-    #[inline(always)]
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
 }
+
+bits!(FlowFlags);
 
 /// Which datagram a fragment belongs to, as it arrives at a hook.
 ///

@@ -35,6 +35,24 @@ impl Node {
         snat_ports: [PortRange::NONE; 2],
         node_ports: PortRange::NONE,
     };
+
+    /// The node's address of a family; `::` where it has none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn addr(&self, is_v4: bool) -> Addr {
+        if is_v4 { self.addr_v4 } else { self.addr_v6 }
+    }
+
+    /// Where the cluster IPs and service CIDRs of this address's family lie: does it, too?
+    #[inline(always)]
+    #[must_use]
+    pub const fn covers(&self, addr: Addr) -> bool {
+        if addr.is_v4() {
+            self.cover_v4.contains(addr)
+        } else {
+            self.cover_v6.contains(addr)
+        }
+    }
 }
 
 /// A prefix that covers a set of addresses. As the kernel makes it, all zero, it covers everything.
@@ -135,4 +153,13 @@ pub struct Interface {
     pub addr_v4: Addr,
     /// The IPv6 likewise.
     pub addr_v6: Addr,
+}
+
+impl Interface {
+    /// The interface's address of a family; `::` where it has none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn addr(&self, is_v4: bool) -> Addr {
+        if is_v4 { self.addr_v4 } else { self.addr_v6 }
+    }
 }

@@ -119,21 +119,9 @@ impl FrontendFlags {
     pub const MASQUERADE_PODS: Self = Self(1 << 1);
     /// `SOURCE_RANGES` says which clients may come; it is asked for [`Frontend::service`].
     pub const SOURCE_RANGES: Self = Self(1 << 2);
-
-    /// Are all bits of `other` set here?
-    #[inline(always)]
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// The bits of both.
-    #[inline(always)]
-    #[must_use]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
+
+bits!(FrontendFlags);
 
 /// Endpoints of a service port of one address family, chosen under one traffic policy: how many,
 /// which edition of them, and what becomes of packets when there is none.
@@ -179,14 +167,9 @@ impl ServiceFlags {
     /// no backend is dropped in silence, since a load balancer in front of the node must not
     /// take an answer for the service's.
     pub const DROPS_WITHOUT_BACKEND: Self = Self(1 << 0);
-
-    /// Are all bits of `other` set here?
-    #[inline(always)]
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
 }
+
+bits!(ServiceFlags);
 
 /// Which backend of which service port.
 #[repr(C)]
@@ -252,14 +235,9 @@ impl BackendFlags {
     pub const NONE: Self = Self(0);
     /// The endpoint is on this node.
     pub const LOCAL: Self = Self(1 << 0);
-
-    /// Are all bits of `other` set here?
-    #[inline(always)]
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
 }
+
+bits!(BackendFlags);
 
 /// "This address and port is now a backend of that service port": `BACKENDS` the other way round.
 #[repr(C)]

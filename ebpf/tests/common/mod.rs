@@ -5,6 +5,7 @@
 )]
 
 pub mod frame;
+pub mod strategy;
 pub mod world;
 
 use std::net::IpAddr;

@@ -49,6 +49,14 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Starts one on each node, and waits until all are ready.
+    pub fn start_all(nodes: &[Node], options: &AgentOptions) -> Result<Vec<Self>> {
+        nodes
+            .iter()
+            .map(|node| Self::start(node, options))
+            .collect()
+    }
+
     /// Starts `weir agent` on a node and waits until it is ready.
     pub fn start(node: &Node, options: &AgentOptions) -> Result<Self> {
         let mut agent = Self::launch(node, options)?;

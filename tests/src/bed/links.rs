@@ -123,13 +123,18 @@ impl Links {
             .with_context(|| format!("there is no link {name}"))
     }
 
+    async fn make(&self, link: LinkMessage) -> Result<(), rtnetlink::Error> {
+        self.handle.link().add(link).execute().await
+    }
+
+    async fn change(&self, link: LinkMessage) -> Result<(), rtnetlink::Error> {
+        self.handle.link().change(link).execute().await
+    }
+
     /// Brings a link up.
     pub async fn up(&self, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).up().build();
-        self.handle
-            .link()
-            .change(message)
-            .execute()
+        self.change(message)
             .await
             .with_context(|| format!("bring up {name}"))
     }
@@ -146,20 +151,14 @@ impl Links {
         if let Some(mac) = here.mac {
             near = near.address(mac.to_vec());
         }
-        self.handle
-            .link()
-            .add(near.build())
-            .execute()
+        self.make(near.build())
             .await
             .with_context(|| format!("make veth {} to {}", here.name, peer.name))
     }
 
     /// Makes a bridge and brings it up.
     pub async fn add_bridge(&self, name: &str) -> Result<()> {
-        self.handle
-            .link()
-            .add(LinkBridge::new(name).up().build())
-            .execute()
+        self.make(LinkBridge::new(name).up().build())
             .await
             .with_context(|| format!("make bridge {name}"))
     }
@@ -169,10 +168,7 @@ impl Links {
         let message = LinkUnspec::new_with_name(port)
             .controller(self.index(bridge).await?)
             .build();
-        self.handle
-            .link()
-            .change(message)
-            .execute()
+        self.change(message)
             .await
             .with_context(|| format!("make {port} a port of {bridge}"))
     }
@@ -182,10 +178,7 @@ impl Links {
         let message = LinkVlan::new(name, self.index(parent).await?, vlan)
             .up()
             .build();
-        self.handle
-            .link()
-            .add(message)
-            .execute()
+        self.make(message)
             .await
             .with_context(|| format!("make {name}, VLAN {vlan} of {parent}"))
     }
@@ -225,10 +218,7 @@ impl Links {
             .mtu(mtu)
             .up()
             .build();
-        self.handle
-            .link()
-            .add(message)
-            .execute()
+        self.make(message)
             .await
             .with_context(|| format!("make the overlay link {name}"))
     }
@@ -245,10 +235,7 @@ impl Links {
             .mtu(mtu)
             .up()
             .build();
-        self.handle
-            .link()
-            .add(message)
-            .execute()
+        self.make(message)
             .await
             .with_context(|| format!("make the tunnel link {name}"))
     }

@@ -84,11 +84,7 @@ impl<'a> Network<'a> {
         objects.write(&manifests)?;
         let mut options = AgentOptions::new(&weir, manifests.directory());
         options.flags.clone_from(&scenario.flags);
-        let agents = bed
-            .nodes()
-            .iter()
-            .map(|node| Agent::start(node, &options))
-            .collect::<Result<_>>()?;
+        let agents = Agent::start_all(bed.nodes(), &options)?;
         let mut network = Self {
             directory,
             objects,

@@ -12,7 +12,7 @@ use super::objects;
 /// The text of a scenario in which the last of these clusters is asked.
 #[must_use]
 pub fn scenario(history: &[World], connection: &Connection, expected: &BTreeSet<Answer>) -> String {
-    let mut lines = vec!["name: TODO".to_owned()];
+    let mut lines = vec!["name: a random cluster whose answer was wrong".to_owned()];
     let mut before: Vec<Value> = Vec::new();
     for (index, world) in history.iter().enumerate() {
         let now = manifests::objects(world);

@@ -46,11 +46,7 @@ impl Shop {
         manifests.put_text("shop.yaml", &common("shop")?)?;
         manifests.put_text("endpoints.yaml", &common(&format!("shop-{endpoints}"))?)?;
         let options = AgentOptions::new(&weir()?, manifests.directory());
-        let agents = bed
-            .nodes()
-            .iter()
-            .map(|node| Agent::start(node, &options))
-            .collect::<Result<_>>()?;
+        let agents = Agent::start_all(bed.nodes(), &options)?;
         Ok(Self {
             agents,
             near,

@@ -130,11 +130,7 @@ impl World {
         put(&manifests, MIRROR, &[&client])?;
         let mut options = AgentOptions::new(&weir, manifests.directory());
         options.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let agents = bed
-            .nodes()
-            .iter()
-            .map(|node| Agent::start(node, &options))
-            .collect::<Result<_>>()?;
+        let agents = Agent::start_all(bed.nodes(), &options)?;
         Ok(Self {
             agents,
             client,
