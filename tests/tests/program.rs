@@ -122,6 +122,10 @@ fn the_programs_do_what_the_library_does() -> Result<()> {
     })
 }
 
+/// How many histories of clusters there may be until every kind of answer was met. One is enough
+/// in most runs, and a kind that is still missing after these will never come.
+const HISTORIES: usize = 12;
+
 /// One cluster after the other in the same maps, some of what is asked of each in memory.
 fn the_programs_do_what_the_reference_model_says() -> Result<()> {
     let some = clusters::Extent {
@@ -131,11 +135,16 @@ fn the_programs_do_what_the_reference_model_says() -> Result<()> {
     };
     let cases = (clusters::history(60..=60), any::<u64>());
     let met = RefCell::new(clusters::Met::default());
-    random::check(1, &cases, |(history, seed)| {
-        let of_history = clusters::compare(&mut Program::load()?, &history, seed, some)?;
-        met.borrow_mut().extend(&of_history);
-        Ok(())
-    })?;
+    for _ in 0..HISTORIES {
+        random::check(1, &cases, |(history, seed)| {
+            let of_history = clusters::compare(&mut Program::load()?, &history, seed, some)?;
+            met.borrow_mut().extend(&of_history);
+            Ok(())
+        })?;
+        if met.borrow().is_complete() {
+            break;
+        }
+    }
     met.into_inner().check(false)
 }
 

@@ -85,6 +85,11 @@ impl Met {
         self.faded.extend(&other.faded);
     }
 
+    /// Was every kind of answer met?
+    pub fn is_complete(&self) -> bool {
+        self.kinds == BTreeSet::from(KINDS)
+    }
+
     /// Was every kind of answer met, and was nobody remembered for too long? A complete run shows
     /// enough of everything.
     ///
@@ -92,7 +97,7 @@ impl Met {
     /// Not so.
     pub fn check(&self, is_complete: bool) -> Result<()> {
         ensure!(
-            self.kinds == BTreeSet::from(KINDS),
+            self.is_complete(),
             "these clusters show too little: only {:?}",
             self.kinds
         );
