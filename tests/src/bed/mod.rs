@@ -24,12 +24,14 @@ mod inspect;
 pub mod keeper;
 pub mod links;
 pub mod manifests;
+pub mod marker;
 pub mod namespace;
 pub mod neighbour;
 pub mod node;
 pub mod plan;
 pub mod pod;
 pub mod process;
+pub mod raw;
 pub mod wait;
 pub mod wiring;
 

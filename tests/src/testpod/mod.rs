@@ -7,10 +7,12 @@
 pub mod client;
 mod dns;
 mod http;
+mod inquiry;
 mod pattern;
 mod probe;
 pub mod protocol;
 mod run;
+mod sctp;
 mod serve;
 mod sockets;
 mod sweep;

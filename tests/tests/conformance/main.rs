@@ -1,0 +1,89 @@
+//! NetworkPolicy as the community's own suite asks for it, and beyond: who reaches whom.
+//!
+//! Three namespaces with three pods each, on two nodes, in pod networks that are routed or bridged.
+//! Each case is a file of `tests/conformance`: policies and labels. What has to come out of them is
+//! a [`table`] with a cell for each family, protocol, port, client and server, which the reference
+//! evaluator fills in, and of which the file says a few cells itself; every cell is then asked of
+//! real sockets. Needs root.
+
+#![forbid(unsafe_code)]
+
+mod case;
+mod cluster;
+mod ground;
+mod print;
+mod table;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+use libtest_mimic::{Arguments, Failed, Trial};
+use weir_tests::bed::Wiring;
+
+use case::Case;
+use ground::Ground;
+
+const KIND: &str = "needs root: cargo xtask test conformance";
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    // One for each ground: more would wait for each other.
+    arguments.test_threads.get_or_insert(Wiring::ALL.len());
+    let grounds = Wiring::ALL.map(|wiring| (wiring, Slot::default()));
+    let mut trials = Vec::new();
+    for (name, case) in case::all()? {
+        let case = case.map(Arc::new).map_err(|error| format!("{error:#}"));
+        trials.push(trial(&format!("{name}/reference"), {
+            let case = case.clone();
+            move || case.map_err(anyhow::Error::msg)?.check()
+        }));
+        for (wiring, slot) in &grounds {
+            let (case, wiring, slot) = (case.clone(), *wiring, slot.clone());
+            let name = format!("{name}/{}", ground::name(wiring));
+            let test = move || slot.show(wiring, &*case.map_err(anyhow::Error::msg)?);
+            trials.push(needs_root(trial(&name, test)));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The grounds go before the process does.
+    drop(grounds);
+    Ok(conclusion.exit_code())
+}
+
+fn trial(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, || {
+        test().map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+/// Ignored unless asked for.
+fn needs_root(trial: Trial) -> Trial {
+    trial.with_kind(KIND).with_ignored_flag(true)
+}
+
+/// A ground that is there once a case has needed it.
+#[derive(Clone, Default)]
+struct Slot(Arc<Mutex<Option<Ground>>>);
+
+impl Slot {
+    fn show(&self, wiring: Wiring, case: &Case) -> Result<()> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            *held = Some(Ground::start(wiring).context("set the ground up")?);
+        }
+        let Some(ground) = &mut *held else {
+            bail!("the ground was set up");
+        };
+        match case.show(ground) {
+            Ok(wrong) if wrong.is_empty() => Ok(()),
+            Ok(wrong) => bail!("{}\n{}", wrong.join("\n"), ground.last_words()),
+            Err(error) => {
+                let words = ground.last_words();
+                // Nobody knows in what state it is.
+                *held = None;
+                bail!("{error:#}\n{words}")
+            }
+        }
+    }
+}
