@@ -143,7 +143,11 @@ impl Ground {
         let questions = cells.iter().map(|cell| Inquiry {
             to: SocketAddr::new(cell.server.addr(cell.family), cell.port),
             by: cell.carrier,
-            timeout: if *expected.get(*cell) { ANSWER } else { SILENCE },
+            timeout: if *expected.get(*cell) {
+                ANSWER
+            } else {
+                SILENCE
+            },
         });
         let replies = self
             .process(client)?

@@ -114,7 +114,9 @@ fn head() -> String {
         format!("       {}\n", cells.collect::<Vec<_>>().join("  "))
     };
     let width = names.len();
-    line(&|column| format!("{column:<width$}")) + &line(&|_| groups.clone()) + &line(&|_| names.clone())
+    line(&|column| format!("{column:<width$}"))
+        + &line(&|_| groups.clone())
+        + &line(&|_| names.clone())
 }
 
 fn rows(family: Family, outcome: &dyn Fn(Cell) -> Outcome, is_coloured: bool) -> String {
