@@ -50,6 +50,12 @@ impl PodId {
         format!("{}/{}", self.namespace(), self.short())
     }
 
+    /// The pod of this name.
+    pub fn named(name: &str) -> Result<Self> {
+        let found = Self::all().find(|id| id.name() == name);
+        found.with_context(|| format!("there is no pod {name}"))
+    }
+
     /// `x-a`, as its process and its link are called.
     pub fn process(self) -> String {
         format!("{}-{}", self.namespace(), self.short())
@@ -155,6 +161,13 @@ impl Cluster {
         }
     }
 
+    /// With changes that are given as a file's `change` is.
+    pub fn with(changes: &str) -> Result<Self> {
+        let mut cluster = Self::new();
+        cluster.change(&serde_saphyr::from_str(changes)?)?;
+        Ok(cluster)
+    }
+
     /// Changes it.
     pub fn change(&mut self, changes: &Changes) -> Result<()> {
         for name in &changes.delete {
@@ -197,8 +210,7 @@ impl Cluster {
         let (addresses, phase) = match (&other.completed_with_addresses_of, other.host_network) {
             (None, true) => (self.world.nodes[0].addresses.clone(), Phase::Running),
             (Some(pod), false) => {
-                let found = PodId::all().find(|id| id.name() == *pod);
-                let id = found.with_context(|| format!("there is no pod {pod}"))?;
+                let id = PodId::named(pod)?;
                 let addresses = Family::ALL.map(|family| id.addr(family)).to_vec();
                 (addresses, Phase::Succeeded)
             }

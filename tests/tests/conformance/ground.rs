@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context as _, Result, anyhow};
 use weir_tests::bed::manifests::Manifests;
 use weir_tests::bed::marker::Marker;
-use weir_tests::bed::{Agent, AgentOptions, Bed, Pod, Topology, Wiring};
+use weir_tests::bed::{Agent, AgentOptions, Bed, Pod, ReversePath, Topology, Wiring};
 use weir_tests::scenario::network::binary;
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::{Failure, Inquiry};
@@ -40,6 +40,7 @@ pub struct Ground {
     pods: BTreeMap<PodId, Pod>,
     manifests: Manifests,
     marker: Marker,
+    is_told: bool,
     bed: Bed,
 }
 
@@ -47,8 +48,12 @@ impl Ground {
     /// Starts everything, without a policy.
     pub fn start(wiring: Wiring) -> Result<Self> {
         let weir = binary()?;
-        let topology = Topology::two_nodes(wiring);
-        assert_eq!(topology.nodes, NODES);
+        let topology = Topology {
+            nodes: NODES,
+            // What drops a forged source is Weir, or nobody.
+            reverse_path: ReversePath::Off,
+            ..Topology::two_nodes(wiring)
+        };
         let bed = Bed::start(topology)?;
         let pods = PodId::all()
             .map(|id| {
@@ -71,6 +76,7 @@ impl Ground {
             pods,
             manifests,
             marker,
+            is_told: true,
             bed,
         })
     }
@@ -80,17 +86,34 @@ impl Ground {
         name(self.bed.topology().wiring)
     }
 
+    /// A pod.
+    pub fn pod(&self, id: PodId) -> Result<&Pod> {
+        self.pods.get(&id).context("every pod was started")
+    }
+
+    /// Its nodes and their network.
+    pub fn bed(&self) -> &Bed {
+        &self.bed
+    }
+
     /// Tells the agents of a cluster, and waits until it is in force on every node.
     pub fn apply(&mut self, cluster: &Cluster) -> Result<()> {
         self.marker.advance();
         let marker = self.marker;
+        self.is_told = false;
         write(&self.manifests, cluster, marker)?;
         for agent in &mut self.agents {
             agent.wait_status("the case to be taken in", |status| {
                 marker.is_in(status) && status["error"].is_null()
             })?;
         }
+        self.is_told = true;
         Ok(())
+    }
+
+    /// Whether the agents have done so the last time.
+    pub fn works(&self) -> bool {
+        self.is_told
     }
 
     /// Asks for every cell. What must not be answered is asked once: one answer is one too many.
@@ -158,7 +181,7 @@ impl Ground {
 
     fn process(&self, client: Client) -> Result<&TestPod> {
         match client {
-            Client::Pod(id) => Ok(self.pods.get(&id).context("every pod was started")?),
+            Client::Pod(id) => Ok(self.pod(id)?),
             Client::Node => Ok(self.bed.node(0).process()),
         }
     }

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attack;
 mod case;
 mod cluster;
 mod ground;
@@ -17,7 +18,7 @@ mod table;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use weir_tests::bed::Wiring;
 
@@ -45,6 +46,14 @@ fn main() -> Result<ExitCode> {
             trials.push(needs_root(trial(&name, test)));
         }
     }
+    for &(name, attack) in attack::ALL {
+        for (wiring, slot) in &grounds {
+            let (wiring, slot) = (*wiring, slot.clone());
+            let name = format!("attack/{name}/{}", ground::name(wiring));
+            let test = move || slot.play(wiring, |ground| attack::play(ground, attack));
+            trials.push(needs_root(trial(&name, test)));
+        }
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The grounds go before the process does.
     drop(grounds);
@@ -68,22 +77,26 @@ struct Slot(Arc<Mutex<Option<Ground>>>);
 
 impl Slot {
     fn show(&self, wiring: Wiring, case: &Case) -> Result<()> {
+        self.play(wiring, |ground| {
+            let wrong = case.show(ground)?;
+            ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+            Ok(())
+        })
+    }
+
+    /// Plays on the ground, which is set up if need be.
+    fn play(&self, wiring: Wiring, play: impl FnOnce(&mut Ground) -> Result<()>) -> Result<()> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_none() {
-            *held = Some(Ground::start(wiring).context("set the ground up")?);
-        }
-        let Some(ground) = &mut *held else {
-            bail!("the ground was set up");
+        let mut ground = match held.take() {
+            Some(ground) => ground,
+            None => Ground::start(wiring).context("set the ground up")?,
         };
-        match case.show(ground) {
-            Ok(wrong) if wrong.is_empty() => Ok(()),
-            Ok(wrong) => bail!("{}\n{}", wrong.join("\n"), ground.last_words()),
-            Err(error) => {
-                let words = ground.last_words();
-                // Nobody knows in what state it is.
-                *held = None;
-                bail!("{error:#}\n{words}")
-            }
+        let played = play(&mut ground);
+        let played = played.map_err(|error| anyhow!("{error:#}\n{}", ground.last_words()));
+        // One whose agents do not do as they are told is of no use to the next.
+        if ground.works() {
+            *held = Some(ground);
         }
+        played
     }
 }
