@@ -6,6 +6,7 @@
 
 pub mod client;
 mod dns;
+pub mod first;
 mod http;
 mod inquiry;
 mod pattern;

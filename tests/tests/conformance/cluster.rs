@@ -121,6 +121,7 @@ pub struct Other {
 pub struct Cluster {
     world: World,
     specs: BTreeMap<PolicyName, Value>,
+    others: Vec<Value>,
 }
 
 impl Cluster {
@@ -158,6 +159,7 @@ impl Cluster {
         Self {
             world,
             specs: BTreeMap::new(),
+            others: Vec::new(),
         }
     }
 
@@ -166,6 +168,34 @@ impl Cluster {
         let mut cluster = Self::new();
         cluster.change(&serde_saphyr::from_str(changes)?)?;
         Ok(cluster)
+    }
+
+    /// A pod more, the youngest.
+    pub fn add_pod(&mut self, namespace: &str, name: &str, label: (&str, &str), addr: Ipv4Addr) {
+        let (key, value) = label;
+        let addresses = Addresses::twins(addr);
+        self.world.pods.push(Pod {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            labels: [(key.to_owned(), value.to_owned())].into(),
+            node: Some(NodePlan::new(0).name),
+            host_network: false,
+            addresses: Family::ALL.map(|family| addresses.of(family)).to_vec(),
+            phase: Phase::Running,
+            ports: Vec::new(),
+        });
+    }
+
+    /// A pod goes.
+    pub fn remove_pod(&mut self, namespace: &str, name: &str) {
+        let mut pods = std::mem::take(&mut self.world.pods);
+        pods.retain(|pod| (pod.namespace.as_str(), pod.name.as_str()) != (namespace, name));
+        self.world.pods = pods;
+    }
+
+    /// An object of another kind.
+    pub fn add_object(&mut self, object: Value) {
+        self.others.push(object);
     }
 
     /// Changes it.
@@ -240,6 +270,7 @@ impl Cluster {
             ..self.world.clone()
         };
         let mut objects = manifests::objects(&without_policies);
+        objects.extend(self.others.iter().cloned());
         objects.extend(self.specs.iter().map(|(name, spec)| {
             json!({
                 "apiVersion": "networking.k8s.io/v1",

@@ -47,6 +47,11 @@ pub struct Ground {
 impl Ground {
     /// Starts everything, without a policy.
     pub fn start(wiring: Wiring) -> Result<Self> {
+        Self::start_with(wiring, &[])
+    }
+
+    /// As [`Ground::start`], with further flags for the agents.
+    pub fn start_with(wiring: Wiring, flags: &[&str]) -> Result<Self> {
         let weir = binary()?;
         let topology = Topology {
             nodes: NODES,
@@ -69,7 +74,8 @@ impl Ground {
         let manifests = Manifests::create(bed.run_dir().join("manifests"))?;
         let marker = Marker::default();
         write(&manifests, &Cluster::new(), marker)?;
-        let options = AgentOptions::new(&weir, manifests.directory());
+        let mut options = AgentOptions::new(&weir, manifests.directory());
+        options.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         let agents = Agent::start_all(bed.nodes(), &options)?;
         Ok(Self {
             agents,
@@ -91,6 +97,16 @@ impl Ground {
         self.pods.get(&id).context("every pod was started")
     }
 
+    /// The agent of a node.
+    pub fn agent(&mut self, node: usize) -> &mut Agent {
+        &mut self.agents[node]
+    }
+
+    /// What its agents watch.
+    pub fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
     /// Its nodes and their network.
     pub fn bed(&self) -> &Bed {
         &self.bed
@@ -98,10 +114,21 @@ impl Ground {
 
     /// Tells the agents of a cluster, and waits until it is in force on every node.
     pub fn apply(&mut self, cluster: &Cluster) -> Result<()> {
+        self.tell(cluster)?;
+        self.wait_in_force()
+    }
+
+    /// Tells the agents of a cluster.
+    pub fn tell(&mut self, cluster: &Cluster) -> Result<()> {
         self.marker.advance();
         let marker = self.marker;
         self.is_told = false;
-        write(&self.manifests, cluster, marker)?;
+        write(&self.manifests, cluster, marker)
+    }
+
+    /// Waits until what they were told last is in force on every node.
+    pub fn wait_in_force(&mut self) -> Result<()> {
+        let marker = self.marker;
         for agent in &mut self.agents {
             agent.wait_status("the case to be taken in", |status| {
                 marker.is_in(status) && status["error"].is_null()

@@ -12,7 +12,9 @@ mod attack;
 mod case;
 mod cluster;
 mod ground;
+mod lifecycle;
 mod print;
+mod starts;
 mod table;
 
 use std::process::ExitCode;
@@ -53,6 +55,22 @@ fn main() -> Result<ExitCode> {
             let test = move || slot.play(wiring, |ground| attack::play(ground, attack));
             trials.push(needs_root(trial(&name, test)));
         }
+    }
+    let starts: lifecycle::Test = starts::play;
+    let tests = lifecycle::ALL.iter().copied();
+    for (name, test) in tests.chain([("pods_reach_out_at_once", starts)]) {
+        for (wiring, slot) in &grounds {
+            let (wiring, slot) = (*wiring, slot.clone());
+            let name = format!("lifecycle/{name}/{}", ground::name(wiring));
+            trials.push(needs_root(trial(&name, move || slot.play(wiring, test))));
+        }
+    }
+    for &(name, flags, wiring, test) in lifecycle::WITH_FLAGS {
+        let name = format!("lifecycle/{name}/{}", ground::name(wiring));
+        trials.push(needs_root(trial(&name, move || {
+            let mut ground = Ground::start_with(wiring, flags)?;
+            test(&mut ground).map_err(|error| anyhow!("{error:#}\n{}", ground.last_words()))
+        })));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The grounds go before the process does.

@@ -13,7 +13,7 @@ mod connections;
 mod control;
 mod echo;
 mod fragments;
-mod packets;
+pub mod packets;
 mod sources;
 
 use std::net::{IpAddr, SocketAddr};
