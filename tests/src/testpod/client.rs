@@ -288,9 +288,9 @@ impl TestPod {
         }
     }
 
-    /// Serves SCTP at a port of every address.
-    pub fn serve_sctp(&self, port: u16) -> Outcome<()> {
-        match self.call(Request::ServeSctp { port }, TIMEOUT)? {
+    /// Serves SCTP at an address.
+    pub fn serve_sctp(&self, address: SocketAddr) -> Outcome<()> {
+        match self.call(Request::ServeSctp { address }, TIMEOUT)? {
             Response::Done => Ok(()),
             other => Err(unexpected(&other)),
         }

@@ -84,10 +84,10 @@ pub enum Request {
         /// Where.
         address: SocketAddr,
     },
-    /// Serve SCTP at a port of every address until the process ends. Answers [`Response::Done`].
+    /// Serve SCTP at an address until the process ends. Answers [`Response::Done`].
     ServeSctp {
-        /// Which.
-        port: u16,
+        /// Where.
+        address: SocketAddr,
     },
     /// Ask many at once who they are, each by a socket of its own. Answers
     /// [`Response::Inquired`].

@@ -100,8 +100,8 @@ impl State {
         match request {
             Request::Hello => Ok(Response::Done),
             Request::Serve { transport, address } => self.serve(transport, address).await,
-            Request::ServeSctp { port } => {
-                self.sctp.serve(port)?;
+            Request::ServeSctp { address } => {
+                self.sctp.serve(address)?;
                 Ok(Response::Done)
             }
             Request::Inquire { questions } => Ok(Response::Inquired(

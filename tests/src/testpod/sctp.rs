@@ -12,15 +12,18 @@
 //! Where the kernel has SCTP, it aborts associations of which it knows nothing. Such an abort is
 //! left unread here.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, socket,
+};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -51,12 +54,13 @@ pub struct Stack(Arc<Shared>);
 
 struct Shared {
     name: Arc<str>,
-    // The library's type is for any socket of datagrams, but for opening it.
-    v4: OnceLock<UdpSocket>,
-    v6: OnceLock<UdpSocket>,
-    served: Mutex<BTreeSet<u16>>,
+    // Clients'. The library's type is for any socket of datagrams, but for opening it.
+    v4: OnceLock<Arc<UdpSocket>>,
+    v6: OnceLock<Arc<UdpSocket>>,
     waiting: Mutex<BTreeMap<(SocketAddr, u16), mpsc::UnboundedSender<Packet>>>,
     next: AtomicU16,
+    /// Each address that serves has a socket, from which it answers.
+    served: Mutex<BTreeMap<IpAddr, BTreeSet<u16>>>,
 }
 
 /// A packet with one chunk.
@@ -76,18 +80,28 @@ impl Stack {
             name,
             v4: OnceLock::new(),
             v6: OnceLock::new(),
-            served: Mutex::default(),
             waiting: Mutex::default(),
             next: AtomicU16::new(FIRST_PORT),
+            served: Mutex::default(),
         }))
     }
 
-    /// Answers whoever opens an association with this port.
-    pub fn serve(&self, port: u16) -> Result<(), Failure> {
-        for is_v6 in [false, true] {
-            self.socket(is_v6)?;
+    /// Answers whoever opens an association with this address.
+    pub fn serve(&self, address: SocketAddr) -> Result<(), Failure> {
+        let ip = address.ip();
+        let mut served = lock(&self.0.served);
+        if let Entry::Vacant(entry) = served.entry(ip) {
+            let socket = open(address)?;
+            entry.insert(BTreeSet::new());
+            let server = self.clone();
+            tokio::spawn(async move {
+                read(&socket, |from, packet| {
+                    server.answer(&socket, ip, from, packet);
+                })
+                .await;
+            });
         }
-        lock(&self.0.served).insert(port);
+        served.entry(ip).or_default().insert(address.port());
         Ok(())
     }
 
@@ -145,76 +159,48 @@ impl Stack {
     }
 
     fn send(&self, to: IpAddr, packet: &Packet) -> Result<(), Failure> {
-        // A raw socket's addresses have no ports.
-        let to = SocketAddr::new(to, 0);
-        match self
-            .socket(to.is_ipv6())?
-            .try_send_to(&packet.to_bytes(), to)
-        {
-            // What the stack has no room for is lost, as on a wire, and sent again.
-            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error.into()),
-            Ok(_) | Err(_) => Ok(()),
-        }
+        send(self.socket(to.is_ipv6())?, to, packet)
     }
 
-    /// The socket of a family, with a task that reads it.
+    /// The clients' socket of a family, with a task that reads it.
     fn socket(&self, is_v6: bool) -> Result<&UdpSocket, Failure> {
-        let (family, held) = if is_v6 {
-            (AddressFamily::Inet6, &self.0.v6)
+        let (any, held): (IpAddr, _) = if is_v6 {
+            (Ipv6Addr::UNSPECIFIED.into(), &self.0.v6)
         } else {
-            (AddressFamily::Inet, &self.0.v4)
+            (Ipv4Addr::UNSPECIFIED.into(), &self.0.v4)
         };
         if let Some(socket) = held.get() {
             return Ok(socket);
         }
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let raw: OwnedFd = socket(family, SockType::Raw, flags, SockProtocol::Sctp)
-            .map_err(std::io::Error::from)?;
-        let made = UdpSocket::from_std(raw.into())?;
+        let socket = Arc::new(open(SocketAddr::new(any, 0))?);
+        let (reader, read_from) = (self.clone(), Arc::clone(&socket));
+        tokio::spawn(async move {
+            read(&read_from, |from, packet| reader.pass_on(from, packet)).await;
+        });
         // The runtime has one thread: nobody was quicker.
-        let socket = held.get_or_init(|| made);
-        let reader = self.clone();
-        tokio::spawn(async move { reader.read(is_v6).await });
-        Ok(socket)
+        Ok(held.get_or_init(|| socket))
     }
 
-    async fn read(self, is_v6: bool) {
-        let Ok(socket) = self.socket(is_v6) else {
-            return;
-        };
-        let mut buffer = [0; PACKET_MAX];
-        loop {
-            // An error is that of an earlier packet, whose receiver has gone.
-            let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
-                continue;
-            };
-            // A raw socket of IPv4 gives the network header, too; one of IPv6 does not.
-            let header = if is_v6 {
-                0
-            } else {
-                usize::from(buffer[0] & 0xf) * 4
-            };
-            let packet = buffer[..length].get(header..);
-            if let Some(packet) = packet.and_then(Packet::read) {
-                self.take_in(from.ip(), packet);
-            }
+    /// A packet for who waits for it.
+    fn pass_on(&self, from: IpAddr, packet: Packet) {
+        let key = (SocketAddr::new(from, packet.from), packet.to);
+        if let Some(asker) = lock(&self.0.waiting).get(&key) {
+            // An asker that has given up does not want it any more.
+            let _ = asker.send(packet);
         }
     }
 
-    fn take_in(&self, from: IpAddr, packet: Packet) {
-        let answer = |tag, chunk, value| Packet {
-            from: packet.to,
-            to: packet.from,
-            tag,
-            chunk,
-            value,
+    /// A server's part.
+    fn answer(&self, socket: &UdpSocket, own: IpAddr, from: IpAddr, packet: Packet) {
+        let is_served = |ports: &BTreeSet<u16>| ports.contains(&packet.to);
+        let Some(tag) = number(&packet.value, 0) else {
+            return;
         };
-        match packet.chunk {
-            INIT | COOKIE_ECHO if !lock(&self.0.served).contains(&packet.to) => {}
+        if !lock(&self.0.served).get(&own).is_some_and(is_served) {
+            return;
+        }
+        let (chunk, value) = match packet.chunk {
             INIT => {
-                let Some(tag) = number(&packet.value, 0) else {
-                    return;
-                };
                 let mut value = initiation(SERVER_TAG);
                 let mut cookie = tag.to_be_bytes().to_vec();
                 cookie.extend(self.0.name.as_bytes());
@@ -223,21 +209,63 @@ impl Stack {
                 value.extend(COOKIE.to_be_bytes());
                 value.extend(length(cookie.len() + 4));
                 value.extend(cookie);
-                // Lost, it is asked for again.
-                let _ = self.send(from, &answer(tag, INIT_ACK, value));
+                (INIT_ACK, value)
             }
-            COOKIE_ECHO => {
-                if let Some(tag) = number(&packet.value, 0) {
-                    let _ = self.send(from, &answer(tag, COOKIE_ACK, Vec::new()));
-                }
-            }
-            _ => {
-                let key = (SocketAddr::new(from, packet.from), packet.to);
-                if let Some(asker) = lock(&self.0.waiting).get(&key) {
-                    // An asker that has given up does not want it any more.
-                    let _ = asker.send(packet);
-                }
-            }
+            COOKIE_ECHO => (COOKIE_ACK, Vec::new()),
+            _ => return,
+        };
+        let answer = Packet {
+            from: packet.to,
+            to: packet.from,
+            tag,
+            chunk,
+            value,
+        };
+        // Lost, it is asked for again.
+        let _ = send(socket, from, &answer);
+    }
+}
+
+/// A socket for the packets to an address.
+fn open(address: SocketAddr) -> Result<UdpSocket, Failure> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let raw: OwnedFd =
+        socket(family, SockType::Raw, flags, SockProtocol::Sctp).map_err(std::io::Error::from)?;
+    // A raw socket's addresses have no ports.
+    let address = SockaddrStorage::from(SocketAddr::new(address.ip(), 0));
+    bind(raw.as_raw_fd(), &address).map_err(std::io::Error::from)?;
+    Ok(UdpSocket::from_std(raw.into())?)
+}
+
+fn send(socket: &UdpSocket, to: IpAddr, packet: &Packet) -> Result<(), Failure> {
+    match socket.try_send_to(&packet.to_bytes(), SocketAddr::new(to, 0)) {
+        // What the stack has no room for is lost, as on a wire, and sent again.
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error.into()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Takes in packets until the runtime ends.
+async fn read(socket: &UdpSocket, take_in: impl Fn(IpAddr, Packet)) {
+    let mut buffer = [0; PACKET_MAX];
+    loop {
+        // An error is that of an earlier packet, whose receiver has gone.
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        // A raw socket of IPv4 gives the network header, too; one of IPv6 does not.
+        let header = if from.is_ipv6() {
+            0
+        } else {
+            usize::from(buffer[0] & 0xf) * 4
+        };
+        let packet = buffer[..length].get(header..);
+        if let Some(packet) = packet.and_then(Packet::read) {
+            take_in(from.ip(), packet);
         }
     }
 }

@@ -24,7 +24,7 @@ use weir_tests::reference::policy::world::{
 use weir_tests::reference::policy::{Connection, Sender, Traffic, evaluate, manifests};
 use weir_tests::testpod::protocol::Carrier;
 
-use crate::table::{Cell, Client, PORTS, Table};
+use crate::table::{Cell, PORTS, Party, Table};
 
 /// The namespaces.
 pub const NAMESPACES: [&str; 3] = ["x", "y", "z"];
@@ -289,15 +289,14 @@ impl Cluster {
 }
 
 fn connection(cell: Cell) -> Connection {
+    let addr = cell.client.addr(cell.family);
     let from = match cell.client {
-        Client::Pod(id) => Sender::Pod(id.addr(cell.family)),
-        Client::Node => {
-            let NodePlan { name, v4, v6, .. } = NodePlan::new(0);
-            Sender::Node {
-                name,
-                addr: Addresses { v4, v6 }.of(cell.family),
-            }
-        }
+        Party::Pod(_) => Sender::Pod(addr),
+        Party::Node => Sender::Node {
+            name: NodePlan::new(0).name,
+            addr,
+        },
+        Party::Outside => Sender::Outside(addr),
     };
     let protocol = protocol(cell.carrier);
     Connection {

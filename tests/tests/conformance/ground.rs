@@ -1,5 +1,5 @@
-//! Where cases are played: nine pods that serve, a real agent on each of two nodes, and everybody
-//! asking everybody.
+//! Where cases are played: nine pods, a node and a host beyond that serve, a real agent on each of
+//! two nodes, and everybody asking everybody.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,14 +8,14 @@ use std::thread;
 use anyhow::{Context as _, Result, anyhow};
 use weir_tests::bed::manifests::Manifests;
 use weir_tests::bed::marker::Marker;
-use weir_tests::bed::{Agent, AgentOptions, Bed, Pod, ReversePath, Topology, Wiring};
+use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, ReversePath, Topology, Wiring};
 use weir_tests::scenario::network::binary;
 use weir_tests::testpod::client::TestPod;
-use weir_tests::testpod::protocol::{Failure, Inquiry};
+use weir_tests::testpod::protocol::{Failure, Inquiry, Transport};
 
 use crate::cluster::{Cluster, NODES, PodId};
 use crate::print::{Outcome, Reply};
-use crate::table::{Cell, Client, PORTS, Table};
+use crate::table::{Cell, PORTS, Party, Table};
 
 /// Nothing comes back from a question that is dropped: this is how long one waits for that.
 const SILENCE: u64 = 400;
@@ -40,7 +40,6 @@ pub struct Ground {
     pods: BTreeMap<PodId, Pod>,
     manifests: Manifests,
     marker: Marker,
-    is_told: bool,
     bed: Bed,
 }
 
@@ -61,16 +60,12 @@ impl Ground {
         };
         let bed = Bed::start(topology)?;
         let pods = PodId::all()
-            .map(|id| {
-                let pod = bed.pod_at(id.node(), &id.process(), id.v4())?;
-                for port in PORTS {
-                    pod.serve_at(port)?;
-                    pod.serve_sctp(port)
-                        .with_context(|| format!("serve SCTP in {}", id.name()))?;
-                }
-                Ok((id, pod))
-            })
-            .collect::<Result<_>>()?;
+            .map(|id| Ok((id, bed.pod_at(id.node(), &id.process(), id.v4())?)))
+            .collect::<Result<BTreeMap<PodId, Pod>>>()?;
+        for party in Party::all() {
+            serve(process(&bed, &pods, party)?, party)
+                .with_context(|| format!("serve in {}", party.name()))?;
+        }
         let manifests = Manifests::create(bed.run_dir().join("manifests"))?;
         let marker = Marker::default();
         write(&manifests, &Cluster::new(), marker)?;
@@ -82,7 +77,6 @@ impl Ground {
             pods,
             manifests,
             marker,
-            is_told: true,
             bed,
         })
     }
@@ -122,7 +116,6 @@ impl Ground {
     pub fn tell(&mut self, cluster: &Cluster) -> Result<()> {
         self.marker.advance();
         let marker = self.marker;
-        self.is_told = false;
         write(&self.manifests, cluster, marker)
     }
 
@@ -134,13 +127,7 @@ impl Ground {
                 marker.is_in(status) && status["error"].is_null()
             })?;
         }
-        self.is_told = true;
         Ok(())
-    }
-
-    /// Whether the agents have done so the last time.
-    pub fn works(&self) -> bool {
-        self.is_told
     }
 
     /// Asks for every cell. What must not be answered is asked once: one answer is one too many.
@@ -165,7 +152,7 @@ impl Ground {
     /// All clients at once, each all its questions at once.
     fn ask_all(&self, cells: &[Cell], expected: &Table<bool>) -> Result<Vec<(Cell, Reply)>> {
         let rows = thread::scope(|scope| {
-            let clients: Vec<_> = Client::all()
+            let clients: Vec<_> = Party::all()
                 .map(|client| {
                     scope.spawn(move || {
                         let own = cells.iter().filter(|cell| cell.client == client);
@@ -183,7 +170,7 @@ impl Ground {
 
     fn ask_row(
         &self,
-        client: Client,
+        client: Party,
         cells: Vec<Cell>,
         expected: &Table<bool>,
     ) -> Result<Vec<(Cell, Reply)>> {
@@ -199,18 +186,10 @@ impl Ground {
                 SILENCE
             },
         });
-        let replies = self
-            .process(client)?
+        let replies = process(&self.bed, &self.pods, client)?
             .inquire(questions.collect())
             .with_context(|| format!("{} asks", client.name()))?;
         Ok(cells.into_iter().zip(replies).collect())
-    }
-
-    fn process(&self, client: Client) -> Result<&TestPod> {
-        match client {
-            Client::Pod(id) => Ok(self.pod(id)?),
-            Client::Node => Ok(self.bed.node(0).process()),
-        }
     }
 
     /// What the agents said last.
@@ -218,6 +197,29 @@ impl Ground {
         let tails = self.agents.iter().map(|agent| agent.log_tail(LOG_LINES));
         tails.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Who asks for a party, and answers.
+fn process<'a>(bed: &'a Bed, pods: &'a BTreeMap<PodId, Pod>, party: Party) -> Result<&'a TestPod> {
+    match party {
+        Party::Pod(id) => Ok(pods.get(&id).context("every pod was started")?),
+        Party::Node => Ok(bed.node(0).process()),
+        Party::Outside => Ok(bed.outside()),
+    }
+}
+
+/// By every protocol, at every port, in both families.
+fn serve(process: &TestPod, party: Party) -> Result<()> {
+    for family in Family::ALL {
+        for port in PORTS {
+            let at = SocketAddr::new(party.addr(family), port);
+            for transport in Transport::ALL {
+                process.serve(transport, at)?;
+            }
+            process.serve_sctp(at)?;
+        }
+    }
+    Ok(())
 }
 
 /// One file, replaced as a whole: an agent sees all of a case or nothing.

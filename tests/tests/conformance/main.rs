@@ -95,26 +95,25 @@ struct Slot(Arc<Mutex<Option<Ground>>>);
 
 impl Slot {
     fn show(&self, wiring: Wiring, case: &Case) -> Result<()> {
-        self.play(wiring, |ground| {
+        let (wrong, words) = self.play(wiring, |ground| {
             let wrong = case.show(ground)?;
-            ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-            Ok(())
-        })
+            Ok((wrong.join("\n"), ground.last_words()))
+        })?;
+        ensure!(wrong.is_empty(), "{wrong}\n{words}");
+        Ok(())
     }
 
-    /// Plays on the ground, which is set up if need be.
-    fn play(&self, wiring: Wiring, play: impl FnOnce(&mut Ground) -> Result<()>) -> Result<()> {
+    /// Plays on the ground, which is set up if need be. One on which something failed is of no use
+    /// to the next.
+    fn play<T>(&self, wiring: Wiring, play: impl FnOnce(&mut Ground) -> Result<T>) -> Result<T> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ground = match held.take() {
             Some(ground) => ground,
             None => Ground::start(wiring).context("set the ground up")?,
         };
-        let played = play(&mut ground);
-        let played = played.map_err(|error| anyhow!("{error:#}\n{}", ground.last_words()));
-        // One whose agents do not do as they are told is of no use to the next.
-        if ground.works() {
-            *held = Some(ground);
-        }
-        played
+        let played =
+            play(&mut ground).map_err(|error| anyhow!("{error:#}\n{}", ground.last_words()))?;
+        *held = Some(ground);
+        Ok(played)
     }
 }

@@ -1,11 +1,11 @@
 //! A table on the terminal, expected against seen.
 //!
 //! ```text
-//!        TCP 80     TCP 81
-//!        x  y  z    x  y  z
-//!        abcabcabc  abcabcabc
-//!   x/a  ...XXX...  .........     .  passes, as it must        X  is dropped, as it must be
-//!   x/b  ...!XX...  .....?...     !  passes, and must not      ?  does not pass, and must
+//!           TCP 80       TCP 81       n: the node, o: somebody outside
+//!           x  y  z  no  x  y  z  no
+//!           abcabcabc    abcabcabc
+//!   x/a     ...XXX.....  ...........  .  passes, as it must        X  is dropped, as it must be
+//!   x/b     ...!XX...X.  .....?.....  !  passes, and must not      ?  does not pass, and must
 //! ```
 
 use std::io::{IsTerminal as _, Write as _};
@@ -14,8 +14,8 @@ use owo_colors::{OwoColorize as _, Style};
 use weir_tests::bed::Family;
 use weir_tests::testpod::protocol::Failure;
 
-use crate::cluster::{NAMES, NAMESPACES, PodId};
-use crate::table::{Cell, Client, Table, columns, family_name};
+use crate::cluster::{NAMES, NAMESPACES};
+use crate::table::{Cell, Party, Table, columns, family_name};
 
 /// What a question came to: the name of who answered, or why nobody did.
 pub type Reply = Result<String, Failure>;
@@ -105,29 +105,28 @@ pub fn show(title: &str, expected: &Table<bool>, seen: &Table<Reply>) {
 }
 
 fn head() -> String {
-    let groups: String = NAMESPACES
-        .map(|namespace| format!("{namespace:<width$}", width = NAMES.len()))
-        .concat();
+    let groups = NAMESPACES.map(|namespace| format!("{namespace:<width$}", width = NAMES.len()));
+    let groups = groups.concat() + "no";
     let names = NAMES.concat().repeat(NAMESPACES.len());
     let line = |cell: &dyn Fn(String) -> String| {
         let cells = columns().map(|(carrier, port)| cell(format!("{} {port}", carrier.name())));
-        format!("       {}\n", cells.collect::<Vec<_>>().join("  "))
+        format!("          {}\n", cells.collect::<Vec<_>>().join("  "))
     };
-    let width = names.len();
+    let width = Party::COUNT;
     line(&|column| format!("{column:<width$}"))
         + &line(&|_| groups.clone())
-        + &line(&|_| names.clone())
+        + &line(&|_| format!("{names:<width$}"))
 }
 
 fn rows(family: Family, outcome: &dyn Fn(Cell) -> Outcome, is_coloured: bool) -> String {
     let mut text = String::new();
-    for client in Client::all() {
-        text += &format!("  {:<5}", client.name());
+    for client in Party::all() {
+        text += &format!("  {:<8}", client.name());
         for (index, (carrier, port)) in columns().enumerate() {
             if index > 0 {
                 text += "  ";
             }
-            for server in PodId::all() {
+            for server in Party::all() {
                 let outcome = outcome(Cell {
                     family,
                     carrier,

@@ -1,9 +1,10 @@
 //! Tables of who reaches whom: a cell for each family, protocol, port, client and server.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use weir_tests::bed::Family;
+use weir_tests::bed::{Addresses, Family, NodePlan, plan};
 use weir_tests::testpod::protocol::Carrier;
 
 use crate::cluster::{PODS, PodId};
@@ -11,25 +12,54 @@ use crate::cluster::{PODS, PodId};
 /// The ports that every pod serves, by every protocol.
 pub const PORTS: [u16; 2] = [80, 81];
 
-/// Who asks.
+/// Who asks, and who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client {
+pub enum Party {
     /// A process in a pod.
     Pod(PodId),
-    /// A process of `worker-0` itself.
+    /// A process of `worker-0` itself, `10.240.0.11`.
     Node,
+    /// One beyond the nodes, `203.0.113.10`.
+    Outside,
 }
 
-impl Client {
-    /// Everyone who asks.
+impl Party {
+    /// How many there are.
+    pub const COUNT: usize = PODS + 2;
+
+    /// Everyone.
     pub fn all() -> impl Iterator<Item = Self> {
-        PodId::all().map(Self::Pod).chain([Self::Node])
+        PodId::all()
+            .map(Self::Pod)
+            .chain([Self::Node, Self::Outside])
     }
 
+    /// As in a case.
     pub fn name(self) -> String {
         match self {
             Self::Pod(id) => id.name(),
             Self::Node => "node".to_owned(),
+            Self::Outside => "outside".to_owned(),
+        }
+    }
+
+    /// As its process answers.
+    pub fn process(self) -> String {
+        match self {
+            Self::Pod(id) => id.process(),
+            Self::Node => NodePlan::new(0).name,
+            Self::Outside => self.name(),
+        }
+    }
+
+    /// Its address of a family.
+    pub fn addr(self, family: Family) -> IpAddr {
+        let NodePlan { v4, v6, .. } = NodePlan::new(0);
+        match (self, family) {
+            (Self::Pod(id), _) => id.addr(family),
+            (Self::Node, _) => Addresses { v4, v6 }.of(family),
+            (Self::Outside, Family::V4) => plan::OUTSIDE_V4.into(),
+            (Self::Outside, Family::V6) => plan::OUTSIDE_V6.into(),
         }
     }
 
@@ -37,6 +67,7 @@ impl Client {
         match self {
             Self::Pod(PodId(place)) => place,
             Self::Node => PODS,
+            Self::Outside => PODS + 1,
         }
     }
 }
@@ -47,8 +78,8 @@ pub struct Cell {
     pub family: Family,
     pub carrier: Carrier,
     pub port: u16,
-    pub client: Client,
-    pub server: PodId,
+    pub client: Party,
+    pub server: Party,
 }
 
 impl Cell {
@@ -56,8 +87,8 @@ impl Cell {
     pub fn all() -> impl Iterator<Item = Self> {
         Family::ALL.into_iter().flat_map(|family| {
             columns().flat_map(move |(carrier, port)| {
-                Client::all().flat_map(move |client| {
-                    PodId::all().map(move |server| Self {
+                Party::all().flat_map(move |client| {
+                    Party::all().map(move |server| Self {
                         family,
                         carrier,
                         port,
@@ -74,9 +105,8 @@ impl Cell {
         let carrier = self.carrier as usize;
         let port = usize::from(self.port == PORTS[1]);
         let column = carrier * PORTS.len() + port;
-        let clients = PODS + 1;
-        let rows = (family * Carrier::ALL.len() * PORTS.len() + column) * clients;
-        (rows + self.client.place()) * PODS + self.server.0
+        let rows = (family * Carrier::ALL.len() * PORTS.len() + column) * Party::COUNT;
+        (rows + self.client.place()) * Party::COUNT + self.server.place()
     }
 }
 
@@ -126,7 +156,7 @@ impl<T> Table<T> {
 
 /// Some cells, as a case says them: `FROM > TO [PROTOCOL] [PORT] [FAMILY]`.
 ///
-/// `FROM` and `TO` are `x/a`, `x/*`, `*/a` or `*` (every pod), and `FROM` may be `node`. What is not
+/// `FROM` and `TO` are `x/a`, `x/*`, `*/a` or `*` (every pod), `node` or `outside`. What is not
 /// said is all of them. With an asterisk no pod is meant with itself.
 #[derive(Debug)]
 pub struct Spot {
@@ -178,7 +208,7 @@ impl Spot {
     /// Is this cell meant?
     pub fn has(&self, cell: Cell) -> bool {
         let has_asterisk = self.from.contains('*') || self.to.contains('*');
-        let is_itself = cell.client == Client::Pod(cell.server);
+        let is_itself = cell.client == cell.server;
         self.carrier.is_none_or(|carrier| carrier == cell.carrier)
             && self.port.is_none_or(|port| port == cell.port)
             && self.family.is_none_or(|family| family == cell.family)
