@@ -3,6 +3,8 @@
 //! A marker goes with each version: a service port that has to be left out of the tables, and is
 //! therefore named by the very synchronisation that took the version in.
 
+use std::fmt;
+
 use serde_json::{Value, json};
 
 /// The marker of one version.
@@ -27,7 +29,7 @@ impl Marker {
     /// Whether `weir status` tells of this version.
     #[must_use]
     pub fn is_in(self, status: &Value) -> bool {
-        let reference = format!("Service marker/{}", self.name());
+        let reference = self.to_string();
         let skipped = status["skipped"].as_array();
         skipped.is_some_and(|all| {
             all.iter().any(|one| {
@@ -42,6 +44,13 @@ impl Marker {
     }
 }
 
+/// What is left out of the tables.
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Service marker/{}", self.name())
+    }
+}
+
 fn service(name: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -50,4 +59,32 @@ fn service(name: &str) -> Value {
         // Nobody else's: the last of the services' addresses.
         "spec": { "clusterIP": "10.32.0.254", "ports": [{ "port": 9, "protocol": "SCTP" }] },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::scenario::format::{Given, Node};
+    use crate::scenario::world::{World, read_objects};
+
+    #[test]
+    fn a_marker_is_left_out_of_the_tables_and_named() {
+        let mut marker = Marker::default();
+        for _ in 0..2 {
+            marker.advance();
+            let given = marker
+                .objects()
+                .map(|object| Given::Inline(object.as_object().unwrap().clone()));
+            let objects = read_objects(&given, Path::new(".")).unwrap();
+            let (world, _) = World::new(&Node::default(), objects);
+            let left_out: Vec<String> = world
+                .skipped()
+                .iter()
+                .map(|skipped| skipped.object.to_string())
+                .collect();
+            assert_eq!(left_out, [marker.to_string()]);
+        }
+    }
 }

@@ -134,8 +134,7 @@ impl Sniffer {
             match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
                 Ok((length, from)) => {
                     // What the namespace itself sends is seen, too, and is none of our business.
-                    let is_own =
-                        from.is_some_and(|from| from.pkttype() == libc::PACKET_OUTGOING as u8);
+                    let is_own = from.is_some_and(|from| from.pkttype() == libc::PACKET_OUTGOING);
                     let packet = &buffer[..length];
                     if !is_own && ends(packet).is_some() {
                         self.seen.borrow_mut().push(packet.to_owned());
