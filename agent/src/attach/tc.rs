@@ -7,17 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::thread;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 
 use super::bpf::{self, AttachType, Place};
 use super::clsact::Clsact;
 use super::plan::{Action, Attachment, Role, State, TcHook, TcMode, plan};
 use crate::maps::pins::{Pins, names};
-
-/// Links that are made or removed at a time: a thread each, which does nothing but wait.
-const AT_ONCE: usize = 32;
 
 /// A loaded program.
 #[derive(Clone, Copy, Debug)]
@@ -66,98 +62,34 @@ pub(super) fn sync<'program>(
     pins: &Pins,
     mode: TcMode,
     wanted: &BTreeMap<u32, Role>,
-    program: impl Fn(&'static str) -> Loaded<'program> + Sync,
+    program: impl Fn(&'static str) -> Loaded<'program>,
 ) -> Result<TcReport> {
     let mut clsact = Clsact::open()?;
     let present = present(pins, &mut clsact)?;
     let actions = plan(wanted, &present, mode, |name| program(name).id);
     let mut report = TcReport::default();
-    for group in actions.chunk_by(goes_beside) {
-        let outcomes = match group {
-            [Action::Remove(attachment)] => vec![remove(pins, &mut clsact, *attachment)],
-            [Action::Attach(attachment, name)] => {
-                vec![set(pins, &mut clsact, *attachment, false, program(name).fd)]
+    for action in actions {
+        match action {
+            Action::Attach(attachment, name) | Action::Replace(attachment, name) => {
+                let replaced = matches!(action, Action::Replace(..));
+                let fd = program(name).fd;
+                match set(pins, &mut clsact, attachment, replaced, fd) {
+                    Ok(()) if replaced => report.replaced.push(attachment),
+                    Ok(()) => report.attached.push(attachment),
+                    Err(error) if interface_is_gone(&error) => {
+                        report.vanished.insert(attachment.interface);
+                    }
+                    Err(error) => report.failed.push((attachment, error)),
+                }
             }
-            [Action::Replace(attachment, name)] => {
-                vec![set(pins, &mut clsact, *attachment, true, program(name).fd)]
-            }
-            several => side_by_side(pins, several, &program),
-        };
-        for (action, outcome) in group.iter().zip(outcomes) {
-            report.note(*action, outcome);
+            Action::Remove(attachment) => match remove(pins, &mut clsact, attachment) {
+                Ok(()) => report.removed.push(attachment),
+                Err(error) => report.failed.push((attachment, error)),
+            },
         }
     }
     clsact.remove_empty_qdiscs(pins)?;
     Ok(report)
-}
-
-impl TcReport {
-    fn note(&mut self, action: Action, outcome: Result<()>) {
-        match (action, outcome) {
-            (Action::Attach(attachment, _), Ok(())) => self.attached.push(attachment),
-            (Action::Replace(attachment, _), Ok(())) => self.replaced.push(attachment),
-            (Action::Remove(attachment), Ok(())) => self.removed.push(attachment),
-            (Action::Attach(attachment, _) | Action::Replace(attachment, _), Err(error))
-                if interface_is_gone(&error) =>
-            {
-                self.vanished.insert(attachment.interface);
-            }
-            (
-                Action::Attach(attachment, _)
-                | Action::Replace(attachment, _)
-                | Action::Remove(attachment),
-                Err(error),
-            ) => self.failed.push((attachment, error)),
-        }
-    }
-}
-
-/// Whether two actions, one behind the other in the plan, may be done side by side: new links at
-/// the same hook, or links that go.
-///
-/// Each waits until every processor has been through the kernel once (RCU): 8 to 20 ms. Side by
-/// side they wait together, and of the pods that a node starts at once none waits for the others
-/// while its first process starts.
-fn goes_beside(one: &Action, other: &Action) -> bool {
-    match (one, other) {
-        (Action::Attach(one, _), Action::Attach(other, _))
-        | (Action::Remove(one), Action::Remove(other)) => {
-            one.hook == other.hook && [one.mode, other.mode] == [TcMode::Tcx; 2]
-        }
-        (Action::Attach(..) | Action::Replace(..) | Action::Remove(_), _) => false,
-    }
-}
-
-/// Performs actions of which each [`goes_beside`] the next; the outcomes are in their order.
-fn side_by_side<'program>(
-    pins: &Pins,
-    actions: &[Action],
-    program: &(impl Fn(&'static str) -> Loaded<'program> + Sync),
-) -> Vec<Result<()>> {
-    let perform = |action: Action| match action {
-        Action::Attach(attachment, name) | Action::Replace(attachment, name) => {
-            create_link(pins, attachment, program(name).fd)
-                .with_context(|| format!("attach {attachment}"))
-        }
-        Action::Remove(attachment) => remove_link(pins, attachment),
-    };
-    let some_at_once = |some: &[Action]| -> Vec<Result<()>> {
-        thread::scope(|scope| {
-            let threads: Vec<_> = some
-                .iter()
-                .map(|action| scope.spawn(|| perform(*action)))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|_| Err(anyhow!("a thread that attaches panicked")))
-                })
-                .collect()
-        })
-    };
-    actions.chunks(AT_ONCE).flat_map(some_at_once).collect()
 }
 
 /// What is attached of ours, in either mode.
@@ -188,15 +120,10 @@ pub(super) fn present(pins: &Pins, clsact: &mut Clsact) -> Result<BTreeMap<Attac
 /// Removes one of ours.
 pub(super) fn remove(pins: &Pins, clsact: &mut Clsact, attachment: Attachment) -> Result<()> {
     match attachment.mode {
-        TcMode::Tcx => remove_link(pins, attachment),
-        TcMode::Clsact => clsact
-            .remove(attachment.interface, attachment.hook)
-            .with_context(|| format!("remove {attachment}")),
+        TcMode::Tcx => bpf::unpin(&pins.link(&pin_name(attachment))).map_err(Into::into),
+        TcMode::Clsact => clsact.remove(attachment.interface, attachment.hook),
     }
-}
-
-fn remove_link(pins: &Pins, attachment: Attachment) -> Result<()> {
-    bpf::unpin(&pins.link(&pin_name(attachment))).with_context(|| format!("remove {attachment}"))
+    .with_context(|| format!("remove {attachment}"))
 }
 
 fn set(
