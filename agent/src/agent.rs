@@ -181,6 +181,9 @@ impl Agent {
 
     fn note(&mut self, event: Event) {
         let changed = self.cluster.apply(event);
+        if let Changed::Objects(objects) = &changed {
+            self.reporter.objects(objects, &self.cluster);
+        }
         if changed != Changed::Nothing {
             let problems = self.reporter.problems(&self.cluster);
             self.surface.see_problems(problems);
