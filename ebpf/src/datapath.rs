@@ -324,27 +324,46 @@ pub fn carry_out<P: PacketMut>(
     }
 }
 
-/// All that happens to a packet at a hook, `interface` being where it leaves the node. What a
-/// program does, for those that are none.
+/// Where a packet is seen.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// The hook.
+    pub hook: Hook,
+    /// The index of the interface that the hook belongs to.
+    pub interface: u32,
+    /// Does it come from the node itself, not from an interface (`ingress_ifindex` is zero)?
+    pub is_from_node: bool,
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl At {
+    /// A packet that came by some interface.
+    #[must_use]
+    pub const fn new(hook: Hook, interface: u32) -> Self {
+        Self {
+            hook,
+            interface,
+            is_from_node: false,
+        }
+    }
+}
+
+/// All that happens to a packet at a hook. What a program does, for those that are none.
 ///
 /// # Panics
 ///
 /// At [`Hook::Socket`], which no packet meets.
 #[cfg(not(target_arch = "bpf"))]
-pub fn run<P: PacketMut, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    hook: Hook,
-    interface: u32,
-) -> (Verdict, Workspace) {
+pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verdict, Workspace) {
     let mut work = Workspace::new();
     let decision = match packet::parse_into(packet, &mut work.headers) {
         Err(why) => not_parsed(why),
-        Ok(()) => match hook {
+        Ok(()) => match at.hook {
             Hook::FromPod => from_pod(packet, tables, &mut work),
             Hook::ToPod => to_pod(packet, tables, &mut work),
             Hook::FromNetwork => from_network(packet, tables, &mut work),
-            Hook::ToNetwork => to_network(packet, tables, interface, &mut work),
+            Hook::ToNetwork => to_network(packet, tables, at.interface, &mut work),
             Hook::Socket => panic!("no packet meets a socket call"),
         },
     };

@@ -26,6 +26,7 @@ pub mod checksum;
 pub mod conntrack;
 pub mod crc32c;
 pub mod datapath;
+pub mod event;
 pub mod fragments;
 pub mod icmp;
 pub mod nat;

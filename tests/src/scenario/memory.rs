@@ -9,7 +9,7 @@ use weir_agent::maps::{Contents, Plan};
 use weir_ebpf::addr::Port;
 use weir_ebpf::buffer::Buffer;
 use weir_ebpf::conntrack::SECOND;
-use weir_ebpf::datapath;
+use weir_ebpf::datapath::{self, At};
 use weir_ebpf::socket::{self, Caller, Decision, Peer};
 use weir_ebpf::tables::{Nanos, Tables as _};
 use weir_ebpf::verdict::{Hook, Verdict};
@@ -52,7 +52,7 @@ impl Executor for Memory {
     fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
         let mut buffer: Buffer = Buffer::new(frame).context("the frame is too long")?;
         anyhow::ensure!(hook != Hook::Socket, "no packet is seen at a socket");
-        let (verdict, _) = datapath::run(&mut buffer, &self.tables, hook, UPLINK);
+        let (verdict, _) = datapath::run(&mut buffer, &self.tables, At::new(hook, UPLINK));
         Ok(Sent {
             verdict,
             frame: buffer.bytes().to_vec(),

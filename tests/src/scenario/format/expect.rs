@@ -208,6 +208,10 @@ const fn reason_name(verdict: Verdict) -> Option<&'static str> {
         Verdict::Drop(DropReason::ServiceAddress) => Some("service-address"),
         Verdict::Drop(DropReason::NoNodeAddress) => Some("no-node-address"),
         Verdict::Drop(DropReason::NoFirstFragment) => Some("no-first-fragment"),
+        Verdict::Drop(DropReason::EgressPolicy) => Some("egress-policy"),
+        Verdict::Drop(DropReason::IngressPolicy) => Some("ingress-policy"),
+        Verdict::Drop(DropReason::ForgedSource) => Some("forged-source"),
+        Verdict::Drop(DropReason::UnknownPod) => Some("unknown-pod"),
     }
 }
 
