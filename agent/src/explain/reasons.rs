@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::rules::{matches_peer, matches_ports};
 use super::{Scene, Traffic, wording};
+use crate::compile::RuleName;
 use crate::model::{Direction, NetworkPolicy, Pod, PolicyRef, PolicyRule};
 
 /// What the policies that select a pod say of one connection in one direction.
@@ -18,23 +19,6 @@ pub struct Reasons {
     pub allowing: BTreeSet<RuleName>,
     /// The rule that almost does, where none does.
     pub nearest: Option<NearMiss>,
-}
-
-/// One rule of a policy: `shop/cart egress[1]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RuleName {
-    /// Of which policy.
-    pub policy: PolicyRef,
-    /// Of which of its lists.
-    pub direction: Direction,
-    /// At which place in it.
-    pub index: usize,
-}
-
-impl fmt::Display for RuleName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}[{}]", self.policy, self.direction, self.index)
-    }
 }
 
 /// A rule of an isolating policy of which one half matched.

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use crate::model::{Cluster, Direction, NetworkPolicy, Pod, PodRef};
 
-/// The cluster, with its pods by address.
+/// The cluster, with its pods and nodes by address.
 #[derive(Clone, Debug, Default)]
 pub struct Scene {
     cluster: Cluster,
     owners: BTreeMap<IpAddr, PodRef>,
+    nodes: BTreeMap<IpAddr, String>,
 }
 
 impl Scene {
@@ -29,7 +30,15 @@ impl Scene {
             .into_iter()
             .map(|(addr, pod)| (addr, pod.id.clone()))
             .collect();
-        Self { cluster, owners }
+        let nodes = cluster.nodes().flat_map(|node| {
+            let addrs = node.addrs.iter();
+            addrs.map(|addr| (*addr, node.name.clone()))
+        });
+        Self {
+            nodes: nodes.collect(),
+            owners,
+            cluster,
+        }
     }
 
     /// The cluster.
@@ -45,10 +54,25 @@ impl Scene {
         self.pod(self.owners.get(&addr)?)
     }
 
+    /// The name of the node that has this address.
+    #[must_use]
+    pub fn node_at(&self, addr: IpAddr) -> Option<&str> {
+        self.nodes.get(&addr).map(String::as_str)
+    }
+
     /// The pod of this name.
     #[must_use]
     pub fn pod(&self, pod: &PodRef) -> Option<&Pod> {
         self.cluster.pod(&pod.namespace, &pod.name)
+    }
+
+    /// Has a pod an address of its own, of which it is the owner?
+    #[must_use]
+    pub fn has_network(&self, pod: &Pod) -> bool {
+        let addrs = pod.own_addrs().iter();
+        addrs
+            .filter_map(|addr| self.owners.get(addr))
+            .any(|owner| *owner == pod.id)
     }
 
     /// The policies that isolate a pod in a direction, those that cannot be read too, by namespace
