@@ -22,7 +22,11 @@ pub fn get<A: DeserializeOwned>(run_dir: &Path, path: &str) -> Result<A> {
 }
 
 /// Asks for a value, with a question.
-pub fn post<A: DeserializeOwned>(run_dir: &Path, path: &str, question: &impl Serialize) -> Result<A> {
+pub fn post<A: DeserializeOwned>(
+    run_dir: &Path,
+    path: &str,
+    question: &impl Serialize,
+) -> Result<A> {
     let question = serde_json::to_vec(question).context("encode the question")?;
     ask(run_dir, Method::POST, path, question.into())
 }
@@ -37,13 +41,19 @@ fn ask<A: DeserializeOwned>(run_dir: &Path, method: Method, path: &str, body: By
 }
 
 /// Follows an answer of lines until it ends, or the function says that it is enough.
-pub fn follow(run_dir: &Path, path: &str, mut line: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+pub fn follow(
+    run_dir: &Path,
+    path: &str,
+    mut line: impl FnMut(&str) -> Result<bool>,
+) -> Result<()> {
     runtime()?.block_on(async {
         let mut answer = send(run_dir, Method::GET, path, Bytes::new()).await?;
         let mut begun = Vec::new();
         while let Some(frame) = answer.frame().await {
             let frame = frame.context("the agent has ended")?;
-            let Ok(data) = frame.into_data() else { continue };
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
             begun.extend_from_slice(&data);
             while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
                 let rest = begun.split_off(end + 1);
@@ -80,15 +90,24 @@ async fn send(run_dir: &Path, method: Method, path: &str, body: Bytes) -> Result
         .method(method)
         .uri(path)
         .header(header::HOST, "weir")
-        .body(Full::from(body))
+        .body(Full::<Bytes>::new(body))
         .context("put the question together")?;
-    let answer = sender.send_request(request).await.context("ask the agent")?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .context("ask the agent")?;
     if answer.status() == StatusCode::OK {
         return Ok(answer.into_body());
     }
     let status = answer.status();
-    let text = answer.into_body().collect().await.context("read the agent's answer")?;
-    let text = String::from_utf8_lossy(&text.to_bytes()).trim_end().to_owned();
+    let text = answer
+        .into_body()
+        .collect()
+        .await
+        .context("read the agent's answer")?;
+    let text = String::from_utf8_lossy(&text.to_bytes())
+        .trim_end()
+        .to_owned();
     if text.is_empty() {
         return Err(anyhow!("the agent answers {status}"));
     }

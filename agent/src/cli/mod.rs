@@ -1,5 +1,6 @@
 //! The command line: what can be asked of `weir`, and how answers are shown.
 
+mod agent_socket;
 mod check;
 mod cleanup;
 mod flow;

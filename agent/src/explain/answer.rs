@@ -176,8 +176,14 @@ pub fn told(judgement: &Judgement, pod: Option<&PodRef>, direction: Direction) -
             },
         ),
         Judgement::Itself => ("itself", "a pod may always talk to itself".to_owned()),
-        Judgement::OwnNode => ("ownNode", "a node may always talk to its own pods".to_owned()),
-        Judgement::NotIsolated => ("notIsolated", format!("no policy isolates it for {direction}")),
+        Judgement::OwnNode => (
+            "ownNode",
+            "a node may always talk to its own pods".to_owned(),
+        ),
+        Judgement::NotIsolated => (
+            "notIsolated",
+            format!("no policy isolates it for {direction}"),
+        ),
         Judgement::ByRules { decided, all } => {
             told.rule = decided.as_ref().map(ToString::to_string);
             told.rules = all.iter().map(ToString::to_string).collect();
@@ -212,14 +218,24 @@ impl Explained {
     /// `shop/cart-1 → 10.200.3.7:5432 TCP (db/pg-0)`
     #[must_use]
     pub fn title(&self) -> String {
-        let from = self.from.name().unwrap_or_else(|| self.from.address.to_string());
+        let from = self
+            .from
+            .name()
+            .unwrap_or_else(|| self.from.address.to_string());
         let mut known: Vec<String> = self.to.name().into_iter().collect();
-        known.extend(self.service.map(|service| format!("by the service at {service}")));
+        known.extend(
+            self.service
+                .map(|service| format!("by the service at {service}")),
+        );
         let known = match known.join(" ") {
             nobody if nobody.is_empty() => nobody,
             known => format!(" ({known})"),
         };
-        format!("{from} → {} {}{known}", self.to.address_text(), self.protocol)
+        format!(
+            "{from} → {} {}{known}",
+            self.to.address_text(),
+            self.protocol
+        )
     }
 
     /// Everything but addresses: what is the same in both families is told once.

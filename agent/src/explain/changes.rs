@@ -141,7 +141,10 @@ impl State<'_> {
     /// The subject set of a pod in a direction; zero: not isolated, or no pod.
     fn subject(&self, member: &Member, direction: Direction) -> u32 {
         let contents = self.judge.contents();
-        let interface = member.pod.as_ref().and_then(|pod| self.judge.interface(pod));
+        let interface = member
+            .pod
+            .as_ref()
+            .and_then(|pod| self.judge.interface(pod));
         let pod = interface.and_then(|interface| contents.pods.get(&interface));
         let slot = contents.policy.slot();
         pod.map_or(0, |pod| match direction {
@@ -168,7 +171,10 @@ impl State<'_> {
             Direction::Ingress => (pair.receiver, pair.from),
         };
         let subject = self.subject(member, direction);
-        let interface = member.pod.as_ref().and_then(|pod| self.judge.interface(pod));
+        let interface = member
+            .pod
+            .as_ref()
+            .and_then(|pod| self.judge.interface(pod));
         let (Some(interface), true) = (interface, subject != 0) else {
             return true;
         };
@@ -199,7 +205,10 @@ fn alike(states: &[State<'_>; 2]) -> Vec<Vec<Member>> {
             let state = &states[state];
             let subjects =
                 [Direction::Egress, Direction::Ingress].map(|it| state.subject(&member, it));
-            (subjects, member.addrs.map(|addr| addr.map(|addr| state.class(addr))))
+            (
+                subjects,
+                member.addrs.map(|addr| addr.map(|addr| state.class(addr))),
+            )
         });
         let group = groups.entry((member.pod.is_none(), key)).or_default();
         group.push(member);
@@ -331,7 +340,10 @@ fn questions(states: &[State<'_>; 2]) -> Vec<Asked> {
             }
         }
     }
-    let starts: Vec<u16> = borders.iter().filter_map(|it| u16::try_from(*it).ok()).collect();
+    let starts: Vec<u16> = borders
+        .iter()
+        .filter_map(|it| u16::try_from(*it).ok())
+        .collect();
     let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
     let ranges: Vec<_> = starts.iter().copied().zip(ends).collect();
     let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
@@ -475,8 +487,15 @@ fn why(scene: &Scene, pair: &Pair<'_>, traffic: Traffic, allowed: bool) -> Strin
             let rules: Vec<_> = reasons.allowing.iter().map(ToString::to_string).collect();
             format!("allowed by {}", rules.join(", "))
         } else {
-            let policies: Vec<_> = reasons.isolated_by.iter().map(ToString::to_string).collect();
-            format!("{direction} {}", isolated(&policies, reasons.nearest.as_ref()))
+            let policies: Vec<_> = reasons
+                .isolated_by
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            format!(
+                "{direction} {}",
+                isolated(&policies, reasons.nearest.as_ref())
+            )
         });
     }
     if sentences.is_empty() {

@@ -179,7 +179,14 @@ fn judge_end(
     let Some(interface) = judge.interface(&pod.id) else {
         return Judgement::NoSubject;
     };
-    let judged = judge.judge(interface, direction, is_own_node, from.addr(), *to, *traffic);
+    let judged = judge.judge(
+        interface,
+        direction,
+        is_own_node,
+        from.addr(),
+        *to,
+        *traffic,
+    );
     let end = End {
         subject: pod,
         direction,
@@ -240,10 +247,9 @@ fn doubt(judgement: &Judgement, by_objects: &Reasons) -> Option<String> {
         nearest: _,
     } = by_objects;
     let is_right = match judgement {
-        Judgement::NoSubject
-        | Judgement::Itself
-        | Judgement::OwnNode
-        | Judgement::Otherwise(_) => true,
+        Judgement::NoSubject | Judgement::Itself | Judgement::OwnNode | Judgement::Otherwise(_) => {
+            true
+        }
         Judgement::NotIsolated => isolated_by.is_empty(),
         Judgement::ByRules { decided, all: _ } => {
             decided.as_ref().is_some_and(|rule| allowing.contains(rule))

@@ -50,9 +50,7 @@ impl FromStr for Party {
 }
 
 fn wrong(text: &str) -> String {
-    format!(
-        "{text:?} is not NAMESPACE/POD, service/NAMESPACE/NAME, node/NAME or an address"
-    )
+    format!("{text:?} is not NAMESPACE/POD, service/NAMESPACE/NAME, node/NAME or an address")
 }
 
 impl fmt::Display for Party {
@@ -88,11 +86,9 @@ impl FromStr for Sent {
             "ICMP" | "ICMPV6" => Ok(Self::Icmp),
             number => match number.parse() {
                 // Those that extend the header of IPv6 (IANA's list) are no protocols of a payload.
-                Ok(0 | 43 | 44 | 51 | 59 | 60 | 135 | 139 | 140 | 253 | 254) | Err(_) => {
-                    Err(format!(
-                        "{text:?} is not TCP, UDP, SCTP, ICMP or the number of a protocol"
-                    ))
-                }
+                Ok(0 | 43 | 44 | 51 | 59 | 60 | 135 | 139 | 140 | 253 | 254) | Err(_) => Err(
+                    format!("{text:?} is not TCP, UDP, SCTP, ICMP or the number of a protocol"),
+                ),
                 Ok(number) => Ok(match Traffic::of(Number(number), 0) {
                     Traffic::Ports { protocol, .. } => Self::Ported(protocol),
                     Traffic::Other { protocol: 1 | 58 } => Self::Icmp,
@@ -230,7 +226,10 @@ fn destinations(scene: &Scene, question: &Question) -> Result<BTreeSet<(IpAddr, 
             if port.is_some() {
                 return Err("this protocol has no ports".to_owned());
             }
-            return Ok(addresses(scene, to)?.into_iter().map(|addr| (addr, 0)).collect());
+            return Ok(addresses(scene, to)?
+                .into_iter()
+                .map(|addr| (addr, 0))
+                .collect());
         }
     };
     let text = port.as_deref().ok_or("say which port: --port")?;

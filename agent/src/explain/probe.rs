@@ -4,9 +4,7 @@ use std::net::IpAddr;
 
 use weir_ebpf::addr::{Addr, Port, Protocol as Number};
 use weir_ebpf::buffer::Buffer;
-use weir_ebpf::packet::{
-    Ipv4Header, Ipv6Header, SctpHeader, TcpFlags, TcpHeader, UdpHeader,
-};
+use weir_ebpf::packet::{Ipv4Header, Ipv6Header, SctpHeader, TcpFlags, TcpHeader, UdpHeader};
 
 use super::Traffic;
 use crate::model::Protocol;

@@ -274,7 +274,10 @@ impl Judged<'_> {
                 self.refused(now, before)
             }
             Verdict::Drop(DropReason::ForgedSource) => Because {
-                why: format!("the pod sent it from {}, which is not its own", self.pod_addr),
+                why: format!(
+                    "the pod sent it from {}, which is not its own",
+                    self.pod_addr
+                ),
                 ..Because::default()
             },
             Verdict::Drop(reason) => Because {
@@ -285,9 +288,7 @@ impl Judged<'_> {
                 why: reason.sentence().to_owned(),
                 ..Because::default()
             },
-            Verdict::Pass | Verdict::Translate | Verdict::PassFragment => {
-                self.allowed(now, before)
-            }
+            Verdict::Pass | Verdict::Translate | Verdict::PassFragment => self.allowed(now, before),
         }
     }
 
@@ -403,7 +404,10 @@ impl Place {
 /// `dropped egress shop/cart-1 → 10.200.3.7:5432 TCP (db/pg-0): isolated by …`
 impl fmt::Display for FlowRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let from = self.from.name().unwrap_or_else(|| self.from.address.to_string());
+        let from = self
+            .from
+            .name()
+            .unwrap_or_else(|| self.from.address.to_string());
         write!(
             f,
             "{} {} {from} → {} {}",

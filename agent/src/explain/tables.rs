@@ -39,7 +39,12 @@ impl Judge {
     #[must_use]
     pub fn of_node(scene: &Scene, node: Option<&str>) -> Self {
         let is_there = |pod: &Pod| pod.node.as_deref() == node;
-        Self::new(scene, node.unwrap_or_default(), is_there, &mut Ids::default())
+        Self::new(
+            scene,
+            node.unwrap_or_default(),
+            is_there,
+            &mut Ids::default(),
+        )
     }
 
     /// Tables as of one node that had all pods of the cluster: what they say of two pods is what
@@ -69,7 +74,12 @@ impl Judge {
             interfaces.insert(pod.id.clone(), index);
         }
         // No table is too small for what is only imagined.
-        let mut desired = compile(scene.cluster(), &context, ids, &Capacities::unlimited());
+        let mut desired = compile(
+            scene.cluster(),
+            &context,
+            ids,
+            &Capacities::with_room_for_policies(),
+        );
         let flags = &mut desired.contents.policy.flags;
         *flags = flags
             .with(PolicyFlags::EVENTS_DENIED)

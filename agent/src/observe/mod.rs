@@ -12,6 +12,7 @@ pub mod http;
 pub mod listeners;
 pub mod metrics;
 pub mod report;
+pub mod socket;
 pub mod status;
 pub mod surface;
 #[cfg(test)]
