@@ -8,6 +8,7 @@ pub mod filter;
 pub mod flows;
 pub mod services;
 pub mod sockets;
+pub mod watch;
 
 #[cfg(test)]
 mod testing;

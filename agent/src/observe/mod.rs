@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod endpoints;
+pub mod events;
 pub mod health;
 pub mod http;
 pub mod listeners;
