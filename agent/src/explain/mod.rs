@@ -18,6 +18,7 @@ pub mod changes;
 pub mod explanation;
 pub mod party;
 mod probe;
+pub mod proposal;
 pub mod reasons;
 pub mod record;
 pub mod rules;

@@ -6,6 +6,7 @@
 
 pub mod filter;
 pub mod flows;
+pub mod policies;
 pub mod services;
 pub mod sockets;
 pub mod watch;

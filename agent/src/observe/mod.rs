@@ -14,6 +14,7 @@ pub mod listeners;
 pub mod metrics;
 pub mod report;
 pub mod socket;
+pub mod socket_routes;
 pub mod status;
 pub mod surface;
 #[cfg(test)]
