@@ -7,12 +7,15 @@
 
 pub mod changes;
 pub mod endpoints;
+pub mod events;
 pub mod health;
 pub mod http;
 pub mod idle;
 pub mod listeners;
 pub mod metrics;
 pub mod report;
+pub mod socket;
+pub mod socket_routes;
 pub mod status;
 pub mod surface;
 #[cfg(test)]

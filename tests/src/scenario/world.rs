@@ -53,6 +53,7 @@ impl World {
                 })
                 .collect(),
             service_cidrs: node.service_cidrs.clone(),
+            ..NodeContext::default()
         };
         Self::at(context, objects)
     }
