@@ -236,6 +236,7 @@ impl Agent {
                     skipped: &desired.skipped,
                     unchosen: &desired.unchosen,
                     interfaces,
+                    pods: &desired.pods,
                     network_interfaces,
                 });
             }
