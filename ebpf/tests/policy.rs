@@ -328,9 +328,8 @@ fn a_pod_that_is_only_named_is_isolated_from_all_but_its_node() {
 
 #[test]
 fn a_connection_older_than_its_policies_belongs_to_who_opened_it() {
-    let segment = |from: (&str, u16), to: (&str, u16)| {
-        packet(&tuple(Protocol::TCP, from, to), frame::ACK)
-    };
+    let segment =
+        |from: (&str, u16), to: (&str, u16)| packet(&tuple(Protocol::TCP, from, to), frame::ACK);
     let (pod, peer) = ((V4.pod, 4_000), (V4.friend, 80));
     // The pod's sockets, what is allowed, and whether a segment of the pod and of the other side
     // passes.
