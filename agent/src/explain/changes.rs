@@ -480,7 +480,7 @@ fn why(scene: &Scene, pair: &Pair<'_>, traffic: Traffic, allowed: bool) -> Strin
             traffic,
         };
         let reasons = reasons(scene, end);
-        if reasons.isolated_by.is_empty() || reasons.allowing.is_empty() != !allowed {
+        if reasons.isolated_by.is_empty() || reasons.allowing.is_empty() == allowed {
             continue;
         }
         sentences.push(if allowed {
