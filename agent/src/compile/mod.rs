@@ -11,6 +11,7 @@ mod health_checks;
 mod ids;
 mod names;
 mod node;
+mod pod_interface;
 mod ranges;
 mod services;
 mod sets;
@@ -29,6 +30,7 @@ use choice::Place;
 pub use health_checks::HealthCheck;
 pub use ids::Ids;
 pub use node::{InterfaceAddresses, NodeContext};
+pub use pod_interface::{Claimed, PodInterface, PolicyOptions, UnknownPods};
 pub use skipped::{Part, Reason, Skipped, Table};
 pub use unchosen::{Account, Unchosen, Unused, Why, WhyUnused};
 
