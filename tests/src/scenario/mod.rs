@@ -15,7 +15,10 @@
 
 pub mod format;
 pub mod frame;
+pub mod interfaces;
+pub mod journey;
 pub mod judge;
+mod links;
 pub mod memory;
 pub mod network;
 pub mod notation;
