@@ -253,7 +253,9 @@ impl Agent {
         let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
-        self.actual = desired.contents.clone();
+        for write in &plan.0 {
+            write.apply_to(&mut self.actual);
+        }
         // One interface that refuses its programs keeps nobody else from what is theirs.
         let attached = self.attach(is_repair);
         if is_stale {
@@ -325,6 +327,11 @@ fn table_capacities(tables: &BTreeMap<&'static str, u32>) -> Capacities {
         backends: of(name::BACKENDS).min(of(name::SERVING)),
         source_ranges: of(name::SOURCE_RANGES),
         service_cidrs: of(name::SERVICE_CIDRS),
+        pods: of(name::PODS),
+        pod_addrs: of(name::POD_ADDRS),
+        peers: of(name::PEERS),
+        peer_ranges: of(name::PEER_RANGES),
+        rules: of(name::RULES),
     }
 }
 

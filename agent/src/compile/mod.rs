@@ -12,6 +12,7 @@ mod ids;
 mod names;
 mod node;
 mod pod_interface;
+mod policies;
 mod ranges;
 mod services;
 mod sets;
@@ -31,6 +32,8 @@ pub use health_checks::HealthCheck;
 pub use ids::Ids;
 pub use node::{InterfaceAddresses, NodeContext};
 pub use pod_interface::{Claimed, PodInterface, PolicyOptions, UnknownPods};
+pub use policies::property::{Namespaces, Property};
+pub use policies::report::{PodReport, PolicyNames, RuleName, SubjectSet};
 pub use skipped::{Part, Reason, Skipped, Table};
 pub use unchosen::{Account, Unchosen, Unused, Why, WhyUnused};
 
@@ -47,6 +50,32 @@ pub struct Capacities {
     pub source_ranges: u32,
     /// Of `SERVICE_CIDRS`.
     pub service_cidrs: u32,
+    /// Of `PODS`.
+    pub pods: u32,
+    /// Of `POD_ADDRS`.
+    pub pod_addrs: u32,
+    /// Of `PEERS`.
+    pub peers: u32,
+    /// Of `PEER_RANGES`.
+    pub peer_ranges: u32,
+    /// Of `RULES`.
+    pub rules: u32,
+}
+
+impl Capacities {
+    /// Of the table that can be full.
+    const fn of(&self, table: Table) -> u32 {
+        match table {
+            Table::Frontends => self.frontends,
+            Table::Services => self.services,
+            Table::ServiceCidrs => self.service_cidrs,
+            Table::Pods => self.pods,
+            Table::PodAddrs => self.pod_addrs,
+            Table::Peers => self.peers,
+            Table::PeerRanges => self.peer_ranges,
+            Table::Rules => self.rules,
+        }
+    }
 }
 
 impl Default for Capacities {
@@ -57,6 +86,11 @@ impl Default for Capacities {
             backends: capacity::BACKENDS,
             source_ranges: capacity::SOURCE_RANGES,
             service_cidrs: capacity::SERVICE_CIDRS,
+            pods: capacity::PODS,
+            pod_addrs: capacity::POD_ADDRS,
+            peers: capacity::PEERS,
+            peer_ranges: capacity::PEER_RANGES,
+            rules: capacity::RULES,
         }
     }
 }
@@ -72,6 +106,10 @@ pub struct Desired {
     pub unchosen: BTreeMap<ServiceRef, Account>,
     /// What load balancers ask this node, by the service that they ask about.
     pub health_checks: BTreeMap<ServiceRef, HealthCheck>,
+    /// What the numbers of policies in the tables stand for.
+    pub policies: PolicyNames,
+    /// What is in force at each pod's interface, by its index.
+    pub pods: BTreeMap<u32, PodReport>,
 }
 
 /// What this node's tables should hold.
@@ -94,6 +132,7 @@ pub fn compile(
     );
     node::compile_node(cluster, node, &mut desired.contents);
     ranges::compile_guards(&mut desired.contents);
+    policies::compile_policies(cluster, node, ids.policies(), capacities, &mut desired);
     desired.health_checks = health_checks::health_checks(cluster, &node.name);
     desired
 }
