@@ -31,6 +31,7 @@ pub mod fragments;
 pub mod icmp;
 pub mod nat;
 pub mod packet;
+pub mod policy;
 pub mod reject;
 pub mod service;
 pub mod socket;

@@ -29,6 +29,13 @@ macro_rules! bits {
                 self.0 & other.0 != 0
             }
 
+            /// The bits that `other` has not.
+            #[inline(always)]
+            #[must_use]
+            pub const fn without(self, other: Self) -> Self {
+                Self(self.0 & !other.0)
+            }
+
             /// The bits of both.
             #[inline(always)]
             #[must_use]

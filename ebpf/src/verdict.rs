@@ -230,7 +230,10 @@ impl Hook {
         }
     }
 
-    const fn number(self) -> u32 {
+    /// The hook's number, which never changes its meaning within a layout version.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u32 {
         match self {
             Self::FromPod => 0,
             Self::ToPod => 1,

@@ -12,7 +12,7 @@ use weir_ebpf::{
     addr::{Addr, Port, Protocol},
     buffer::Buffer,
     conntrack::SECOND,
-    datapath::{self, At, Decision, Workspace},
+    datapath::{self, At, Decision, Sender, Workspace},
     event::Event,
     packet::Headers,
     tables::{
@@ -223,8 +223,8 @@ impl World {
         let mut work = Workspace::new();
         work.headers = *headers;
         let decision = match hook {
-            Hook::FromPod => datapath::from_pod(&nothing, self, &mut work),
-            Hook::ToPod => datapath::to_pod(&nothing, self, &mut work),
+            Hook::FromPod => datapath::from_pod(&nothing, self, UPLINK, &mut work),
+            Hook::ToPod => datapath::to_pod(&nothing, self, UPLINK, Sender::Other, &mut work),
             Hook::FromNetwork => datapath::from_network(&nothing, self, &mut work),
             Hook::ToNetwork => datapath::to_network(&nothing, self, UPLINK, &mut work),
             Hook::Socket => panic!("no packet meets a socket call"),

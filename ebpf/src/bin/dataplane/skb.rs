@@ -16,8 +16,11 @@ use aya_ebpf::{
 };
 use weir_ebpf::{
     addr::{Addr, Protocol},
-    packet::{Cover, Packet, PacketMut},
+    packet::{Cover, Opener, Packet, PacketMut},
+    tables::ConnectionKey,
 };
+
+use crate::sockets;
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
@@ -61,6 +64,15 @@ impl<const LINK: u32> Packet for Skb<'_, LINK> {
     #[inline(always)]
     fn network_offset(&self) -> u32 {
         LINK
+    }
+
+    #[inline(never)]
+    fn opener(&self, netns: i32, connection: &ConnectionKey) -> Opener {
+        match sockets::has_connection(self.0, netns, connection) {
+            false => Opener::Unknown,
+            true if sockets::is_listening(self.0, netns, connection) => Opener::Peer,
+            true => Opener::Pod,
+        }
     }
 }
 
