@@ -7,7 +7,7 @@ pub mod ground;
 pub mod talk;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -387,6 +387,17 @@ pub struct Expect {
     pub verdict: Verdict,
     /// What comes out.
     pub result: Outcome,
+    /// What is told of it, where that is said.
+    pub told: ToldText,
+}
+
+/// What is told of a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToldText {
+    /// The rules by which it opens a conversation, at both ends: `shop/cart egress[0]`.
+    pub rules: Option<BTreeSet<String>>,
+    /// The policies that isolate the end which refuses it.
+    pub isolated_by: Option<BTreeSet<String>>,
 }
 
 /// What comes out.

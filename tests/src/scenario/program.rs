@@ -84,6 +84,8 @@ pub struct Program {
     affinity: Memory<{ size_of::<AffinityKey>() }, { size_of::<Affinity>() }>,
     connections: Memory<{ size_of::<ConnectionKey>() }, { size_of::<Connection>() }>,
     events: RingBuf<MapData>,
+    /// Those that were taken out of it, so that there is always room.
+    told: Vec<Event>,
 }
 
 impl Program {
@@ -128,6 +130,7 @@ impl Program {
             affinity,
             connections,
             events,
+            told: Vec::new(),
         })
     }
 
@@ -228,6 +231,10 @@ impl Executor for Program {
         let hook = at.hook;
         let before = self.tables.counters()?;
         let (action, output) = self.run(at, frame)?;
+        while let Some(bytes) = self.events.next() {
+            let event = Event::from_bytes(&bytes);
+            self.told.push(event.context("an event has another size")?);
+        }
         let verdict = self.counted(hook, &before)?;
         let expected = match verdict {
             Verdict::Pass | Verdict::PassFragment | Verdict::Translate => NEXT,
@@ -258,11 +265,7 @@ impl Executor for Program {
     }
 
     fn take_events(&mut self) -> Result<Vec<Event>> {
-        let mut events = Vec::new();
-        while let Some(bytes) = self.events.next() {
-            events.push(Event::from_bytes(&bytes).context("an event has another size")?);
-        }
-        Ok(events)
+        Ok(std::mem::take(&mut self.told))
     }
 }
 

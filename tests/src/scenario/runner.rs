@@ -15,6 +15,7 @@ use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::format::{
     Call, CallKind, Expect, Outcome, Path as Way, PeerText, Relation, Scenario, SentText, Step,
+    ToldText,
 };
 use super::journey::Routing;
 use super::memory::UPLINK;
@@ -22,6 +23,7 @@ use super::notation;
 use super::packet::{Body, Packet};
 use super::places::Places;
 use super::talk::Talks;
+use super::told::Told;
 use super::world::{self, World};
 use super::{frame, judge};
 
@@ -255,6 +257,7 @@ impl<E: Executor> Course<'_, E> {
             interfaces: self.world.interfaces()?,
             node: &self.scenario.node.addresses,
         };
+        self.executor.take_events()?;
         let (verdict, output) = match way {
             Way::From(origin) => routing.carry(self.executor, origin, input)?,
             Way::Hook { .. } => {
@@ -263,6 +266,9 @@ impl<E: Executor> Course<'_, E> {
             }
         };
         ensure_verdict(input, way, verdict, expect)?;
+        let events = self.executor.take_events()?;
+        let told = Told::read(&events, verdict, self.world.policies())?;
+        ensure_told(&expect.told, &told).with_context(|| format!("{input} {way}"))?;
         let expected = match &expect.result {
             Outcome::Packets(packets) => {
                 let any_port = self.scenario.node.snat_ports;
@@ -431,6 +437,22 @@ fn ensure_verdict(
     Ok(())
 }
 
+fn ensure_told(expected: &ToldText, told: &Told) -> Result<()> {
+    let rules: BTreeSet<String> = told.rules.iter().map(ToString::to_string).collect();
+    if let Some(expected) = &expected.rules {
+        ensure!(rules == *expected, "allowed by {rules:?}, not {expected:?}");
+    }
+    let policies = told.isolated_by.iter().flatten();
+    let policies: BTreeSet<String> = policies.map(ToString::to_string).collect();
+    if let Some(expected) = &expected.isolated_by {
+        ensure!(
+            policies == *expected,
+            "isolated by {policies:?}, not {expected:?}"
+        );
+    }
+    Ok(())
+}
+
 fn ensure_reached(expect: &Expect, reached: &BTreeSet<SocketAddr>) -> Result<()> {
     if let Outcome::Reaches(all) = &expect.result {
         let all: BTreeSet<SocketAddr> = all.iter().copied().collect();
@@ -444,6 +466,13 @@ fn ensure_reached(expect: &Expect, reached: &BTreeSet<SocketAddr>) -> Result<()>
 
 /// What the agent's tables hold, a line an entry.
 fn describe(contents: &Contents) -> String {
+    let policies = contents.pods.iter().map(|(index, pod)| format!("  pod at {index}: {pod:?}"));
+    let policies: Vec<String> = policies
+        .chain(contents.pod_addrs.iter().map(|addr| format!("  {addr:?}")))
+        .chain(contents.peers.iter().map(|(addr, class)| format!("  {addr:?}: {class:?}")))
+        .chain(contents.peer_ranges.iter().map(|(cidr, class)| format!("  {cidr:?}: {class:?}")))
+        .chain(contents.rules.iter().map(|(key, rule)| format!("  {key:?}: rule {rule}")))
+        .collect();
     let mut lines = vec!["the tables held".to_owned()];
     lines.extend(contents.frontends.iter().map(|(key, frontend)| {
         format!(
@@ -463,6 +492,8 @@ fn describe(contents: &Contents) -> String {
             backend.addr, backend.port, key.slot, key.service
         )
     }));
+    lines.extend(policies);
+    lines.push(format!("  {:?}", contents.policy));
     lines.push(format!("  {:?}", contents.node));
     lines.join("\n")
 }
