@@ -248,6 +248,11 @@ impl Agent {
         let limits = Limits {
             backends: capacities.backends as usize,
             source_ranges: capacities.source_ranges as usize,
+            pods: capacities.pods as usize,
+            pod_addrs: capacities.pod_addrs as usize,
+            peers: capacities.peers as usize,
+            peer_ranges: capacities.peer_ranges as usize,
+            rules: capacities.rules as usize,
         };
         let plan = diff_within(&desired.contents, &self.actual, limits);
         let is_stale = is_repair || may_leave_stale(&plan, &self.actual);

@@ -5,17 +5,13 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
 use serde_json::Value;
-use weir_agent::compile::{
-    Capacities, Claimed, Desired, Ids, NodeContext, PodInterface, compile,
-};
+use weir_agent::compile::{Capacities, Claimed, Desired, Ids, NodeContext, PodInterface, compile};
 use weir_agent::maps::Contents;
 use weir_agent::model::{Cluster, Object, PodRef};
 use weir_ebpf::addr::{Addr, Port, Protocol as Number};
 use weir_ebpf::tables::{ANYONE, RuleKey, Slots};
 use weir_tests::reference::policy::world::{Direction, Pod, PolicyName, Protocol, World};
-use weir_tests::reference::policy::{
-    Connection, Judgement, RuleName, Sender, Traffic, manifests,
-};
+use weir_tests::reference::policy::{Connection, Judgement, RuleName, Sender, Traffic, manifests};
 
 use crate::policies::plan::{NODES, POD_ADDRESSES};
 
@@ -74,7 +70,12 @@ impl Judge {
         let cluster = Cluster::from_objects(objects(world));
         let nodes = NODES.iter().map(|name| {
             let context = context(world, name, has_records);
-            compile(&cluster, &context, &mut Ids::default(), &Capacities::default())
+            compile(
+                &cluster,
+                &context,
+                &mut Ids::default(),
+                &Capacities::default(),
+            )
         });
         Self {
             nodes: nodes.collect(),
@@ -97,9 +98,9 @@ impl Judge {
 
     /// The node and the interface of whose an address is.
     fn subject(&self, world: &World, addr: IpAddr) -> Option<(&Desired, u32)> {
-        let (index, pod) = owner(world, addr)?;
+        let pod = world.owner(addr)?;
         let desired = &self.nodes[node_of(pod)];
-        Some((desired, interface(index)))
+        Some((desired, interface(pod)))
     }
 }
 
@@ -154,19 +155,21 @@ fn rule(contents: &Contents, subject: u32, peer: IpAddr, traffic: Traffic) -> Op
     let class = contents.class(Addr::from(peer));
     let class = class.map_or(ANYONE, |class| settled(class.0));
     let (protocol, port) = match traffic {
-        Traffic::Ports { protocol, port } => {
-            let protocol = match protocol {
-                Protocol::Tcp => Number::TCP,
-                Protocol::Udp => Number::UDP,
-                Protocol::Sctp => Number::SCTP,
-            };
-            (protocol, port)
-        }
+        Traffic::Ports { protocol, port } => (number(protocol), port),
         Traffic::Other { protocol } => (Number(protocol), 0),
     };
     let question = |class| RuleKey::new(subject, class, protocol, Port::new(port));
     let of = |class| contents.rule(&question(class));
     of(class).or_else(|| of(ANYONE))
+}
+
+/// A protocol as packets have it.
+pub const fn number(protocol: Protocol) -> Number {
+    match protocol {
+        Protocol::Tcp => Number::TCP,
+        Protocol::Udp => Number::UDP,
+        Protocol::Sctp => Number::SCTP,
+    }
 }
 
 /// What both slots hold.
@@ -175,28 +178,28 @@ fn settled(slots: Slots) -> u32 {
     slots.0[0]
 }
 
-/// The pod whose an address is, with its place in the world.
-fn owner(world: &World, addr: IpAddr) -> Option<(usize, &Pod)> {
-    let owner = world.owner(addr)?;
-    let mut pods = world.pods.iter().enumerate();
-    pods.find(|(_, pod)| std::ptr::eq(*pod, owner))
-}
-
 /// The node of a pod. One that is not bound is where its address is.
 fn node_of(pod: &Pod) -> usize {
     let by_name = |name: &String| NODES.iter().position(|node| node == name);
     let by_addr = || {
         let addrs = POD_ADDRESSES.iter();
         let place = addrs.clone().position(|both| {
-            both.iter().any(|text| pod.addresses.contains(&text.parse().expect("an address")))
+            both.iter()
+                .any(|text| pod.addresses.contains(&text.parse().expect("an address")))
         });
         place.map(|place| place * NODES.len() / addrs.len())
     };
-    pod.node.as_ref().and_then(by_name).or_else(by_addr).unwrap_or(0)
+    pod.node
+        .as_ref()
+        .and_then(by_name)
+        .or_else(by_addr)
+        .unwrap_or(0)
 }
 
-fn interface(pod: usize) -> u32 {
-    10 + u32::try_from(pod).expect("few pods")
+/// The interface of a pod: a pod of the same name later has the same.
+fn interface(pod: &Pod) -> u32 {
+    let number = pod.name.rsplit('-').next();
+    10 + number.and_then(|it| it.parse().ok()).unwrap_or(0_u32)
 }
 
 /// A node that has an interface for each pod that has an address of its own there.
@@ -204,13 +207,13 @@ pub fn context(world: &World, name: &str, has_records: bool) -> NodeContext {
     let mut pod_interfaces: BTreeMap<u32, PodInterface> = BTreeMap::new();
     for addr in POD_ADDRESSES.iter().flatten() {
         let addr: IpAddr = addr.parse().expect("an address");
-        let Some((index, pod)) = owner(world, addr) else {
+        let Some(pod) = world.owner(addr) else {
             continue;
         };
         if NODES[node_of(pod)] != name {
             continue;
         }
-        let interface = pod_interfaces.entry(interface(index)).or_default();
+        let interface = pod_interfaces.entry(interface(pod)).or_default();
         interface.addrs.insert(addr);
         interface.pod = has_records.then(|| Claimed {
             pod: PodRef {
