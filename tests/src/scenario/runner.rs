@@ -466,12 +466,30 @@ fn ensure_reached(expect: &Expect, reached: &BTreeSet<SocketAddr>) -> Result<()>
 
 /// What the agent's tables hold, a line an entry.
 fn describe(contents: &Contents) -> String {
-    let policies = contents.pods.iter().map(|(index, pod)| format!("  pod at {index}: {pod:?}"));
+    let policies = contents
+        .pods
+        .iter()
+        .map(|(index, pod)| format!("  pod at {index}: {pod:?}"));
     let policies: Vec<String> = policies
         .chain(contents.pod_addrs.iter().map(|addr| format!("  {addr:?}")))
-        .chain(contents.peers.iter().map(|(addr, class)| format!("  {addr:?}: {class:?}")))
-        .chain(contents.peer_ranges.iter().map(|(cidr, class)| format!("  {cidr:?}: {class:?}")))
-        .chain(contents.rules.iter().map(|(key, rule)| format!("  {key:?}: rule {rule}")))
+        .chain(
+            contents
+                .peers
+                .iter()
+                .map(|(addr, class)| format!("  {addr:?}: {class:?}")),
+        )
+        .chain(
+            contents
+                .peer_ranges
+                .iter()
+                .map(|(cidr, class)| format!("  {cidr:?}: {class:?}")),
+        )
+        .chain(
+            contents
+                .rules
+                .iter()
+                .map(|(key, rule)| format!("  {key:?}: rule {rule}")),
+        )
         .collect();
     let mut lines = vec!["the tables held".to_owned()];
     lines.extend(contents.frontends.iter().map(|(key, frontend)| {

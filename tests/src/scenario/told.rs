@@ -30,7 +30,10 @@ impl Told {
             let ended = verdict_of(event)?;
             match ended {
                 Verdict::Drop(DropReason::EgressPolicy | DropReason::IngressPolicy) => {
-                    ensure!(ended == verdict, "{event:?} tells of {ended:?}, not {verdict:?}");
+                    ensure!(
+                        ended == verdict,
+                        "{event:?} tells of {ended:?}, not {verdict:?}"
+                    );
                     ensure!(
                         told.isolated_by.is_none(),
                         "a packet was refused twice: {events:?}"
@@ -38,7 +41,10 @@ impl Told {
                     told.isolated_by = Some(isolating(event, ended, names)?);
                 }
                 Verdict::Drop(_) | Verdict::Reject(_) => {
-                    ensure!(ended == verdict, "{event:?} tells of {ended:?}, not {verdict:?}");
+                    ensure!(
+                        ended == verdict,
+                        "{event:?} tells of {ended:?}, not {verdict:?}"
+                    );
                 }
                 Verdict::Pass | Verdict::PassFragment | Verdict::Translate => {
                     if event.rule != 0 {

@@ -4,10 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use weir_agent::compile::{Capacities, Ids, InterfaceAddresses, NodeContext, PolicyNames, Skipped, compile};
+use weir_agent::compile::{
+    Capacities, Ids, InterfaceAddresses, NodeContext, PolicyNames, Skipped, compile,
+};
 use weir_agent::maps::diff::diff;
 use weir_agent::maps::{Contents, Plan};
-use weir_agent::model::{Change, Cluster, Event, Kind, Object, ObjectRef, PodRef, Problem, SourceId};
+use weir_agent::model::{
+    Change, Cluster, Event, Kind, Object, ObjectRef, PodRef, Problem, SourceId,
+};
 use weir_agent::sources::manifests;
 use weir_ebpf::tables::{PolicyFlags, PortRange};
 
