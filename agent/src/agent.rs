@@ -35,7 +35,7 @@ use crate::{
     own_node::OwnNode,
     schedule::Schedule,
     sources::{
-        manifests,
+        cni, manifests,
         node::{self, NodeState},
     },
 };
@@ -53,14 +53,18 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let (sender, events) = mpsc::channel(64);
     let mut sources = tokio::task::JoinSet::new();
-    sources.spawn(manifests::watch::run(config.manifests.clone(), sender));
+    let manifests = config.manifests.clone();
+    sources.spawn(manifests::watch::run(manifests, sender.clone()));
+    let (records_sender, records) = watch::channel(None);
+    let results = config.cni_results_dir.clone();
+    sources.spawn(cni::watch::run(results, records_sender, sender));
     let (sender, nodes) = watch::channel(None);
     sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
     let mut shutdown = Shutdown::new()?;
     let mut agent = Agent::new(config, dataplane, surface)?;
     tokio::select! {
-        result = agent.work(events, nodes) => result,
+        result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
             Ok(()) => bail!("a source ended though nobody asked it to"),
             Err(error) => Err(error),
@@ -151,12 +155,17 @@ impl Agent {
         &mut self,
         mut events: mpsc::Receiver<Event>,
         mut nodes: watch::Receiver<Option<NodeState>>,
+        mut records: watch::Receiver<Option<Vec<cni::Record>>>,
     ) -> Result<()> {
         loop {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
                 Ok(()) = nodes.changed() => {
                     self.node.note(nodes.borrow_and_update().clone());
+                    self.queue();
+                }
+                Ok(()) = records.changed() => {
+                    self.node.note_records(records.borrow_and_update().clone());
                     self.queue();
                 }
                 listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
@@ -172,6 +181,9 @@ impl Agent {
 
     fn note(&mut self, event: Event) {
         let changed = self.cluster.apply(event);
+        if let Changed::Objects(objects) = &changed {
+            self.reporter.objects(objects, &self.cluster);
+        }
         if changed != Changed::Nothing {
             let problems = self.reporter.problems(&self.cluster);
             self.surface.see_problems(problems);

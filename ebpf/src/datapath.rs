@@ -52,8 +52,8 @@ pub struct Workspace {
     inner: Flow,
     spare: Spare,
     choice: Choice,
-    /// Is a packet without ports to be translated?
-    is_translated: bool,
+    /// What the service step says.
+    step: Step,
     pub(crate) quote: icmp::Quote,
     pub(crate) case: policy::Case,
     event: Event,
@@ -84,7 +84,7 @@ impl Workspace {
                 backend: bytemuck::Zeroable::zeroed(),
                 is_masqueraded: false,
             },
-            is_translated: false,
+            step: Step::PASS,
             quote: icmp::Quote::none(),
             case: policy::Case::none(),
             event: bytemuck::Zeroable::zeroed(),
@@ -96,6 +96,20 @@ impl Default for Workspace {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What the service step says of a packet that is not refused. Kept in the [`Workspace`], so that
+/// the verifier does not follow what comes after once for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step(u8);
+
+impl Step {
+    /// It is none of services' business.
+    const PASS: Self = Self(0);
+    /// It is to be translated.
+    const TRANSLATE: Self = Self(1);
+    /// It is to have a flow.
+    const BEGIN: Self = Self(2);
 }
 
 /// What to do with a packet.

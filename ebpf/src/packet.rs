@@ -67,6 +67,10 @@ pub trait PacketMut: Packet {
         cover: Cover,
         protocol: Protocol,
     ) -> Option<()>;
+    /// What an SCTP packet's checksum changes by: [`crate::crc32c::difference`].
+    fn sctp_difference(ports: u32, length: u32) -> u32 {
+        crate::crc32c::difference(ports, length)
+    }
     /// Cuts the packet `keep` bytes behind the beginning of its network header, then makes
     /// `room` before the network header (behind the link-layer header).
     fn reshape(&mut self, keep: u32, room: u32) -> Option<()>;

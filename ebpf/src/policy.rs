@@ -19,9 +19,10 @@ use bytemuck::Zeroable as _;
 
 use crate::{
     addr::{Addr, Port},
+    datapath::Workspace,
     event::Direction,
     tables::{
-        ANYONE, Connection, ConnectionKey, FlowRole, NOBODY, Pod, PodAddr, PodState, Policy,
+        ANYONE, Connection, ConnectionKey, FlowRole, NOBODY, Nanos, Pod, PodAddr, PodState, Policy,
         PolicyFlags, RuleKey, Tables, Tuple,
     },
     verdict::DropReason,
@@ -42,17 +43,15 @@ pub enum Sender {
     Other,
 }
 
-/// How the packets at an interface are treated.
+/// How a packet at a pod's interface is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Regime {
-    /// Nobody knows whose interface it is, and that is no reason to refuse anything.
-    Unknown,
-    /// Nobody knows whose it is, and nothing passes.
+    /// Nobody knows whose the interface is, and so nothing passes.
     Refused,
-    /// A pod's that is isolated in no direction.
-    Free,
-    /// A pod's that is isolated.
-    Judged,
+    /// It is a pod's, and the packet comes from an address that is not the pod's.
+    Forged,
+    /// It goes on, and where the pod is isolated it is judged: [`Case::is_judged`].
+    Open,
 }
 
 /// A packet of a pod before the law.
@@ -65,12 +64,21 @@ pub(crate) struct Case {
     way: Direction,
     /// Does the node itself send it?
     is_from_node: bool,
+    /// Is the pod isolated, so that policies have a say?
+    is_judged: bool,
     /// Has the packet a flow?
     has_flow: bool,
     /// Then its role.
     role: FlowRole,
     /// The conversation that the packet belongs to.
     pub(crate) key: ConnectionKey,
+    /// What its entry says.
+    standing: connection::Standing,
+    /// In which direction it was opened, seen from the pod.
+    opened: Direction,
+    /// Is it known to have been opened before?
+    is_sure: bool,
+    now: Nanos,
     /// What is to be written of it.
     entry: Connection,
     /// Is it to be written?
@@ -109,9 +117,14 @@ impl Case {
             interface: 0,
             way: Direction::NONE,
             is_from_node: false,
+            is_judged: false,
             has_flow: false,
             role: FlowRole::FORWARD,
             key: ConnectionKey::zeroed(),
+            standing: connection::Standing::ABSENT,
+            opened: Direction::NONE,
+            is_sure: false,
+            now: 0,
             entry: Connection::zeroed(),
             is_new: false,
             finding: Finding::NONE,
@@ -124,6 +137,11 @@ impl Case {
 
     pub(crate) const fn interface(&self) -> u32 {
         self.interface
+    }
+
+    /// Do policies have a say?
+    pub(crate) const fn is_judged(&self) -> bool {
+        self.is_judged
     }
 
     /// The way the packet goes.
@@ -209,48 +227,49 @@ impl Case {
 }
 
 /// Finds out how a packet at an interface is to be treated, which goes this way.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn enter<T: Tables>(
     tables: &T,
-    case: &mut Case,
+    work: &mut Workspace,
     interface: u32,
     way: Direction,
     sender: Sender,
 ) -> Regime {
+    let Workspace { headers, case, .. } = work;
     case.policy = tables.policy();
     case.interface = interface;
     case.way = way;
     case.is_from_node = matches!(sender, Sender::Node);
     case.set_flow(None);
+    case.is_judged = false;
     case.is_new = false;
     case.finding = Finding::NONE;
-    let Some(pod) = tables.pod(interface) else {
-        return without_pod(case.policy);
+    let is_known = match tables.pod(interface) {
+        Some(pod) => {
+            case.pod = pod;
+            pod.state != PodState::UNKNOWN
+        }
+        None => false,
     };
-    if pod.state == PodState::UNKNOWN {
-        return without_pod(case.policy);
+    if !is_known {
+        return if case.policy.flags.contains(PolicyFlags::DENY_UNKNOWN) {
+            Regime::Refused
+        } else {
+            Regime::Open
+        };
     }
-    case.pod = pod;
-    if case.is_isolated(Direction::EGRESS) || case.is_isolated(Direction::INGRESS) {
-        Regime::Judged
-    } else {
-        Regime::Free
+    if case.is_sent() && !is_own_source(tables, case, headers.tuple.src) {
+        return Regime::Forged;
     }
-}
-
-#[inline(always)]
-const fn without_pod(policy: Policy) -> Regime {
-    if policy.flags.contains(PolicyFlags::DENY_UNKNOWN) {
-        Regime::Refused
-    } else {
-        Regime::Unknown
-    }
+    case.is_judged = !matches!(sender, Sender::Itself)
+        && (case.is_isolated(Direction::EGRESS) || case.is_isolated(Direction::INGRESS));
+    Regime::Open
 }
 
 /// May the pod at the interface send from this address? From none at all it asks for one (RFC 2131
 /// section 4.1, RFC 4862 section 5.4); one that counts on the link alone says nothing beyond it.
 #[inline(always)]
-pub(crate) fn is_own_source<T: Tables>(tables: &T, case: &Case, src: Addr) -> bool {
+fn is_own_source<T: Tables>(tables: &T, case: &Case, src: Addr) -> bool {
     case.policy.flags.contains(PolicyFlags::NO_SOURCE_CHECK)
         || is_pod_addr(tables, case, src)
         || src.is_link_local()
@@ -267,10 +286,11 @@ pub(crate) fn is_pod_addr<T: Tables>(tables: &T, case: &Case, addr: Addr) -> boo
     })
 }
 
-/// Do policies allow the conversation, opened in this direction? The rule that does; zero: none is
-/// needed.
+/// Do policies allow the conversation, in the direction in which it was opened? The rule that does;
+/// zero: none is needed.
 #[inline(never)]
-fn ask<T: Tables>(tables: &T, case: &mut Case, direction: Direction) -> Option<u32> {
+fn ask<T: Tables>(tables: &T, case: &mut Case) -> Option<u32> {
+    let direction = case.opened;
     let subject = case.subject(direction);
     case.finding.direction = direction;
     case.finding.subject = subject;

@@ -10,7 +10,7 @@ use super::output::{self, Format, bad, dim, good};
 use crate::{
     attach::AgentLock,
     config::{Paths, lock_file},
-    observe::status::{self, Problem, Status},
+    observe::status::{self, Problem, Remark, Status},
 };
 
 /// What `weir status` can be told.
@@ -87,8 +87,9 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
         ));
     }
     output::line(&format!(
-        "  {} service ports, {} pod interfaces, {} network interfaces",
+        "  {} service ports, {} network policies, {} pod interfaces, {} network interfaces",
         status.service_ports,
+        status.policies,
         status.interfaces.len(),
         status.network_interfaces.len()
     ));
@@ -141,6 +142,7 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
             status.problems.iter().map(problem_row),
         );
     }
+    show_remarks(&status.remarks);
     if !status.skipped.is_empty() {
         output::heading("Left out");
         output::table(
@@ -181,6 +183,24 @@ fn agent_line(is_running: bool, status: &Status) -> String {
             bad("○")
         ),
     }
+}
+
+/// What is no fault, but may not be meant.
+pub fn show_remarks(remarks: &[Remark]) {
+    if remarks.is_empty() {
+        return;
+    }
+    output::heading("Remarks: no faults, but perhaps not meant");
+    output::table(
+        ["OBJECT", "FIELD", "WHAT"],
+        remarks.iter().map(|remark| {
+            [
+                remark.object.clone().unwrap_or_default(),
+                remark.field.clone().unwrap_or_default(),
+                remark.message.clone(),
+            ]
+        }),
+    );
 }
 
 /// A problem as a row: where, object, field, what.

@@ -78,6 +78,21 @@ impl Capacities {
     }
 }
 
+impl Capacities {
+    /// Tables in which all policies have room: for what is only imagined.
+    #[must_use]
+    pub fn with_room_for_policies() -> Self {
+        Self {
+            pods: u32::MAX,
+            pod_addrs: u32::MAX,
+            peers: u32::MAX,
+            peer_ranges: u32::MAX,
+            rules: u32::MAX,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Capacities {
     fn default() -> Self {
         Self {

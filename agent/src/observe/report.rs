@@ -11,14 +11,15 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::endpoints;
+use super::idle::Idle;
 use super::listeners::Listening;
-use super::status::{Interface, Listener, Problem, Program, Skipped, Status, Sync, Table};
+use super::status::{Interface, Listener, Problem, Program, Remark, Skipped, Status, Sync, Table};
 use crate::{
     attach::ProgramReport,
     compile,
     config::Config,
     maps::Contents,
-    model::{self, Cluster, Report, ServiceRef, SourceId},
+    model::{self, Cluster, ObjectRef, Report, ServiceRef, SourceId},
 };
 
 /// The status, and the directory it is shown in.
@@ -26,6 +27,7 @@ pub struct Reporter {
     run_dir: PathBuf,
     status: Status,
     endpoints: endpoints::Files,
+    idle: Idle,
     /// Whether the last attempt to write the status failed: said once, not at each change.
     is_unwritable: bool,
 }
@@ -93,6 +95,8 @@ impl Reporter {
             programs,
             listeners: Vec::new(),
             problems: Vec::new(),
+            remarks: Vec::new(),
+            policies: 0,
             skipped: Vec::new(),
             unknown_kinds: Vec::new(),
         };
@@ -100,6 +104,7 @@ impl Reporter {
         Ok(Self {
             run_dir: config.run_dir.clone(),
             endpoints: endpoints::Files::new(&config.run_dir),
+            idle: Idle::default(),
             status,
             is_unwritable: false,
         })
@@ -123,6 +128,14 @@ impl Reporter {
         self.status.unknown_kinds = unknown_kinds;
         self.show();
         self.status.problems.len()
+    }
+
+    /// Takes in that these objects have changed; what there is to say of them is shown with the
+    /// problems.
+    pub fn objects(&mut self, changed: &BTreeSet<ObjectRef>, cluster: &Cluster) {
+        self.idle.update(changed, cluster);
+        self.status.policies = self.idle.policies();
+        self.status.remarks = remarks_status(&self.idle);
     }
 
     /// Says where the agent answers. Whoever listens has logged it.
@@ -229,6 +242,17 @@ pub fn problem_status(source: SourceId, problem: &model::Problem) -> Problem {
         field: problem.field.as_ref().map(ToString::to_string),
         message: problem.message.clone(),
     }
+}
+
+/// What there is to remark, as the status has it.
+#[must_use]
+pub fn remarks_status(idle: &Idle) -> Vec<Remark> {
+    let remarks = idle.remarks().map(|remark| Remark {
+        object: remark.object.as_ref().map(ToString::to_string),
+        field: remark.field.as_ref().map(ToString::to_string),
+        message: remark.message,
+    });
+    remarks.collect()
 }
 
 /// Something left out, as the status has it.

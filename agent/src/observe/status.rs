@@ -48,6 +48,12 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// What a source cannot use.
     pub problems: Vec<Problem>,
+    /// What is no fault, but may not be meant. An agent before this one did not tell.
+    #[serde(default)]
+    pub remarks: Vec<Remark>,
+    /// Network policies. An agent before this one did not tell.
+    #[serde(default)]
+    pub policies: usize,
     /// What was left out of the tables.
     pub skipped: Vec<Skipped>,
     /// Kinds that were given and are not read.
@@ -125,6 +131,18 @@ pub struct Problem {
     /// The field, as in `spec.ports[0].port`.
     pub field: Option<String>,
     /// What is wrong.
+    pub message: String,
+}
+
+/// Something about an object that is no fault, but may not be meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remark {
+    /// The object, as `Kind namespace/name`.
+    pub object: Option<String>,
+    /// The field, as in `spec.podSelector`.
+    pub field: Option<String>,
+    /// What there is to say.
     pub message: String,
 }
 

@@ -4,16 +4,14 @@
 //! written of a flow that it opens; one that the pod receives before its source is translated
 //! back.
 
-use super::{
-    Decision, Workspace, entering, flow, follow, leaving, open, refuse_without_port, towards_pod,
-};
+use super::{Decision, Step, Workspace, flow, follow, open, refuse_without_port, towards_pod};
 use crate::{
     event::Direction,
     fragments,
     packet::{Packet, Transport},
     policy::{self, Regime, Sender},
     service::Origin,
-    tables::{Tables, Tuple},
+    tables::Tables,
     verdict::DropReason,
 };
 
@@ -28,24 +26,15 @@ pub fn from_pod<P: Packet, T: Tables>(
     interface: u32,
     work: &mut Workspace,
 ) -> Decision {
-    let (way, sender) = (Direction::EGRESS, Sender::Other);
-    let regime = policy::enter(tables, &mut work.case, interface, way, sender);
-    match regime {
-        Regime::Unknown => return entering(packet, tables, work, Origin::Pod),
+    match policy::enter(tables, work, interface, Direction::EGRESS, Sender::Other) {
         Regime::Refused => return refuse_unknown(work),
-        Regime::Free | Regime::Judged => {}
-    }
-    if !policy::is_own_source(tables, &work.case, work.headers.tuple.src) {
-        return Decision::Drop(DropReason::ForgedSource);
-    }
-    if regime == Regime::Free {
-        return entering(packet, tables, work, Origin::Pod);
+        Regime::Forged => return Decision::Drop(DropReason::ForgedSource),
+        Regime::Open => {}
     }
     if work.headers.kind().has_ports() {
-        send_judged(packet, tables, work)
+        send(packet, tables, work)
     } else {
-        let decision = follow(packet, tables, work, true, false);
-        let decision = match decision {
+        let decision = match follow(packet, tables, work, true, false) {
             Decision::Pass | Decision::PassFragment => refuse_without_port(tables, &work.headers),
             decision => decision,
         };
@@ -65,19 +54,12 @@ pub fn to_pod<P: Packet, T: Tables>(
     sender: Sender,
     work: &mut Workspace,
 ) -> Decision {
-    let way = Direction::INGRESS;
-    match policy::enter(tables, &mut work.case, interface, way, sender) {
+    match policy::enter(tables, work, interface, Direction::INGRESS, sender) {
         Regime::Refused if sender == Sender::Other => return refuse_unknown(work),
-        Regime::Unknown | Regime::Free | Regime::Refused => {
-            return leaving(packet, tables, work, None);
-        }
-        Regime::Judged => {}
-    }
-    if sender == Sender::Itself {
-        return leaving(packet, tables, work, None);
+        Regime::Refused | Regime::Forged | Regime::Open => {}
     }
     if work.headers.kind().has_ports() {
-        receive_judged(packet, tables, work)
+        receive(packet, tables, work)
     } else {
         let decision = follow(packet, tables, work, false, false);
         without_port(packet, tables, work, decision)
@@ -94,74 +76,144 @@ fn refuse_unknown(work: &Workspace) -> Decision {
     }
 }
 
-/// A packet with ports that a pod under policy sends.
+/// A packet with ports that a pod sends.
 #[inline(always)]
-fn send_judged<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
+fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
     let role = flow::known(tables, work);
     work.case.set_flow(role);
-    let mut decision = match role {
-        Some(role) if role.is_entering() => Decision::Translate,
-        Some(_) => Decision::Pass,
-        None => open::choose(tables, work, Origin::Pod),
+    work.step = match role {
+        Some(role) if role.is_entering() => Step::TRANSLATE,
+        Some(_) => Step::PASS,
+        None => match open::choose(tables, work, Origin::Pod) {
+            Decision::Translate => Step::BEGIN,
+            Decision::Pass => Step::PASS,
+            decision => return decision,
+        },
     };
-    let is_new_flow = role.is_none() && decision == Decision::Translate;
-    match decision {
-        Decision::Translate if is_new_flow => {
-            let to = Tuple {
-                dst: work.choice.backend.addr,
-                dst_port: work.choice.backend.port,
-                ..work.headers.tuple
-            };
-            work.case.set_conversation(&to);
-        }
-        Decision::Translate => work.case.set_conversation(&work.flow.to),
-        Decision::Pass => work.case.set_conversation(&work.headers.tuple),
-        decision => return decision,
-    }
-    // A pod may always talk to itself.
-    if work.case.key.pod != work.case.key.peer {
-        let judged = if is_new_flow {
-            policy::judge_opening(tables, work)
-        } else {
-            policy::judge(packet, tables, work)
-        };
-        if let Err(reason) = judged {
-            forget_fragment(tables, work);
-            return Decision::Drop(reason);
-        }
-    }
-    if is_new_flow {
-        decision = open::begin(tables, work);
-        if decision != Decision::Translate {
-            return decision;
-        }
-        // Another one, where the pod's own port is taken.
-        work.case.key.pod_port = work.flow.to.src_port;
-    }
-    policy::write(tables, &mut work.case);
-    remember_fragment(tables, work, decision);
-    decision
-}
-
-/// A packet with ports to a pod under policy.
-#[inline(always)]
-fn receive_judged<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
-    let role = flow::known(tables, work);
-    work.case.set_flow(role);
-    work.case.set_conversation(&work.headers.tuple);
-    if !is_to_itself(tables, work)
-        && let Err(reason) = policy::judge(packet, tables, work)
+    if work.case.is_judged()
+        && let Err(reason) = judge_sent(packet, tables, work)
     {
-        forget_fragment(tables, work);
         return Decision::Drop(reason);
     }
-    let decision = towards_pod(role, work);
-    policy::write(tables, &mut work.case);
-    remember_fragment(tables, work, decision);
-    decision
+    if work.step == Step::BEGIN {
+        match open::begin(tables, work) {
+            Decision::Translate => {}
+            decision => return decision,
+        }
+    }
+    finish(tables, work)
 }
 
-/// A packet without ports of a pod under policy, of which the service step says this.
+/// Judges a packet with ports that a pod under policy sends.
+#[inline(never)]
+fn judge_sent<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+) -> Result<(), DropReason> {
+    let Workspace {
+        headers,
+        flow,
+        choice,
+        case,
+        ..
+    } = work;
+    case.set_conversation(match work.step {
+        Step::TRANSLATE => &flow.to,
+        _ => &headers.tuple,
+    });
+    if work.step == Step::BEGIN {
+        case.key.peer = choice.backend.addr;
+        case.key.peer_port = choice.backend.port;
+    }
+    // A pod may always talk to itself.
+    if case.key.pod == case.key.peer {
+        return Ok(());
+    }
+    let judged = if work.step == Step::BEGIN {
+        policy::judge_opening(tables, work)
+    } else {
+        policy::judge(packet, tables, work)
+    };
+    if judged.is_err() {
+        forget_fragment(tables, work);
+    }
+    judged
+}
+
+/// A packet with ports to a pod.
+#[inline(always)]
+fn receive<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
+    let role = flow::known(tables, work);
+    work.case.set_flow(role);
+    work.step = match towards_pod(role, work) {
+        Decision::Translate => Step::TRANSLATE,
+        _ => Step::PASS,
+    };
+    if work.case.is_judged()
+        && let Err(reason) = judge_received(packet, tables, work)
+    {
+        return Decision::Drop(reason);
+    }
+    finish(tables, work)
+}
+
+/// Judges a packet with ports to a pod under policy.
+#[inline(never)]
+fn judge_received<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+) -> Result<(), DropReason> {
+    work.case.set_conversation(&work.headers.tuple);
+    if is_to_itself(tables, work) {
+        return Ok(());
+    }
+    let judged = policy::judge(packet, tables, work);
+    if judged.is_err() {
+        forget_fragment(tables, work);
+    }
+    judged
+}
+
+/// Writes down what passes.
+#[inline(always)]
+fn finish<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
+    note(tables, work);
+    match work.step {
+        Step::PASS => Decision::Pass,
+        _ => Decision::Translate,
+    }
+}
+
+/// Writes down what a packet of a pod opens, and what the rest of its datagram becomes: where the
+/// pod is under policy, that it passes.
+#[inline(never)]
+fn note<T: Tables>(tables: &T, work: &mut Workspace) {
+    let Workspace {
+        headers,
+        flow,
+        case,
+        step,
+        ..
+    } = work;
+    if case.is_judged() {
+        if *step == Step::BEGIN {
+            // Another one, where the pod's own port is taken.
+            case.key.pod_port = flow.to.src_port;
+        }
+        policy::write(tables, case);
+    }
+    if headers.is_fragment {
+        let to = match *step {
+            Step::PASS => case.is_judged().then_some(&headers.tuple),
+            _ => Some(&flow.to),
+        };
+        fragments::remember(headers, tables, case.is_sent(), to);
+    }
+}
+
+/// A packet without ports, of which the service step says this.
 #[inline(always)]
 fn without_port<P: Packet, T: Tables>(
     packet: &P,
@@ -169,29 +221,28 @@ fn without_port<P: Packet, T: Tables>(
     work: &mut Workspace,
     decision: Decision,
 ) -> Decision {
+    if !work.case.is_judged() {
+        return decision;
+    }
     // By name: across a call the reason of a decision that has none would be a register that was
     // never written.
-    match decision {
+    work.step = match decision {
         Decision::Reject(_) | Decision::Drop(_) => return decision,
-        Decision::Pass | Decision::PassFragment => {
-            work.is_translated = false;
-        }
-        Decision::Translate | Decision::TranslateError => {
-            work.is_translated = true;
-        }
-    }
+        Decision::Pass | Decision::PassFragment => Step::PASS,
+        Decision::Translate | Decision::TranslateError => Step::TRANSLATE,
+    };
     if let Err(reason) = judge_without_port(packet, tables, work) {
         return Decision::Drop(reason);
     }
-    match (work.headers.kind(), work.is_translated) {
-        (Transport::IcmpError(_), true) => Decision::TranslateError,
-        (_, true) => Decision::Translate,
-        (Transport::LaterFragment, false) => Decision::PassFragment,
-        (_, false) => Decision::Pass,
+    match (work.headers.kind(), work.step) {
+        (Transport::IcmpError(_), Step::TRANSLATE) => Decision::TranslateError,
+        (_, Step::TRANSLATE) => Decision::Translate,
+        (Transport::LaterFragment, _) => Decision::PassFragment,
+        _ => Decision::Pass,
     }
 }
 
-/// Judges a packet without ports.
+/// Judges a packet without ports of a pod under policy.
 #[inline(never)]
 fn judge_without_port<P: Packet, T: Tables>(
     packet: &P,
@@ -199,42 +250,40 @@ fn judge_without_port<P: Packet, T: Tables>(
     work: &mut Workspace,
 ) -> Result<(), DropReason> {
     let kind = work.headers.kind();
+    work.case.set_flow(None);
     work.case.set_conversation(&work.headers.tuple);
     let judged = match kind {
-        Transport::Discovery => Ok(()),
-        Transport::LaterFragment => judge_later(tables, work),
+        Transport::Discovery => return Ok(()),
+        Transport::LaterFragment => return judge_later(tables, work),
         Transport::IcmpError(_) => {
             // The answers to the packet that it quotes are the conversation's.
-            if work.is_translated && work.case.is_sent() {
+            if work.step == Step::TRANSLATE && work.case.is_sent() {
                 work.case.set_conversation(&work.flow.to);
             } else if work.quote.is_read {
                 work.case.set_conversation(&work.quote.tuple.reversed());
             }
             if work.quote.is_read && work.case.key.pod == work.case.key.peer {
-                Ok(())
-            } else {
-                policy::judge_error(tables, work)
+                return Ok(());
             }
+            // It opens nothing, and is sent in fragments by nobody.
+            return policy::judge_error(tables, work);
         }
         _ if is_to_itself(tables, work) => Ok(()),
         _ => policy::judge(packet, tables, work),
     };
-    if judged.is_err() {
+    if judged.is_ok() {
+        note(tables, work);
+    } else {
         forget_fragment(tables, work);
-        return judged;
     }
-    policy::write(tables, &mut work.case);
-    if kind != Transport::LaterFragment {
-        remember_fragment(tables, work, Decision::Pass);
-    }
-    Ok(())
+    judged
 }
 
 /// A later fragment of a pod under policy: its first one must have been let through.
 #[inline(always)]
 fn judge_later<T: Tables>(tables: &T, work: &mut Workspace) -> Result<(), DropReason> {
     let case = &work.case;
-    let is_known = work.is_translated
+    let is_known = work.step == Step::TRANSLATE
         || case.is_from_node()
         || !case.is_isolated(case.way())
         || fragments::follow(&work.headers, tables, case.is_sent(), &mut work.flow.to);
@@ -252,22 +301,10 @@ fn is_to_itself<T: Tables>(tables: &T, work: &Workspace) -> bool {
     tuple.src == tuple.dst && policy::is_pod_addr(tables, &work.case, tuple.dst)
 }
 
-/// Notes of a first fragment what it becomes, for those that follow.
-#[inline(always)]
-fn remember_fragment<T: Tables>(tables: &T, work: &Workspace, decision: Decision) {
-    if work.headers.is_fragment {
-        let to = match decision {
-            Decision::Translate => &work.flow.to,
-            _ => &work.headers.tuple,
-        };
-        fragments::remember(&work.headers, tables, work.case.is_sent(), Some(to));
-    }
-}
-
 /// Notes of a first fragment that it was refused.
 #[inline(always)]
 fn forget_fragment<T: Tables>(tables: &T, work: &Workspace) {
-    if work.headers.is_fragment && work.headers.kind() != Transport::LaterFragment {
+    if work.headers.is_fragment {
         fragments::remember(&work.headers, tables, work.case.is_sent(), None);
     }
 }

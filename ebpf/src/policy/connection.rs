@@ -6,6 +6,9 @@
 //!   mark the entry as refused.
 //! - The entry of a conversation that is refused stays until it is forgotten for its silence, so
 //!   that what goes on of it is not taken for a new one that was opened the other way round.
+//!
+//! Between the steps everything is in the [`Case`], where the verifier knows nothing of it: else it
+//! would follow each step once for every way through those before.
 
 use super::{Case, ask, refusal};
 use crate::{
@@ -13,25 +16,27 @@ use crate::{
     conntrack,
     datapath::Workspace,
     event::Direction,
-    packet::{Opener, Packet, Transport},
+    packet::{Opener, Packet, TcpFlags, Transport},
     tables::{Connection, ConnectionFlags, FlowState, Nanos, Policy, PolicyFlags, Tables},
     verdict::DropReason,
 };
 
 /// What the entry of a packet's conversation says of the packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing(u8);
+
+impl Standing {
     /// There is none that counts: what is judged is a conversation that begins.
-    Absent,
+    pub(super) const ABSENT: Self = Self(0);
     /// It was allowed under the policies in force.
-    Allowed,
+    const ALLOWED: Self = Self(1);
     /// It was refused under them.
-    Refused,
+    const REFUSED: Self = Self(2);
     /// It was judged under others.
-    Stale,
+    const STALE: Self = Self(3);
     /// It opens another conversation while this one lives, or only looks like a part of it: it is
     /// judged for itself, and the entry stays.
-    Beside,
+    const BESIDE: Self = Self(4);
 }
 
 /// What is known of a packet beside its headers.
@@ -55,37 +60,15 @@ pub(crate) fn judge<P: Packet, T: Tables>(
     tables: &T,
     work: &mut Workspace,
 ) -> Result<(), DropReason> {
-    let is_from_node = work.case.is_from_node;
-    let looked = Looked {
-        kind: work.headers.kind(),
-        way: work.case.way,
-        policy: work.case.policy,
-        now: tables.now(),
-        is_from_node,
-    };
-    let case = &mut work.case;
-    let mut opened = Direction::NONE;
-    let standing = tables
-        .update_connection(&case.key, |entry| {
-            opened = opened_in(entry);
-            look(entry, case.key.protocol, &looked)
-        })
-        .unwrap_or(Standing::Absent);
-    match standing {
-        Standing::Allowed => Ok(()),
-        Standing::Refused => {
-            // For who is told why; the answer is known.
-            ask(tables, case, opened);
-            Err(refusal(opened))
-        }
-        Standing::Stale => judge_again(tables, case, opened, &looked),
-        Standing::Beside if is_from_node => Ok(()),
-        Standing::Beside => match ask(tables, case, looked.way) {
-            Some(_) => Ok(()),
-            None => Err(refusal(looked.way)),
-        },
-        Standing::Absent => judge_new(packet, tables, work, &looked),
+    find(tables, work);
+    if work.case.standing == Standing::ALLOWED {
+        return Ok(());
     }
+    if work.case.standing == Standing::ABSENT {
+        identify(packet, work);
+    }
+    let is_allowed = may_pass(work) || ask(tables, &mut work.case).is_some();
+    settle(tables, work, is_allowed)
 }
 
 /// Judges a packet that the pod sends to a service: it can only open something. Its conversation
@@ -93,24 +76,13 @@ pub(crate) fn judge<P: Packet, T: Tables>(
 ///
 /// # Errors
 /// Why the packet is refused.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn judge_opening<T: Tables>(tables: &T, work: &mut Workspace) -> Result<(), DropReason> {
-    let kind = work.headers.kind();
-    let case = &mut work.case;
-    match ask(tables, case, Direction::EGRESS) {
-        Some(rule) => {
-            let state = conntrack::advance(FlowState::OPENING, kind, true);
-            prepare(
-                case,
-                tables.now(),
-                rule,
-                state,
-                ConnectionFlags::OPENED_BY_POD,
-            );
-            Ok(())
-        }
-        None => Err(refusal(Direction::EGRESS)),
-    }
+    work.case.standing = Standing::ABSENT;
+    work.case.opened = Direction::EGRESS;
+    work.case.is_sure = false;
+    let is_allowed = ask(tables, &mut work.case).is_some();
+    settle(tables, work, is_allowed)
 }
 
 /// Writes what [`judge`] found, for a packet that passes.
@@ -141,174 +113,210 @@ pub(super) const fn is_stale(entry: &Connection, policy: Policy) -> bool {
     entry.revision != policy.revision && !is_kept
 }
 
+/// Finds what the conversation's entry says of the packet.
+#[inline(never)]
+fn find<T: Tables>(tables: &T, work: &mut Workspace) {
+    let now = tables.now();
+    let Workspace { headers, case, .. } = work;
+    case.now = now;
+    let looked = Looked {
+        kind: headers.kind(),
+        way: case.way,
+        policy: case.policy,
+        now,
+        is_from_node: case.is_from_node,
+    };
+    case.standing = Standing::ABSENT;
+    let Case {
+        key,
+        standing,
+        opened,
+        ..
+    } = case;
+    tables.update_connection(key, |entry| {
+        *opened = opened_in(entry);
+        *standing = look(entry, key.protocol, &looked);
+    });
+    if case.standing == Standing::BESIDE {
+        case.opened = case.way;
+    }
+}
+
 /// What an entry says of a packet; notes there that a packet which passes was seen.
 #[inline(always)]
 fn look(entry: &mut Connection, protocol: Protocol, packet: &Looked) -> Standing {
     if conntrack::is_silent(protocol, entry.state, entry.last_seen, packet.now) {
-        return Standing::Absent;
+        return Standing::ABSENT;
     }
     let is_original = opened_in(entry).0 == packet.way.0;
     let is_denied = entry.flags.contains(ConnectionFlags::DENIED);
     let is_opening = conntrack::is_opening(packet.kind);
     match packet.kind {
         // Two who ask each other under the number zero have one key.
-        Transport::Echo if !is_original => return Standing::Absent,
-        Transport::EchoReply if is_original => return Standing::Absent,
+        Transport::Echo if !is_original => return Standing::ABSENT,
+        Transport::EchoReply if is_original => return Standing::ABSENT,
         _ => {}
     }
     if is_opening && entry.state.0 >= FlowState::CLOSING.0 {
-        return Standing::Absent;
+        return Standing::ABSENT;
     }
     // The first packet of a connection is never an answer.
     if is_opening && !is_original {
         return if is_denied {
-            Standing::Absent
+            Standing::ABSENT
         } else {
-            Standing::Beside
+            Standing::BESIDE
         };
     }
+    let is_the_nodes = entry.flags.contains(ConnectionFlags::FROM_NODE);
     if packet.is_from_node {
         if is_original {
             // Whatever was said of it: it is the node's.
             entry.flags = ConnectionFlags::FROM_NODE;
         } else if is_denied {
-            return Standing::Beside;
+            return Standing::BESIDE;
         }
-        note(entry, packet, is_original);
-        return Standing::Allowed;
-    }
-    if entry.flags.contains(ConnectionFlags::FROM_NODE) {
-        // Somebody else, from the node's address.
+    } else if is_the_nodes {
         if is_original {
-            return Standing::Beside;
+            // Somebody else, from the node's address.
+            return Standing::BESIDE;
         }
-        note(entry, packet, is_original);
-        return Standing::Allowed;
+    } else {
+        // What opens a connection anew is no part of what was allowed once.
+        let is_anew = is_opening && entry.revision != packet.policy.revision;
+        if is_anew || is_stale(entry, packet.policy) {
+            return Standing::STALE;
+        }
+        if is_denied {
+            return Standing::REFUSED;
+        }
     }
-    // What opens a connection anew is no part of what was allowed once.
-    let is_anew = is_opening && entry.revision != packet.policy.revision;
-    if is_anew || is_stale(entry, packet.policy) {
-        return Standing::Stale;
-    }
-    if is_denied {
-        return Standing::Refused;
-    }
-    note(entry, packet, is_original);
-    Standing::Allowed
+    note(entry, packet.kind, is_original, packet.now);
+    Standing::ALLOWED
 }
 
 /// Notes in an entry that a packet passes.
 #[inline(always)]
-fn note(entry: &mut Connection, packet: &Looked, is_original: bool) {
-    let state = conntrack::advance(entry.state, packet.kind, is_original);
-    if state != entry.state || packet.now.saturating_sub(entry.last_seen) >= conntrack::REFRESH {
+fn note(entry: &mut Connection, kind: Transport, is_original: bool, now: Nanos) {
+    let state = conntrack::advance(entry.state, kind, is_original);
+    if state != entry.state || now.saturating_sub(entry.last_seen) >= conntrack::REFRESH {
         entry.state = state;
-        entry.last_seen = packet.now;
+        entry.last_seen = now;
     }
 }
 
-/// Judges a known conversation by the policies in force.
+/// Finds out who opened a conversation that is not known: is there one already?
 #[inline(never)]
-fn judge_again<T: Tables>(
-    tables: &T,
-    case: &mut Case,
-    opened: Direction,
-    packet: &Looked,
-) -> Result<(), DropReason> {
-    let revision = packet.policy.revision;
-    let Some(rule) = ask(tables, case, opened) else {
-        let is_kept = packet.policy.flags.contains(PolicyFlags::KEEP_ESTABLISHED);
-        tables.update_connection(&case.key, |entry| {
-            if !is_kept {
-                entry.flags = entry.flags.with(ConnectionFlags::DENIED);
-                entry.revision = revision;
-            }
-        });
-        return Err(refusal(opened));
-    };
-    let is_original = opened.0 == packet.way.0;
-    tables.update_connection(&case.key, |entry| {
-        entry.flags = entry.flags.without(ConnectionFlags::DENIED);
-        entry.revision = revision;
-        entry.rule = rule;
-        note(entry, packet, is_original);
-    });
-    Ok(())
-}
-
-/// Judges a packet of a conversation that is not known.
-#[inline(never)]
-fn judge_new<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    work: &mut Workspace,
-    looked: &Looked,
-) -> Result<(), DropReason> {
-    let kind = looked.kind;
+fn identify<P: Packet>(packet: &P, work: &mut Workspace) {
+    let kind = work.headers.kind();
     let case = &mut work.case;
-    let mut opened = looked.way;
-    // Is it known that there is a conversation already, and who opened it?
-    let mut is_sure = false;
-    if !conntrack::is_opening(kind) {
-        if case.has_flow {
-            is_sure = true;
-            if !case.role.is_original() {
-                opened = opposite(looked.way);
-            }
-        } else if matches!(kind, Transport::Tcp(_)) && case.pod.netns >= 0 {
-            match packet.opener(case.pod.netns, &case.key) {
-                Opener::Unknown => {}
-                Opener::Pod => (is_sure, opened) = (true, Direction::EGRESS),
-                Opener::Peer => (is_sure, opened) = (true, Direction::INGRESS),
-            }
+    case.opened = case.way;
+    case.is_sure = false;
+    if conntrack::is_opening(kind) {
+        return;
+    }
+    if case.has_flow {
+        case.is_sure = true;
+        if !case.role.is_original() {
+            case.opened = opposite(case.way);
+        }
+    } else if matches!(kind, Transport::Tcp(_)) && case.pod.netns >= 0 {
+        match packet.opener(case.pod.netns, &case.key) {
+            Opener::Unknown => {}
+            Opener::Pod => (case.is_sure, case.opened) = (true, Direction::EGRESS),
+            Opener::Peer => (case.is_sure, case.opened) = (true, Direction::INGRESS),
         }
     }
-    let is_from_node = looked.is_from_node && opened.0 == looked.way.0;
-    let mut flags = match opened {
-        Direction::EGRESS => ConnectionFlags::OPENED_BY_POD,
-        _ => ConnectionFlags::NONE,
+}
+
+/// Does the packet pass whatever the rules say?
+#[inline(always)]
+fn may_pass(work: &mut Workspace) -> bool {
+    let case = &mut work.case;
+    case.finding.direction = case.opened;
+    if case.is_from_node {
+        // The node may always talk to its pods; what pods open to the node is judged like all
+        // else.
+        return case.opened == case.way;
+    }
+    false
+}
+
+/// Draws the consequences of what the rules say.
+#[inline(never)]
+fn settle<T: Tables>(tables: &T, work: &mut Workspace, is_allowed: bool) -> Result<(), DropReason> {
+    let kind = work.headers.kind();
+    let case = &mut work.case;
+    let is_keeping = case.policy.flags.contains(PolicyFlags::KEEP_ESTABLISHED);
+    let is_original = case.opened == case.way;
+    let is_passing = match case.standing {
+        Standing::STALE => {
+            let Case {
+                key,
+                policy,
+                finding,
+                now,
+                ..
+            } = case;
+            tables.update_connection(key, |entry| {
+                if is_allowed {
+                    entry.flags = entry.flags.without(ConnectionFlags::DENIED);
+                    entry.revision = policy.revision;
+                    entry.rule = finding.rule;
+                    note(entry, kind, is_original, *now);
+                } else if !is_keeping {
+                    entry.flags = entry.flags.with(ConnectionFlags::DENIED);
+                    entry.revision = policy.revision;
+                }
+            });
+            is_allowed
+        }
+        Standing::REFUSED => false,
+        Standing::ABSENT => {
+            // A flow to a service that the pod opened was allowed once, and so was what its
+            // sockets know; a flow that others opened was judged by nobody here.
+            let is_kept =
+                is_keeping && case.is_sure && (!case.has_flow || case.opened == Direction::EGRESS);
+            let is_passing = is_allowed || is_kept;
+            if is_passing {
+                prepare(case, kind, is_original);
+            }
+            is_passing
+        }
+        // Beside.
+        _ => is_allowed,
     };
-    let rule = if is_from_node {
-        flags = ConnectionFlags::FROM_NODE;
-        Some(0)
+    if is_passing || case.is_from_node {
+        Ok(())
     } else {
-        ask(tables, case, opened)
-    };
-    // A flow to a service that the pod opened was allowed once, and so was what its sockets know;
-    // a flow that others opened was judged by nobody here.
-    let is_kept = is_sure
-        && (!case.has_flow || opened.0 == Direction::EGRESS.0)
-        && looked.policy.flags.contains(PolicyFlags::KEEP_ESTABLISHED);
-    let Some(rule) = rule.or(is_kept.then_some(0)) else {
-        return if looked.is_from_node {
-            Ok(())
-        } else {
-            Err(refusal(opened))
-        };
-    };
-    let is_tracked = conntrack::may_continue(kind) || (is_sure && !is_reset(kind));
+        Err(refusal(case.opened))
+    }
+}
+
+/// Puts together the entry of a new conversation, if this is to have one.
+#[inline(always)]
+fn prepare(case: &mut Case, kind: Transport, is_original: bool) {
+    let is_tracked = conntrack::may_continue(kind) || (case.is_sure && !is_reset(kind));
     // Messages about a link or a route have no conversation.
     if !is_tracked || is_lone_message(kind, case.key.protocol) {
-        return Ok(());
+        return;
     }
-    let state = if is_sure {
+    let state = if case.is_sure {
         FlowState::ESTABLISHED
     } else {
         FlowState::OPENING
     };
-    let state = conntrack::advance(state, kind, opened.0 == looked.way.0);
-    prepare(case, looked.now, rule, state, flags);
-    Ok(())
-}
-
-/// Puts together the entry of a new conversation.
-#[inline(always)]
-fn prepare(case: &mut Case, now: Nanos, rule: u32, state: FlowState, flags: ConnectionFlags) {
-    case.entry.last_seen = now;
+    case.entry.last_seen = case.now;
     case.entry.revision = case.policy.revision;
-    case.entry.rule = rule;
-    case.entry.state = state;
-    case.entry.flags = flags;
+    case.entry.rule = case.finding.rule;
+    case.entry.state = conntrack::advance(state, kind, is_original);
+    case.entry.flags = if case.opened == Direction::EGRESS {
+        ConnectionFlags::OPENED_BY_POD
+    } else if case.is_from_node {
+        ConnectionFlags::FROM_NODE
+    } else {
+        ConnectionFlags::NONE
+    };
     case.entry.reserved = [0; 6];
     case.is_new = true;
 }
@@ -325,7 +333,7 @@ const fn opposite(way: Direction) -> Direction {
 #[inline(always)]
 const fn is_reset(kind: Transport) -> bool {
     match kind {
-        Transport::Tcp(flags) => flags.contains(crate::packet::TcpFlags::RST),
+        Transport::Tcp(flags) => flags.contains(TcpFlags::RST),
         _ => false,
     }
 }

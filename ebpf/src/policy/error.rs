@@ -1,11 +1,9 @@
 //! ICMP errors about conversations of pods under policy.
 
-use super::{ask, connection, refusal};
+use super::{Case, ask, connection, refusal};
 use crate::{
-    addr::Port,
     conntrack,
     datapath::Workspace,
-    event::Direction,
     tables::{ConnectionFlags, Tables},
     verdict::DropReason,
 };
@@ -28,38 +26,35 @@ pub(crate) fn judge_error<T: Tables>(tables: &T, work: &mut Workspace) -> Result
     if case.is_from_node {
         return Ok(());
     }
-    let way = case.way;
     if quote.is_read {
-        let (protocol, policy, now) = (case.key.protocol, case.policy, tables.now());
-        let mut is_stale = false;
-        let mut opened = Direction::NONE;
-        let is_allowed = tables.update_connection(&case.key, |entry| {
-            if conntrack::is_silent(protocol, entry.state, entry.last_seen, now) {
-                return None;
-            }
+        let (policy, now) = (case.policy, tables.now());
+        let (mut is_known, mut is_stale, mut is_denied) = (false, false, false);
+        let Case { key, opened, .. } = case;
+        tables.update_connection(key, |entry| {
+            is_known = !conntrack::is_silent(key.protocol, entry.state, entry.last_seen, now);
             let is_from_node = entry.flags.contains(ConnectionFlags::FROM_NODE);
             is_stale = !is_from_node && connection::is_stale(entry, policy);
-            opened = connection::opened_in(entry);
-            Some(!entry.flags.contains(ConnectionFlags::DENIED))
+            is_denied = entry.flags.contains(ConnectionFlags::DENIED);
+            *opened = connection::opened_in(entry);
         });
-        if let Some(Some(is_allowed)) = is_allowed {
-            let is_allowed = if is_stale {
-                ask(tables, case, opened).is_some()
+        if is_known && !is_stale {
+            return if is_denied {
+                Err(refusal(case.opened))
             } else {
-                is_allowed
-            };
-            return if is_allowed {
                 Ok(())
-            } else {
-                Err(refusal(opened))
             };
         }
+        // Of one to be judged again, the rules decide; nothing is written of it here.
+        case.is_sure = is_known;
+    } else {
+        case.is_sure = false;
     }
-    case.set_conversation(&headers.tuple);
-    case.key.pod_port = Port(0);
-    case.key.peer_port = Port(0);
-    match ask(tables, case, way) {
+    if !case.is_sure {
+        case.set_conversation(&headers.tuple);
+        case.opened = case.way;
+    }
+    match ask(tables, case) {
         Some(_) => Ok(()),
-        None => Err(refusal(way)),
+        None => Err(refusal(case.opened)),
     }
 }

@@ -56,7 +56,7 @@ pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
 impl Edit {
     /// The cluster after this change.
     pub fn apply(self, before: &World) -> World {
-        fn at<T>(all: &mut Vec<T>, which: Index) -> Option<&mut T> {
+        fn at<T>(all: &mut [T], which: Index) -> Option<&mut T> {
             let len = all.len();
             (len > 0).then(|| &mut all[which.index(len)])
         }

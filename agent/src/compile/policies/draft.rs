@@ -319,7 +319,8 @@ fn entries(
             let is_needed = |allowed: &Allowed| {
                 let is_for_everyone =
                     || with_everyone.contains_key(allowed) || allowed.is_covered(&with_everyone);
-                !allowed.is_covered(all) && !(class.is_some() && is_for_everyone())
+                let is_covered = allowed.is_covered(all) || class.is_some() && is_for_everyone();
+                !is_covered
             };
             let needed = all.iter().filter(|(allowed, _)| is_needed(allowed));
             needed

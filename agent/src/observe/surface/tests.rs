@@ -4,6 +4,7 @@ use tokio::time::timeout;
 use weir_ebpf::addr::Addr;
 
 use super::*;
+use crate::compile::PolicyOptions;
 use crate::{
     compile::testing::service_ref,
     config::TcAttach,
@@ -16,6 +17,8 @@ fn config() -> Config {
         node_name: "worker-0".to_owned(),
         cgroup_root: "/nowhere".into(),
         netns_dir: "/nowhere".into(),
+        cni_results_dir: "/nowhere".into(),
+        policy: PolicyOptions::default(),
         bpffs: "/nowhere".into(),
         run_dir: "/nowhere".into(),
         nodeport_addresses: NodePortAddresses::Primary,
