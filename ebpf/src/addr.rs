@@ -52,6 +52,14 @@ impl Addr {
     pub const fn is_unspecified(self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
     }
+
+    /// Is this an IPv6 address that counts on its link alone, `fe80::/10` (RFC 4291 section
+    /// 2.5.6)?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_link_local(self) -> bool {
+        u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
+    }
 }
 
 impl Addr {

@@ -5,7 +5,8 @@ use bytemuck::Pod;
 use crate::{
     addr::{Addr, Protocol},
     checksum,
-    packet::{Cover, Packet, PacketMut},
+    packet::{Cover, Opener, Packet, PacketMut},
+    tables::ConnectionKey,
 };
 
 /// Bytes of an Ethernet header.
@@ -16,6 +17,7 @@ const ETHERNET: usize = 14;
 pub struct Buffer<const N: usize = 2048> {
     bytes: [u8; N],
     length: usize,
+    opener: Opener,
 }
 
 impl<const N: usize> Buffer<N> {
@@ -27,7 +29,14 @@ impl<const N: usize> Buffer<N> {
         Some(Self {
             bytes,
             length: frame.len(),
+            opener: Opener::Unknown,
         })
+    }
+
+    /// The same frame, of a connection of which the pod's sockets say this.
+    #[must_use]
+    pub fn with_opener(self, opener: Opener) -> Self {
+        Self { opener, ..self }
     }
 
     /// The frame as it now is.
@@ -63,6 +72,10 @@ impl<const N: usize> Packet for Buffer<N> {
 
     fn network_offset(&self) -> u32 {
         14
+    }
+
+    fn opener(&self, _netns: i32, _connection: &ConnectionKey) -> Opener {
+        self.opener
     }
 }
 

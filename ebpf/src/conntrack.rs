@@ -40,7 +40,14 @@ pub const fn lifetime(protocol: Protocol, state: FlowState) -> Nanos {
 #[inline(always)]
 #[must_use]
 pub const fn is_expired(flow: &Flow, now: Nanos) -> bool {
-    now.saturating_sub(flow.last_seen) > lifetime(flow.to.protocol, flow.state)
+    is_silent(flow.to.protocol, flow.state, flow.last_seen, now)
+}
+
+/// Has a conversation that stands like this, and was last heard of then, been silent for too long?
+#[inline(always)]
+#[must_use]
+pub const fn is_silent(protocol: Protocol, state: FlowState, last_seen: Nanos, now: Nanos) -> bool {
+    now.saturating_sub(last_seen) > lifetime(protocol, state)
 }
 
 /// The state after a packet, `is_original` telling whether it goes the way the flow was opened.
@@ -87,12 +94,38 @@ pub const fn is_opening(kind: Transport) -> bool {
         | Transport::LaterFragment
         | Transport::IcmpError(_)
         | Transport::Echo
+        | Transport::EchoReply
+        | Transport::Discovery
         | Transport::Other => false,
+    }
+}
+
+/// May a conversation be taken for open because of this packet, where none is known? Not for what
+/// answers or ends one.
+#[inline(always)]
+#[must_use]
+pub const fn may_continue(kind: Transport) -> bool {
+    match kind {
+        Transport::Tcp(flags) => {
+            !flags.intersects(TcpFlags(TcpFlags::FIN.0 | TcpFlags::RST.0)) && {
+                flags.is_opening() || !flags.contains(TcpFlags::SYN)
+            }
+        }
+        Transport::Sctp(chunk) => !matches!(
+            chunk,
+            SCTP_INIT_ACK | SCTP_ABORT | SCTP_SHUTDOWN | SCTP_SHUTDOWN_ACK | SCTP_SHUTDOWN_COMPLETE
+        ),
+        Transport::Udp | Transport::Echo | Transport::Other => true,
+        Transport::LaterFragment
+        | Transport::IcmpError(_)
+        | Transport::EchoReply
+        | Transport::Discovery => false,
     }
 }
 
 // Chunk types, RFC 9260 section 3.2.
 const SCTP_INIT: u8 = 1;
+const SCTP_INIT_ACK: u8 = 2;
 const SCTP_ABORT: u8 = 6;
 const SCTP_SHUTDOWN: u8 = 7;
 const SCTP_SHUTDOWN_ACK: u8 = 8;

@@ -17,7 +17,7 @@ const LENGTH_BITS: usize = 17;
 /// What a packet's checksum changes by, as a word just as it lies in the packet, where its ports
 /// (again as they lie there) change by `ports`: both are differences in the sense of exclusive or.
 /// `length` counts the bytes from the ports to the packet's end.
-#[inline(never)]
+#[inline]
 #[must_use]
 pub fn difference(ports: u32, length: u32) -> u32 {
     let mut value = u32::from_le(ports);

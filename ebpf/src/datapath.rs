@@ -18,18 +18,25 @@
 mod flow;
 mod masquerade;
 mod open;
+mod pod;
+mod report;
 
 use crate::{
     addr::Addr,
+    event::Event,
     fragments, icmp, nat,
     packet::{Headers, NotParsed, Packet, PacketMut, Transport},
-    reject,
-    service::{self, Origin},
+    policy, reject,
+    service::{self, Choice, Origin},
     tables::{Flow, FlowRole, Tables, Tuple},
     verdict::{DropReason, RejectReason, Verdict},
 };
 #[cfg(not(target_arch = "bpf"))]
 use crate::{packet, verdict::Hook};
+
+pub use crate::policy::Sender;
+pub use pod::{from_pod, to_pod};
+pub use report::report;
 
 /// What a program works with while it handles one packet.
 ///
@@ -44,7 +51,12 @@ pub struct Workspace {
     /// The other pair of entries of a flow whose source is translated.
     inner: Flow,
     spare: Spare,
+    choice: Choice,
+    /// What the service step says.
+    step: Step,
     pub(crate) quote: icmp::Quote,
+    pub(crate) case: policy::Case,
+    event: Event,
 }
 
 /// Where an entry is put together.
@@ -66,7 +78,16 @@ impl Workspace {
                 key: bytemuck::Zeroable::zeroed(),
                 entry: bytemuck::Zeroable::zeroed(),
             },
+            choice: Choice {
+                service: 0,
+                revision: 0,
+                backend: bytemuck::Zeroable::zeroed(),
+                is_masqueraded: false,
+            },
+            step: Step::PASS,
             quote: icmp::Quote::none(),
+            case: policy::Case::none(),
+            event: bytemuck::Zeroable::zeroed(),
         }
     }
 }
@@ -75,6 +96,20 @@ impl Default for Workspace {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What the service step says of a packet that is not refused. Kept in the [`Workspace`], so that
+/// the verifier does not follow what comes after once for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step(u8);
+
+impl Step {
+    /// It is none of services' business.
+    const PASS: Self = Self(0);
+    /// It is to be translated.
+    const TRANSLATE: Self = Self(1);
+    /// It is to have a flow.
+    const BEGIN: Self = Self(2);
 }
 
 /// What to do with a packet.
@@ -120,14 +155,6 @@ pub const fn not_parsed(why: NotParsed) -> Decision {
     }
 }
 
-/// A packet that a pod sends: DNAT to a backend, and the reverse of a hairpin's SNAT.
-///
-/// `work` holds the packet's headers; its flow is put there, if it has one.
-#[inline(always)]
-pub fn from_pod<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
-    entering(packet, tables, work, Origin::Pod)
-}
-
 /// A packet that comes from beyond the node: DNAT to a backend, and the reverse of a masqueraded
 /// flow's SNAT. `work` as in [`from_pod`].
 #[inline(always)]
@@ -137,13 +164,6 @@ pub fn from_network<P: Packet, T: Tables>(
     work: &mut Workspace,
 ) -> Decision {
     entering(packet, tables, work, Origin::Outside)
-}
-
-/// A packet that a pod receives: the reverse of DNAT for the pod's own flows, and SNAT of a
-/// hairpin. `work` as in [`from_pod`].
-#[inline(always)]
-pub fn to_pod<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
-    leaving(packet, tables, work, None)
 }
 
 /// A packet that leaves the node by the interface with this index: the reverse of DNAT for
@@ -174,7 +194,10 @@ fn entering<P: Packet, T: Tables>(
     let decision = match flow::known(tables, work) {
         Some(role) if role.is_entering() => Decision::Translate,
         Some(_) => Decision::Pass,
-        None => open::flow(tables, work, origin),
+        None => match open::choose(tables, work, origin) {
+            Decision::Translate => open::begin(tables, work),
+            decision => decision,
+        },
     };
     remember_fragment(tables, work, decision, true);
     decision
@@ -202,15 +225,25 @@ fn leaving<P: Packet, T: Tables>(
         (Some(FlowRole::SNAT_FORWARD), Some(interface)) => {
             masquerade::translate(tables, work, interface)
         }
-        // What is to be masqueraded, and reaches a pod of this node: its answer comes back here
-        // all the same.
-        (Some(FlowRole::SNAT_FORWARD), None) if work.flow.to.src.is_unspecified() => Decision::Pass,
+        (role, None) => towards_pod(role, work),
         (Some(role), _) if !role.is_entering() => Decision::Translate,
-        (Some(_), _) | (None, None) => Decision::Pass,
+        (Some(_), _) => Decision::Pass,
         (None, Some(_)) => keep_service_addrs(tables, &work.headers),
     };
     remember_fragment(tables, work, decision, false);
     decision
+}
+
+/// What becomes of a packet to a pod of this node, whose flow has this role.
+#[inline(always)]
+fn towards_pod(role: Option<FlowRole>, work: &Workspace) -> Decision {
+    match role {
+        // What is to be masqueraded, and reaches a pod of this node: its answer comes back here
+        // all the same.
+        Some(FlowRole::SNAT_FORWARD) if work.flow.to.src.is_unspecified() => Decision::Pass,
+        Some(role) if !role.is_entering() => Decision::Translate,
+        Some(_) | None => Decision::Pass,
+    }
 }
 
 /// A packet that has no flow of its own, but may follow one.
@@ -224,7 +257,11 @@ fn follow<P: Packet, T: Tables>(
 ) -> Decision {
     match work.headers.kind() {
         Transport::LaterFragment => {
-            if fragments::follow(&work.headers, tables, is_entering, &mut work.flow.to) {
+            // Those that keep their addresses are noted for policy's sake.
+            if fragments::follow(&work.headers, tables, is_entering, &mut work.flow.to)
+                && (work.flow.to.src != work.headers.tuple.src
+                    || work.flow.to.dst != work.headers.tuple.dst)
+            {
                 Decision::Translate
             } else {
                 Decision::PassFragment
@@ -232,7 +269,8 @@ fn follow<P: Packet, T: Tables>(
         }
         Transport::IcmpError(_) => {
             work.quote.is_leaving_node = is_leaving_node;
-            if icmp::find_flow(packet, tables, work, is_entering) {
+            icmp::read(packet, work);
+            if icmp::find_flow(tables, work, is_entering) {
                 Decision::TranslateError
             } else {
                 Decision::Pass
@@ -242,6 +280,8 @@ fn follow<P: Packet, T: Tables>(
         | Transport::Udp
         | Transport::Sctp(_)
         | Transport::Echo
+        | Transport::EchoReply
+        | Transport::Discovery
         | Transport::Other => Decision::Pass,
     }
 }
@@ -324,29 +364,56 @@ pub fn carry_out<P: PacketMut>(
     }
 }
 
-/// All that happens to a packet at a hook, `interface` being where it leaves the node. What a
-/// program does, for those that are none.
+/// Where a packet is seen.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// The hook.
+    pub hook: Hook,
+    /// The index of the interface that the hook belongs to.
+    pub interface: u32,
+    /// Does it come from the node itself, not from an interface (`ingress_ifindex` is zero)?
+    pub is_from_node: bool,
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl At {
+    /// A packet that came by some interface.
+    #[must_use]
+    pub const fn new(hook: Hook, interface: u32) -> Self {
+        Self {
+            hook,
+            interface,
+            is_from_node: false,
+        }
+    }
+}
+
+/// All that happens to a packet at a hook, what is told of it included. What a program does, for
+/// those that are none.
 ///
 /// # Panics
 ///
 /// At [`Hook::Socket`], which no packet meets.
 #[cfg(not(target_arch = "bpf"))]
-pub fn run<P: PacketMut, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    hook: Hook,
-    interface: u32,
-) -> (Verdict, Workspace) {
+pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verdict, Workspace) {
     let mut work = Workspace::new();
+    let sender = if at.is_from_node {
+        Sender::Node
+    } else {
+        Sender::Other
+    };
     let decision = match packet::parse_into(packet, &mut work.headers) {
         Err(why) => not_parsed(why),
-        Ok(()) => match hook {
-            Hook::FromPod => from_pod(packet, tables, &mut work),
-            Hook::ToPod => to_pod(packet, tables, &mut work),
+        Ok(()) => match at.hook {
+            Hook::FromPod => from_pod(packet, tables, at.interface, &mut work),
+            Hook::ToPod => to_pod(packet, tables, at.interface, sender, &mut work),
             Hook::FromNetwork => from_network(packet, tables, &mut work),
-            Hook::ToNetwork => to_network(packet, tables, interface, &mut work),
+            Hook::ToNetwork => to_network(packet, tables, at.interface, &mut work),
             Hook::Socket => panic!("no packet meets a socket call"),
         },
     };
-    (carry_out(packet, &mut work, decision), work)
+    let verdict = carry_out(packet, &mut work, decision);
+    report(tables, at.hook, &mut work, verdict);
+    (verdict, work)
 }

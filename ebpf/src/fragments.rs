@@ -1,8 +1,10 @@
 //! Datagrams in fragments: the later ones follow the first, which alone carries ports.
 //!
 //! Promises: a later fragment gets the addresses that the first one of the same datagram got, if
-//! that came before it and not longer ago than [`LIFETIME`]; nothing else decides about it. The
-//! checksum over the whole datagram lies in the first fragment, and is that one's business.
+//! that came before it and not longer ago than [`LIFETIME`]; nothing else decides about it. Of a
+//! pod under policy those that get through are noted even if they keep their addresses, and what
+//! is not noted is not let through. The checksum over the whole datagram lies in the first
+//! fragment, and is that one's business.
 
 use crate::{
     addr::{Port, Protocol},
@@ -15,8 +17,8 @@ use crate::{
 /// datagram (`net.ipv4.ipfrag_time`).
 pub const LIFETIME: Nanos = 30 * SECOND;
 
-/// Notes what a first fragment is translated to, or that it is not: then nothing may be left of
-/// an earlier datagram with the same identification.
+/// Notes what a first fragment is translated to, or let through as; `None`: neither, and then
+/// nothing may be left of an earlier datagram with the same identification.
 #[inline(never)]
 pub fn remember<T: Tables>(headers: &Headers, tables: &T, is_entering: bool, to: Option<&Tuple>) {
     let key = key(headers, is_entering);
@@ -32,7 +34,7 @@ pub fn remember<T: Tables>(headers: &Headers, tables: &T, is_entering: bool, to:
     tables.put_fragment(&key, &fragment);
 }
 
-/// Puts into `to` what a later fragment is translated to. `false`: it is to be left alone.
+/// Puts into `to` what a later fragment becomes. `false`: nothing is known of its first one.
 #[inline(never)]
 pub fn follow<T: Tables>(headers: &Headers, tables: &T, is_entering: bool, to: &mut Tuple) -> bool {
     let Some(fragment) = tables.fragment(&key(headers, is_entering)) else {

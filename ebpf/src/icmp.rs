@@ -26,7 +26,10 @@ const QUOTED_AT_LEAST: u32 = 8;
 /// The packet that an error quotes, cut short as it may be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quote {
-    tuple: Tuple,
+    /// As in [`Headers`], of the quoted packet.
+    pub(crate) tuple: Tuple,
+    /// Could it be read, and is the error addressed to who sent it?
+    pub(crate) is_read: bool,
     /// Offset of its network header.
     network: u32,
     /// Offset of its ports.
@@ -37,26 +40,21 @@ pub(crate) struct Quote {
     pub(crate) is_leaving_node: bool,
 }
 
-/// Finds the flow whose translation undoes the one that the quoted packet went through. `true`:
-/// the error is to be translated by it, at this hook. It is put into `work`.
+/// Reads the packet that an error quotes into `work`.
+#[inline(always)]
+pub(crate) fn read<P: Packet>(packet: &P, work: &mut Workspace) {
+    let Workspace { headers, quote, .. } = work;
+    quote.is_read = read_quote(packet, headers, quote).is_some()
+        // An answer to the quoted packet goes to where the error goes.
+        && quote.tuple.src == headers.tuple.dst;
+}
+
+/// Finds the flow whose translation undoes the one that the quoted packet, which has been read,
+/// went through. `true`: the error is to be translated by it, at this hook. It is put into `work`.
 #[inline(never)]
-pub(crate) fn find_flow<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    work: &mut Workspace,
-    is_entering: bool,
-) -> bool {
-    let Workspace {
-        headers,
-        flow,
-        quote,
-        ..
-    } = work;
-    if read_quote(packet, headers, quote).is_none() {
-        return false;
-    }
-    // An answer to the quoted packet goes to where the error goes.
-    if quote.tuple.src != headers.tuple.dst {
+pub(crate) fn find_flow<T: Tables>(tables: &T, work: &mut Workspace, is_entering: bool) -> bool {
+    let Workspace { flow, quote, .. } = work;
+    if !quote.is_read || !quote.tuple.protocol.has_ports() {
         return false;
     }
     let now = tables.now();
@@ -189,6 +187,7 @@ impl Quote {
     pub(crate) fn none() -> Self {
         Self {
             tuple: Tuple::zeroed(),
+            is_read: false,
             network: 0,
             transport: 0,
             checksum: 0,
@@ -198,7 +197,7 @@ impl Quote {
 }
 
 /// Reads the quoted packet. Its length fields speak of the packet as it was, and are not looked
-/// at. `None`: there is none, it is cut too short, or has no ports.
+/// at. `None`: there is none, it is cut too short, or it must not have been complained about.
 #[inline(never)]
 fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Option<()> {
     let network = headers.transport + HEADER;
@@ -225,10 +224,16 @@ fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Op
         quote.tuple.dst = ip.dst;
         (protocol, transport) = (Protocol(chain.next), chain.transport);
     }
-    if !protocol.has_ports() || transport + QUOTED_AT_LEAST > headers.end {
+    if transport + QUOTED_AT_LEAST > headers.end {
         return None;
     }
-    let [src_port, dst_port]: [Port; 2] = packet.load(transport)?;
+    let [src_port, dst_port] = match protocol {
+        Protocol::ICMP | Protocol::ICMPV6 if (protocol == Protocol::ICMP) == headers.is_v4 => {
+            read_quoted_echo(packet, headers.is_v4, transport)?
+        }
+        _ if protocol.has_ports() => packet.load(transport)?,
+        _ => [Port(0); 2],
+    };
     quote.tuple.src_port = src_port;
     quote.tuple.dst_port = dst_port;
     quote.tuple.protocol = protocol;
@@ -242,4 +247,19 @@ fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Op
         _ => 0,
     };
     Some(())
+}
+
+/// An echo's identifier, in the place that it has in [`Headers`]. `None`: it is another message,
+/// and belongs to no conversation.
+#[inline(always)]
+fn read_quoted_echo<P: Packet>(packet: &P, is_v4: bool, transport: u32) -> Option<[Port; 2]> {
+    let kind: u8 = packet.load(transport)?;
+    let identifier = packet::echo_identifier(packet, transport);
+    if packet::is_echo_request(kind, is_v4) {
+        Some([identifier, Port(0)])
+    } else if packet::is_echo_reply(kind, is_v4) {
+        Some([Port(0), identifier])
+    } else {
+        None
+    }
 }

@@ -5,7 +5,7 @@
 
 use crate::{
     addr::Addr,
-    checksum, crc32c,
+    checksum,
     packet::{Cover, Headers, PacketMut, Transport},
     tables::Tuple,
 };
@@ -69,7 +69,7 @@ fn translate_sctp_ports<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tu
         return None;
     }
     let checksum: u32 = packet.load(headers.transport + SCTP_CHECKSUM)?;
-    let checksum = checksum ^ crc32c::difference(ports, headers.end - headers.transport);
+    let checksum = checksum ^ P::sctp_difference(ports, headers.end - headers.transport);
     packet.store(headers.transport + SCTP_CHECKSUM, &checksum)?;
     packet.store(headers.transport, &[to.src_port, to.dst_port])
 }

@@ -11,10 +11,11 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     addr::{Addr, Port, Protocol},
-    tables::Tuple,
+    tables::{ConnectionKey, Tuple},
 };
 
 pub use transport::{Kind, Transport};
+pub(crate) use transport::{is_echo_reply, is_echo_request};
 
 /// A packet that can be read.
 ///
@@ -28,10 +29,24 @@ pub trait Packet {
     fn ether_type(&self) -> u16;
     /// Where the network header begins: behind the link-layer header.
     fn network_offset(&self) -> u32;
+    /// What the sockets of the pod's network namespace, which has this number, say of a TCP
+    /// connection.
+    fn opener(&self, netns: i32, connection: &ConnectionKey) -> Opener;
     /// Is there nothing at all?
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Which side opened a TCP connection of a pod, by what the pod's own sockets say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// No socket there has this connection, or none can be asked.
+    Unknown,
+    /// The pod: it has the connection, and nobody listens at its port.
+    Pod,
+    /// The other side: the pod has the connection, and listens at its port.
+    Peer,
 }
 
 /// A packet that can be changed, too.
@@ -52,6 +67,10 @@ pub trait PacketMut: Packet {
         cover: Cover,
         protocol: Protocol,
     ) -> Option<()>;
+    /// What an SCTP packet's checksum changes by: [`crate::crc32c::difference`].
+    fn sctp_difference(ports: u32, length: u32) -> u32 {
+        crate::crc32c::difference(ports, length)
+    }
     /// Cuts the packet `keep` bytes behind the beginning of its network header, then makes
     /// `room` before the network header (behind the link-layer header).
     fn reshape(&mut self, keep: u32, room: u32) -> Option<()>;
@@ -163,6 +182,13 @@ impl TcpFlags {
         self.0 & other.0 == other.0
     }
 
+    /// Is any flag of `other` set?
+    #[inline(always)]
+    #[must_use]
+    pub const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Does this packet open a connection: SYN, and nothing that belongs to an open one or ends
     /// it?
     #[inline(always)]
@@ -209,7 +235,8 @@ pub struct SctpHeader {
 /// What a packet says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
-    /// Addresses, ports (zero where there are none) and protocol.
+    /// Addresses, ports and protocol. An echo's identifier stands in the place of the port of
+    /// whoever asked, as if it were one. Zero where there are none.
     pub tuple: Tuple,
     /// Offset of the network header.
     pub network: u32,
@@ -314,7 +341,8 @@ fn parse_v4<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
     headers.is_v4 = true;
     // More fragments, or not the first.
     headers.is_fragment = u16::from_be(ip.fragment) & 0x3fff != 0;
-    parse_transport(packet, headers, Protocol(ip.protocol), is_later_v4(&ip))
+    let is_later = is_later_v4(&ip);
+    parse_transport(packet, headers, Protocol(ip.protocol), is_later, ip.ttl)
 }
 
 #[inline(always)]
@@ -348,7 +376,8 @@ fn parse_v6<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
     headers.identification = chain.identification;
     headers.is_v4 = false;
     headers.is_fragment = chain.is_fragment;
-    parse_transport(packet, headers, Protocol(chain.next), chain.is_later)
+    let protocol = Protocol(chain.next);
+    parse_transport(packet, headers, protocol, chain.is_later, ip.hop_limit)
 }
 
 /// Is this a fragment that is not the first?
@@ -440,6 +469,7 @@ fn parse_transport<P: Packet>(
     headers: &mut Headers,
     protocol: Protocol,
     is_later_fragment: bool,
+    hop_limit: u8,
 ) -> Option<()> {
     let (src_port, dst_port, kind, length) = match protocol {
         _ if is_later_fragment => (Port(0), Port(0), Kind::new(Kind::LATER_FRAGMENT, 0), 0),
@@ -471,14 +501,24 @@ fn parse_transport<P: Packet>(
         }
         Protocol::ICMP | Protocol::ICMPV6 if (protocol == Protocol::ICMP) == headers.is_v4 => {
             let kind: u8 = packet.load(headers.transport).unwrap_or(NO_ICMP_TYPE);
-            let number = if transport::is_icmp_error(kind, headers.is_v4) {
+            let is_v4 = headers.is_v4;
+            let number = if transport::is_icmp_error(kind, is_v4) {
                 Kind::ICMP_ERROR
-            } else if transport::is_echo_request(kind, headers.is_v4) {
+            } else if is_echo_request(kind, is_v4) {
                 Kind::ECHO
+            } else if is_echo_reply(kind, is_v4) {
+                Kind::ECHO_REPLY
+            } else if !is_v4 && transport::is_discovery(kind, hop_limit, headers.tuple.src) {
+                Kind::DISCOVERY
             } else {
                 Kind::OTHER
             };
-            (Port(0), Port(0), Kind::new(number, kind), 0)
+            let (src_port, dst_port) = match number {
+                Kind::ECHO => (echo_identifier(packet, headers.transport), Port(0)),
+                Kind::ECHO_REPLY => (Port(0), echo_identifier(packet, headers.transport)),
+                _ => (Port(0), Port(0)),
+            };
+            (src_port, dst_port, Kind::new(number, kind), 0)
         }
         _ => (Port(0), Port(0), Kind::new(Kind::OTHER, 0), 0),
     };
@@ -491,6 +531,13 @@ fn parse_transport<P: Packet>(
     headers.tuple.reserved = [0; 3];
     headers.kind = kind;
     Some(())
+}
+
+/// What tells the echoes of one who asks from those of another (RFC 792, RFC 4443 section 4.1), in
+/// the message at this offset. One that is cut short has none: zero.
+#[inline(always)]
+pub(crate) fn echo_identifier<P: Packet>(packet: &P, offset: u32) -> Port {
+    packet.load(offset + 4).unwrap_or(Port(0))
 }
 
 /// A number that stands for no error and no question in either family (RFC 1812 section 4.3.3,

@@ -28,7 +28,11 @@ pub fn answer<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
             unreachable(packet, headers)
         }
         // RFC 1122 section 3.2.2: never about an error or a later fragment. Nor about answers.
-        Transport::LaterFragment | Transport::IcmpError(_) | Transport::Other => None,
+        Transport::LaterFragment
+        | Transport::IcmpError(_)
+        | Transport::EchoReply
+        | Transport::Discovery
+        | Transport::Other => None,
     }
 }
 

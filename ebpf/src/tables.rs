@@ -29,6 +29,13 @@ macro_rules! bits {
                 self.0 & other.0 != 0
             }
 
+            /// The bits that `other` has not.
+            #[inline(always)]
+            #[must_use]
+            pub const fn without(self, other: Self) -> Self {
+                Self(self.0 & !other.0)
+            }
+
             /// The bits of both.
             #[inline(always)]
             #[must_use]
@@ -41,13 +48,19 @@ macro_rules! bits {
 
 mod flow;
 mod node;
+mod policy;
 mod service;
 mod socket;
 
 use crate::addr::Addr;
+use crate::event::Event;
 
 pub use flow::{Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Tuple};
 pub use node::{Cidr, Cover, Interface, Node, PortRange};
+pub use policy::{
+    ANYONE, Class, Connection, ConnectionFlags, ConnectionKey, NOBODY, Pod, PodAddr, PodState,
+    Policy, PolicyFlags, RuleKey, Slot, Slots,
+};
 pub use service::{
     Affinity, AffinityKey, Backend, BackendFlags, BackendKey, EndpointSet, Frontend, FrontendFlags,
     FrontendKey, Present, Service, ServiceFlags, ServiceName, ServingKey, SourceRange,
@@ -55,7 +68,7 @@ pub use service::{
 pub use socket::{SocketFlow, SocketKey};
 
 /// Names the directory of pins. Any change of a key, value, map type or meaning raises it.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`), as `bpf_ktime_get_ns` counts them.
 pub type Nanos = u64;
@@ -92,6 +105,23 @@ pub mod name {
     /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment); least recently used
     /// goes.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Interface index → [`Pod`](super::Pod); hash.
+    pub const PODS: &str = "PODS";
+    /// [`PodAddr`](super::PodAddr) → [`Present`](super::Present); hash.
+    pub const POD_ADDRS: &str = "POD_ADDRS";
+    /// [`Addr`](crate::addr::Addr) → [`Class`](super::Class); hash.
+    pub const PEERS: &str = "PEERS";
+    /// [`Cidr`](super::Cidr) → [`Class`](super::Class); longest prefix.
+    pub const PEER_RANGES: &str = "PEER_RANGES";
+    /// [`RuleKey`](super::RuleKey) → rule; longest prefix.
+    pub const RULES: &str = "RULES";
+    /// `0` → [`Policy`](super::Policy); array of one.
+    pub const POLICY: &str = "POLICY";
+    /// [`ConnectionKey`](super::ConnectionKey) → [`Connection`](super::Connection); least recently
+    /// used goes.
+    pub const CONNECTIONS: &str = "CONNECTIONS";
+    /// [`Event`](crate::event::Event); ring buffer.
+    pub const EVENTS: &str = "EVENTS";
     /// `0` → [`Workspace`](crate::datapath::Workspace); per CPU array of one, not pinned: nothing
     /// in it outlives a packet.
     pub const WORKSPACE: &str = "WORKSPACE";
@@ -121,6 +151,20 @@ pub mod capacity {
     pub const FRAGMENTS: u32 = 4_096;
     /// Clients of service ports with session affinity.
     pub const AFFINITY: u32 = 65_536;
+    /// Pods' interfaces.
+    pub const PODS: u32 = 4_096;
+    /// Addresses of this node's pods.
+    pub const POD_ADDRS: u32 = 16_384;
+    /// Addresses of the cluster's pods that a rule speaks of.
+    pub const PEERS: u32 = 262_144;
+    /// Ranges that a rule speaks of, those left out of others too.
+    pub const PEER_RANGES: u32 = 65_536;
+    /// Subject sets × classes × ports that are allowed.
+    pub const RULES: u32 = 524_288;
+    /// Conversations of pods under policy.
+    pub const CONNECTIONS: u32 = 65_536;
+    /// Bytes of events that wait for the agent: a power of two, and whole pages.
+    pub const EVENTS: u32 = 512 * 1_024;
     /// Two for each unconnected UDP socket and service address, one for each TCP connection.
     pub const SOCKETS: u32 = 32_768;
 }
@@ -180,6 +224,26 @@ pub trait Tables {
     fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment);
     /// Removes an entry, if there is one.
     fn remove_fragment(&self, key: &FragmentKey);
+    /// Which state of the policies is in force.
+    fn policy(&self) -> Policy;
+    /// The pod at an interface; `None`: unknown.
+    fn pod(&self, interface: u32) -> Option<Pod>;
+    /// May a pod send from this address?
+    fn is_pod_addr(&self, addr: &PodAddr) -> bool;
+    /// The class of an address by a slot; [`ANYONE`] where no rule speaks of it.
+    fn class(&self, addr: &Addr, slot: Slot) -> u32;
+    /// The rule of the longest entry that answers a question.
+    fn rule(&self, question: &RuleKey) -> Option<u32>;
+    /// A conversation, read and altered as in [`Tables::update_flow`].
+    fn update_connection<R>(
+        &self,
+        key: &ConnectionKey,
+        change: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R>;
+    /// Writes an entry, whatever was there.
+    fn put_connection(&self, key: &ConnectionKey, connection: &Connection);
+    /// Tells the agent; what there is no room for is counted, and lost.
+    fn tell(&self, event: &Event);
     /// A random number, uniform over all of `u32`.
     fn random(&self) -> u32;
     /// The monotonic clock.

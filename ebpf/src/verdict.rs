@@ -54,8 +54,17 @@ pub enum DropReason {
     ServiceAddress,
     /// The node has no address of the family for a flow whose source must be translated.
     NoNodeAddress,
-    /// A later fragment to a cluster IP, whose first one was not seen.
+    /// A later fragment to a cluster IP, or of a pod under policy, whose first one was not seen
+    /// or not let through.
     NoFirstFragment,
+    /// Policies isolate the pod that sends it, and no rule allows it.
+    EgressPolicy,
+    /// Policies isolate the pod that is to receive it, and no rule allows it.
+    IngressPolicy,
+    /// A pod sent it from an address that is not the pod's.
+    ForgedSource,
+    /// Nobody knows yet which pod the interface belongs to.
+    UnknownPod,
 }
 
 impl DropReason {
@@ -72,6 +81,10 @@ impl DropReason {
             Self::ServiceAddress => "service_address",
             Self::NoNodeAddress => "no_node_address",
             Self::NoFirstFragment => "no_first_fragment",
+            Self::EgressPolicy => "egress_policy",
+            Self::IngressPolicy => "ingress_policy",
+            Self::ForgedSource => "forged_source",
+            Self::UnknownPod => "unknown_pod",
         }
     }
 
@@ -91,7 +104,11 @@ impl DropReason {
                 "a packet to a service's address, which nobody serves, was about to leave the node"
             }
             Self::NoNodeAddress => "the node has no address of this family to masquerade with",
-            Self::NoFirstFragment => "a fragment to a cluster IP came without the first one",
+            Self::NoFirstFragment => "a fragment came without the first one, which has the ports",
+            Self::EgressPolicy => "network policies isolate the sender, and no rule allows this",
+            Self::IngressPolicy => "network policies isolate the receiver, and no rule allows this",
+            Self::ForgedSource => "the pod sent it from an address that is not its own",
+            Self::UnknownPod => "it is not known yet which pod the interface belongs to",
         }
     }
 }
@@ -114,7 +131,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Pass,
         Self::Translate,
         Self::Reject(RejectReason::NoBackend),
@@ -130,6 +147,10 @@ impl Verdict {
         Self::Drop(DropReason::NoNodeAddress),
         Self::Drop(DropReason::NoFirstFragment),
         Self::Reject(RejectReason::SourceRange),
+        Self::Drop(DropReason::EgressPolicy),
+        Self::Drop(DropReason::IngressPolicy),
+        Self::Drop(DropReason::ForgedSource),
+        Self::Drop(DropReason::UnknownPod),
     ];
 
     /// What becomes of the packet, in a word: the name in metrics, which never changes.
@@ -164,6 +185,10 @@ impl Verdict {
             Self::Drop(DropReason::NoNodeAddress) => 12,
             Self::Drop(DropReason::NoFirstFragment) => 13,
             Self::Reject(RejectReason::SourceRange) => 14,
+            Self::Drop(DropReason::EgressPolicy) => 15,
+            Self::Drop(DropReason::IngressPolicy) => 16,
+            Self::Drop(DropReason::ForgedSource) => 17,
+            Self::Drop(DropReason::UnknownPod) => 18,
         }
     }
 }
@@ -205,7 +230,10 @@ impl Hook {
         }
     }
 
-    const fn number(self) -> u32 {
+    /// The hook's number, which never changes its meaning within a layout version.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u32 {
         match self {
             Self::FromPod => 0,
             Self::ToPod => 1,
@@ -221,6 +249,9 @@ const COUNTERS_PER_HOOK: u32 = 32;
 
 /// Entries of the `COUNTERS` table.
 pub const COUNTERS: u32 = 8 * COUNTERS_PER_HOOK;
+
+/// The entry of `COUNTERS` that counts events which found no room: the last one, which no hook has.
+pub const LOST_EVENTS: u32 = COUNTERS - 1;
 
 /// The entry of `COUNTERS` that counts packets (or calls) with this verdict at this hook.
 #[inline(always)]

@@ -2,15 +2,17 @@
 
 use std::mem::{align_of, offset_of, size_of};
 
+use weir_ebpf::event::{Direction, Event};
 use weir_ebpf::tables::{
-    Affinity, AffinityKey, Backend, BackendFlags, BackendKey, Cidr, Cover, EndpointSet, Flow,
-    FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Frontend, FrontendFlags, FrontendKey,
-    Interface, LAYOUT_VERSION, Node, PortRange, Present, Service, ServiceFlags, ServiceName,
-    ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
+    ANYONE, Affinity, AffinityKey, Backend, BackendFlags, BackendKey, Cidr, Class, Connection,
+    ConnectionFlags, ConnectionKey, Cover, EndpointSet, Flow, FlowFlags, FlowRole, FlowState,
+    Fragment, FragmentKey, Frontend, FrontendFlags, FrontendKey, Interface, LAYOUT_VERSION, NOBODY,
+    Node, Pod, PodAddr, PodState, Policy, PolicyFlags, PortRange, Present, RuleKey, Service,
+    ServiceFlags, ServiceName, ServingKey, Slots, SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
 /// The version whose layouts stand below.
-const PINNED: u32 = 3;
+const PINNED: u32 = 4;
 
 /// Panics unless the type has this size and alignment and these fields, at these offsets and of
 /// these sizes, one directly behind the other.
@@ -68,6 +70,34 @@ fn the_agents_tables_have_the_layouts_of_their_version() {
 }
 
 #[test]
+fn the_tables_of_policies_have_the_layouts_of_their_version() {
+    assert_layout!(Policy: 8, align 4 { revision: 0 + 4, flags: 4 + 4 });
+    assert_layout!(Pod: 24, align 4 { egress: 0 + 8, ingress: 8 + 8, netns: 16 + 4, state: 20 + 1, reserved: 21 + 3 });
+    assert_layout!(PodAddr: 20, align 4 { interface: 0 + 4, addr: 4 + 16 });
+    assert_eq!((size_of::<Class>(), size_of::<Slots>()), (8, 8));
+    assert_layout!(RuleKey: 16, align 4 {
+        prefix_len: 0 + 4, subject: 4 + 4, class: 8 + 4, protocol: 12 + 1, reserved: 13 + 1, port: 14 + 2,
+    });
+    assert_layout!(ConnectionKey: 44, align 4 {
+        pod: 0 + 16, peer: 16 + 16, interface: 32 + 4, pod_port: 36 + 2, peer_port: 38 + 2, protocol: 40 + 1,
+        reserved: 41 + 3,
+    });
+    assert_layout!(Connection: 24, align 8 {
+        last_seen: 0 + 8, revision: 8 + 4, rule: 12 + 4, state: 16 + 1, flags: 17 + 1, reserved: 18 + 6,
+    });
+    assert_layout!(Event: 96, align 8 {
+        time: 0 + 8, tuple: 8 + 40, service_addr: 48 + 16, service_port: 64 + 2, verdict: 66 + 1, hook: 67 + 1,
+        interface: 68 + 4, direction: 72 + 1, reserved: 73 + 3, subject: 76 + 4, class: 80 + 4, rule: 84 + 4,
+        revision: 88 + 4, reserved_tail: 92 + 4,
+    });
+    assert_eq!((ANYONE, NOBODY), (0, 1));
+    assert_eq!(
+        (RuleKey::EVERYTHING, RuleKey::PROTOCOL, RuleKey::PORT),
+        (64, 80, 96)
+    );
+}
+
+#[test]
 fn the_programs_tables_have_the_layouts_of_their_version() {
     assert_layout!(Tuple: 40, align 4 {
         src: 0 + 16, dst: 16 + 16, src_port: 32 + 2, dst_port: 34 + 2, protocol: 36 + 1, reserved: 37 + 3,
@@ -117,6 +147,24 @@ fn the_numbers_in_tables_keep_their_meaning() {
         FrontendFlags::SOURCE_RANGES,
     ];
     assert_eq!(flags.map(|flags| flags.0), [1, 2, 4]);
+    let flags = [
+        PolicyFlags::DENY_UNKNOWN,
+        PolicyFlags::NO_SOURCE_CHECK,
+        PolicyFlags::KEEP_ESTABLISHED,
+        PolicyFlags::EVENTS_DENIED,
+        PolicyFlags::EVENTS_OPENED,
+    ];
+    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4, 8, 16]);
+    let flags = [
+        ConnectionFlags::OPENED_BY_POD,
+        ConnectionFlags::DENIED,
+        ConnectionFlags::FROM_NODE,
+    ];
+    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4]);
+    let states = [PodState::UNKNOWN, PodState::ISOLATED, PodState::PROGRAMMED];
+    assert_eq!(states.map(|state| state.0), [0, 1, 2]);
+    let directions = [Direction::NONE, Direction::EGRESS, Direction::INGRESS];
+    assert_eq!(directions.map(|direction| direction.0), [0, 1, 2]);
 }
 
 #[test]
@@ -137,6 +185,14 @@ fn the_maps_keep_their_names() {
         (name::FLOWS, "FLOWS"),
         (name::SOCKETS, "SOCKETS"),
         (name::FRAGMENTS, "FRAGMENTS"),
+        (name::PODS, "PODS"),
+        (name::POD_ADDRS, "POD_ADDRS"),
+        (name::PEERS, "PEERS"),
+        (name::PEER_RANGES, "PEER_RANGES"),
+        (name::RULES, "RULES"),
+        (name::POLICY, "POLICY"),
+        (name::CONNECTIONS, "CONNECTIONS"),
+        (name::EVENTS, "EVENTS"),
         (name::WORKSPACE, "WORKSPACE"),
         (name::COUNTERS, "COUNTERS"),
     ];

@@ -43,9 +43,12 @@ fn judge(frame: &[u8]) {
         }
         Transport::Udp => 8,
         Transport::Sctp(_) => 16,
-        Transport::LaterFragment | Transport::IcmpError(_) | Transport::Echo | Transport::Other => {
-            0
-        }
+        Transport::LaterFragment
+        | Transport::IcmpError(_)
+        | Transport::Echo
+        | Transport::EchoReply
+        | Transport::Discovery
+        | Transport::Other => 0,
     };
     assert!(ours.transport + needed <= ours.end, "{ours:?}");
 

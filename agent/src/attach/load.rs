@@ -66,6 +66,12 @@ pub fn default_capacities() -> BTreeMap<&'static str, u32> {
         (name::INTERFACES, capacity::INTERFACES),
         (name::FRAGMENTS, capacity::FRAGMENTS),
         (name::AFFINITY, capacity::AFFINITY),
+        (name::PODS, capacity::PODS),
+        (name::POD_ADDRS, capacity::POD_ADDRS),
+        (name::PEERS, capacity::PEERS),
+        (name::PEER_RANGES, capacity::PEER_RANGES),
+        (name::RULES, capacity::RULES),
+        (name::CONNECTIONS, capacity::CONNECTIONS),
     ])
 }
 

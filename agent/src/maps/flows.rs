@@ -52,7 +52,18 @@ pub fn may_leave_stale(plan: &Plan, before: &Contents) -> bool {
         | Write::RemoveServiceCidr(_)
         | Write::PutInterface(..)
         | Write::RemoveInterface(_)
-        | Write::PutNode(_) => false,
+        | Write::PutNode(_)
+        | Write::PutPod(..)
+        | Write::RemovePod(_)
+        | Write::PutPodAddr(_)
+        | Write::RemovePodAddr(_)
+        | Write::PutPeer(..)
+        | Write::RemovePeer(_)
+        | Write::PutPeerRange(..)
+        | Write::RemovePeerRange(_)
+        | Write::PutRule(..)
+        | Write::RemoveRule(_)
+        | Write::PutPolicy(_) => false,
     })
 }
 

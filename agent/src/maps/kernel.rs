@@ -19,8 +19,9 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use bytemuck::Pod;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Affinity, AffinityKey, Backend, BackendKey, Cidr, Flow, Frontend, FrontendKey, Interface, Node,
-    Present, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
+    Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey, Flow,
+    Frontend, FrontendKey, Interface, Node, Pod as LocalPod, PodAddr, Policy, Present, RuleKey,
+    Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
 use crate::maps::flows::Judge;
@@ -42,10 +43,17 @@ pub struct KernelTables {
     serving: Table<ServingKey, Present>,
     service_names: Table<u32, ServiceName>,
     node_port_addrs: Table<Addr, Present>,
-    source_ranges: PrefixTable<SourceRange>,
-    service_cidrs: PrefixTable<Cidr>,
+    source_ranges: PrefixTable<SourceRange, Present>,
+    service_cidrs: PrefixTable<Cidr, Present>,
     interfaces: Table<u32, Interface>,
     node: Table<u32, Node>,
+    pods: Table<u32, LocalPod>,
+    pod_addrs: Table<PodAddr, Present>,
+    peers: Table<Addr, Class>,
+    peer_ranges: PrefixTable<Cidr, Class>,
+    rules: PrefixTable<RuleKey, u32>,
+    policy: Table<u32, Policy>,
+    connections: Table<ConnectionKey, Connection>,
     affinity: Table<AffinityKey, Affinity>,
     flows: Table<Tuple, Flow>,
     sockets: Table<SocketKey, SocketFlow>,
@@ -146,6 +154,13 @@ impl KernelTables {
             service_cidrs: PrefixTable::new(name::SERVICE_CIDRS, map(name::SERVICE_CIDRS)?)?,
             interfaces: Table::new(name::INTERFACES, map(name::INTERFACES)?)?,
             node: Table::new(name::NODE, map(name::NODE)?)?,
+            pods: Table::new(name::PODS, map(name::PODS)?)?,
+            pod_addrs: Table::new(name::POD_ADDRS, map(name::POD_ADDRS)?)?,
+            peers: Table::new(name::PEERS, map(name::PEERS)?)?,
+            peer_ranges: PrefixTable::new(name::PEER_RANGES, map(name::PEER_RANGES)?)?,
+            rules: PrefixTable::new(name::RULES, map(name::RULES)?)?,
+            policy: Table::new(name::POLICY, map(name::POLICY)?)?,
+            connections: Table::new(name::CONNECTIONS, map(name::CONNECTIONS)?)?,
             affinity: Table::new(name::AFFINITY, map(name::AFFINITY)?)?,
             flows: Table::new(name::FLOWS, map(name::FLOWS)?)?,
             sockets: Table::new(name::SOCKETS, map(name::SOCKETS)?)?,
@@ -175,6 +190,12 @@ impl KernelTables {
             service_cidrs: self.service_cidrs.keys()?,
             interfaces: self.interfaces.collect()?,
             node: self.node.get(&0)?.unwrap_or_default(),
+            pods: self.pods.collect()?,
+            pod_addrs: self.pod_addrs.keys()?,
+            peers: self.peers.collect()?,
+            peer_ranges: self.peer_ranges.collect()?,
+            rules: self.rules.collect()?,
+            policy: self.policy.get(&0)?.unwrap_or_default(),
         })
     }
 
@@ -223,11 +244,11 @@ impl KernelTables {
             Some(Write::RemoveNodePortAddr(_)) => {
                 self.node_port_addrs.remove(run, key!(RemoveNodePortAddr))
             }
-            Some(Write::PutSourceRange(_)) => self.source_ranges.put(run, key!(PutSourceRange)),
+            Some(Write::PutSourceRange(_)) => self.source_ranges.put(run, present!(PutSourceRange)),
             Some(Write::RemoveSourceRange(_)) => {
                 self.source_ranges.remove(run, key!(RemoveSourceRange))
             }
-            Some(Write::PutServiceCidr(_)) => self.service_cidrs.put(run, key!(PutServiceCidr)),
+            Some(Write::PutServiceCidr(_)) => self.service_cidrs.put(run, present!(PutServiceCidr)),
             Some(Write::RemoveServiceCidr(_)) => {
                 self.service_cidrs.remove(run, key!(RemoveServiceCidr))
             }
@@ -235,6 +256,20 @@ impl KernelTables {
             Some(Write::RemoveInterface(_)) => self.interfaces.remove(run, key!(RemoveInterface)),
             Some(Write::PutNode(_)) => self.node.put(run, |write| match write {
                 Write::PutNode(value) => Some((0, *value)),
+                _ => None,
+            }),
+            Some(Write::PutPod(..)) => self.pods.put(run, entry!(PutPod)),
+            Some(Write::RemovePod(_)) => self.pods.remove(run, key!(RemovePod)),
+            Some(Write::PutPodAddr(_)) => self.pod_addrs.put(run, present!(PutPodAddr)),
+            Some(Write::RemovePodAddr(_)) => self.pod_addrs.remove(run, key!(RemovePodAddr)),
+            Some(Write::PutPeer(..)) => self.peers.put(run, entry!(PutPeer)),
+            Some(Write::RemovePeer(_)) => self.peers.remove(run, key!(RemovePeer)),
+            Some(Write::PutPeerRange(..)) => self.peer_ranges.put(run, entry!(PutPeerRange)),
+            Some(Write::RemovePeerRange(_)) => self.peer_ranges.remove(run, key!(RemovePeerRange)),
+            Some(Write::PutRule(..)) => self.rules.put(run, entry!(PutRule)),
+            Some(Write::RemoveRule(_)) => self.rules.remove(run, key!(RemoveRule)),
+            Some(Write::PutPolicy(_)) => self.policy.put(run, |write| match write {
+                Write::PutPolicy(value) => Some((0, *value)),
                 _ => None,
             }),
         }
@@ -267,6 +302,12 @@ impl KernelTables {
             .sockets
             .forget(|key, peer| judge.stale_peers(key, peer))?;
         Ok(flows + peers)
+    }
+
+    /// What the programs judged about pods' conversations.
+    #[must_use]
+    pub fn connections(&self) -> Entries<'_, ConnectionKey, Connection> {
+        self.connections.entries()
     }
 
     /// Where clients of services with session affinity went last.
@@ -318,6 +359,12 @@ impl KernelTables {
             (self.flows.name, self.flows.capacity),
             (self.affinity.name, self.affinity.capacity),
             (self.sockets.name, self.sockets.capacity),
+            (self.pods.name, self.pods.capacity),
+            (self.pod_addrs.name, self.pod_addrs.capacity),
+            (self.peers.name, self.peers.capacity),
+            (self.peer_ranges.0.name, self.peer_ranges.0.capacity),
+            (self.rules.0.name, self.rules.0.capacity),
+            (self.connections.name, self.connections.capacity),
         ])
     }
 }
@@ -400,10 +447,10 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     }
 }
 
-/// A table of prefixes, in which presence says it all: read and written one by one.
-struct PrefixTable<K>(Table<K, Present>);
+/// A table of prefixes: read and written one by one.
+struct PrefixTable<K, V>(Table<K, V>);
 
-impl<K: Pod + Ord> PrefixTable<K> {
+impl<K: Pod + Ord, V: Pod> PrefixTable<K, V> {
     fn new(name: &'static str, map: MapData) -> Result<Self> {
         Table::new(name, map).map(Self)
     }
@@ -422,9 +469,23 @@ impl<K: Pod + Ord> PrefixTable<K> {
         }
     }
 
-    fn put(&self, run: &[Write], key: impl Fn(&Write) -> Option<K>) -> Result<(), (Stopped, u32)> {
-        let keys: Vec<K> = run.iter().filter_map(key).collect();
-        syscall::update_each(self.0.fd(), &keys, &Present::default())
+    fn collect(&self) -> Result<BTreeMap<K, V>> {
+        let mut entries = BTreeMap::new();
+        for key in self.keys()? {
+            if let Some(value) = self.0.get(&key)? {
+                entries.insert(key, value);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn put(
+        &self,
+        run: &[Write],
+        entry: impl Fn(&Write) -> Option<(K, V)>,
+    ) -> Result<(), (Stopped, u32)> {
+        let (keys, values): (Vec<K>, Vec<V>) = run.iter().filter_map(entry).unzip();
+        syscall::update_each(self.0.fd(), &keys, &values)
             .map_err(|stopped| (stopped, self.0.capacity))
     }
 

@@ -8,9 +8,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use weir_ebpf::addr::Addr;
+use weir_ebpf::event::Event;
 use weir_ebpf::tables::{
-    Affinity, AffinityKey, Backend, BackendKey, Flow, Fragment, FragmentKey, Frontend, FrontendKey,
-    Interface, Nanos, Node, Service, ServingKey, SocketFlow, SocketKey, Tables, Tuple,
+    ANYONE, Affinity, AffinityKey, Backend, BackendKey, Connection, ConnectionKey, Flow, Fragment,
+    FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, RuleKey,
+    Service, ServingKey, Slot, SocketFlow, SocketKey, Tables, Tuple,
 };
 
 use super::flows::Judge;
@@ -27,6 +29,8 @@ pub struct MemoryTables {
     sockets: RefCell<BTreeMap<SocketKey, SocketFlow>>,
     affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
+    connections: RefCell<BTreeMap<ConnectionKey, Connection>>,
+    events: RefCell<Vec<Event>>,
     now: Cell<Nanos>,
     random: Cell<u64>,
 }
@@ -75,6 +79,20 @@ impl MemoryTables {
     #[must_use]
     pub fn sockets(&self) -> BTreeMap<SocketKey, SocketFlow> {
         self.sockets.borrow().clone()
+    }
+}
+
+impl MemoryTables {
+    /// What was judged of pods' conversations.
+    #[must_use]
+    pub fn connections(&self) -> BTreeMap<ConnectionKey, Connection> {
+        self.connections.borrow().clone()
+    }
+
+    /// What was told since this was asked last.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<Event> {
+        self.events.take()
     }
 }
 
@@ -181,6 +199,43 @@ impl Tables for MemoryTables {
 
     fn remove_fragment(&self, key: &FragmentKey) {
         self.fragments.borrow_mut().remove(key);
+    }
+
+    fn policy(&self) -> Policy {
+        self.contents.policy
+    }
+
+    fn pod(&self, interface: u32) -> Option<Pod> {
+        self.contents.pods.get(&interface).copied()
+    }
+
+    fn is_pod_addr(&self, addr: &PodAddr) -> bool {
+        self.contents.pod_addrs.contains(addr)
+    }
+
+    fn class(&self, addr: &Addr, slot: Slot) -> u32 {
+        let class = self.contents.class(*addr);
+        class.map_or(ANYONE, |class| class.0.get(slot))
+    }
+
+    fn rule(&self, question: &RuleKey) -> Option<u32> {
+        self.contents.rule(question)
+    }
+
+    fn update_connection<R>(
+        &self,
+        key: &ConnectionKey,
+        change: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R> {
+        self.connections.borrow_mut().get_mut(key).map(change)
+    }
+
+    fn put_connection(&self, key: &ConnectionKey, connection: &Connection) {
+        self.connections.borrow_mut().insert(*key, *connection);
+    }
+
+    fn tell(&self, event: &Event) {
+        self.events.borrow_mut().push(*event);
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014): any seed will do, zero too.

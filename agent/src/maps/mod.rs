@@ -9,14 +9,15 @@ pub mod flows;
 pub mod kernel;
 pub mod memory;
 pub mod pins;
+pub mod prefixes;
 pub mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Backend, BackendKey, Cidr, Frontend, FrontendKey, Interface, Node, Service, ServiceName,
-    ServingKey, SourceRange, name,
+    Backend, BackendKey, Cidr, Class, Frontend, FrontendKey, Interface, Node, Pod, PodAddr, Policy,
+    RuleKey, Service, ServiceName, ServingKey, SourceRange, name,
 };
 
 /// Set in the `revision` of a [`Service`] while its set of backends is being changed.
@@ -50,6 +51,18 @@ pub struct Contents {
     pub interfaces: BTreeMap<u32, Interface>,
     /// `NODE`
     pub node: Node,
+    /// `PODS`
+    pub pods: BTreeMap<u32, Pod>,
+    /// `POD_ADDRS`
+    pub pod_addrs: BTreeSet<PodAddr>,
+    /// `PEERS`
+    pub peers: BTreeMap<Addr, Class>,
+    /// `PEER_RANGES`
+    pub peer_ranges: BTreeMap<Cidr, Class>,
+    /// `RULES`
+    pub rules: BTreeMap<RuleKey, u32>,
+    /// `POLICY`
+    pub policy: Policy,
 }
 
 impl Contents {
@@ -66,7 +79,12 @@ impl Contents {
             name::SOURCE_RANGES => Some(self.source_ranges.len()),
             name::SERVICE_CIDRS => Some(self.service_cidrs.len()),
             name::INTERFACES => Some(self.interfaces.len()),
-            name::NODE => Some(1),
+            name::NODE | name::POLICY => Some(1),
+            name::PODS => Some(self.pods.len()),
+            name::POD_ADDRS => Some(self.pod_addrs.len()),
+            name::PEERS => Some(self.peers.len()),
+            name::PEER_RANGES => Some(self.peer_ranges.len()),
+            name::RULES => Some(self.rules.len()),
             _ => None,
         }
     }
@@ -111,6 +129,28 @@ pub enum Write {
     RemoveInterface(u32),
     /// Sets `NODE`.
     PutNode(Node),
+    /// Sets an entry of `PODS`.
+    PutPod(u32, Pod),
+    /// Removes one; absent is no error.
+    RemovePod(u32),
+    /// Adds to `POD_ADDRS`.
+    PutPodAddr(PodAddr),
+    /// Removes from it; absent is no error.
+    RemovePodAddr(PodAddr),
+    /// Sets an entry of `PEERS`.
+    PutPeer(Addr, Class),
+    /// Removes one; absent is no error.
+    RemovePeer(Addr),
+    /// Sets an entry of `PEER_RANGES`.
+    PutPeerRange(Cidr, Class),
+    /// Removes one; absent is no error.
+    RemovePeerRange(Cidr),
+    /// Sets an entry of `RULES`.
+    PutRule(RuleKey, u32),
+    /// Removes one; absent is no error.
+    RemoveRule(RuleKey),
+    /// Sets `POLICY`.
+    PutPolicy(Policy),
 }
 
 /// The writes that lead from one [`Contents`] to another, in an order whose every prefix a
@@ -133,6 +173,28 @@ impl Contents {
             })
             .collect();
         ports.len()
+    }
+
+    /// The entry of `PEERS` or `PEER_RANGES` that speaks of an address.
+    #[must_use]
+    pub fn class(&self, addr: Addr) -> Option<Class> {
+        let exact = self.peers.get(&addr);
+        let of_range = || {
+            let ranges = self.peer_ranges.iter();
+            let covering = ranges.filter(|(range, _)| range.contains(addr));
+            covering.max_by_key(|(range, _)| range.prefix_len)
+        };
+        exact
+            .or_else(|| of_range().map(|(_, class)| class))
+            .copied()
+    }
+
+    /// The rule of the longest entry of `RULES` that answers a question.
+    #[must_use]
+    pub fn rule(&self, question: &RuleKey) -> Option<u32> {
+        let keys = question.shortened();
+        keys.into_iter()
+            .find_map(|key| self.rules.get(&key).copied())
     }
 
     /// The backends of a service port, by slot, whatever its count says.
@@ -215,6 +277,37 @@ impl Write {
                 contents.interfaces.remove(&index);
             }
             Self::PutNode(node) => contents.node = node,
+            Self::PutPod(interface, pod) => {
+                contents.pods.insert(interface, pod);
+            }
+            Self::RemovePod(interface) => {
+                contents.pods.remove(&interface);
+            }
+            Self::PutPodAddr(addr) => {
+                contents.pod_addrs.insert(addr);
+            }
+            Self::RemovePodAddr(addr) => {
+                contents.pod_addrs.remove(&addr);
+            }
+            Self::PutPeer(addr, class) => {
+                contents.peers.insert(addr, class);
+            }
+            Self::RemovePeer(addr) => {
+                contents.peers.remove(&addr);
+            }
+            Self::PutPeerRange(cidr, class) => {
+                contents.peer_ranges.insert(cidr, class);
+            }
+            Self::RemovePeerRange(cidr) => {
+                contents.peer_ranges.remove(&cidr);
+            }
+            Self::PutRule(key, rule) => {
+                contents.rules.insert(key, rule);
+            }
+            Self::RemoveRule(key) => {
+                contents.rules.remove(&key);
+            }
+            Self::PutPolicy(policy) => contents.policy = policy,
         }
     }
 }

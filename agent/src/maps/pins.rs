@@ -26,9 +26,10 @@ use aya::maps::{MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    Affinity, AffinityKey, Backend, BackendKey, Cidr, Flow, Fragment, FragmentKey, Frontend,
-    FrontendKey, Interface, LAYOUT_VERSION, Node, Present, Service, ServiceName, ServingKey,
-    SocketFlow, SocketKey, SourceRange, Tuple, name,
+    Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey, Flow,
+    Fragment, FragmentKey, Frontend, FrontendKey, Interface, LAYOUT_VERSION, Node, Pod, PodAddr,
+    Policy, Present, RuleKey, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange,
+    Tuple, name,
 };
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are added.
@@ -128,6 +129,40 @@ pub fn layouts() -> BTreeMap<&'static str, Layout> {
             Layout::of::<u32, Interface>(MapType::Hash, NO_PREALLOC),
         ),
         (name::NODE, Layout::of::<u32, Node>(MapType::Array, 0)),
+        (
+            name::PODS,
+            Layout::of::<u32, Pod>(MapType::Hash, NO_PREALLOC),
+        ),
+        (
+            name::POD_ADDRS,
+            Layout::of::<PodAddr, Present>(MapType::Hash, NO_PREALLOC),
+        ),
+        (
+            name::PEERS,
+            Layout::of::<Addr, Class>(MapType::Hash, NO_PREALLOC),
+        ),
+        (
+            name::PEER_RANGES,
+            Layout::of::<Cidr, Class>(MapType::LpmTrie, NO_PREALLOC),
+        ),
+        (
+            name::RULES,
+            Layout::of::<RuleKey, u32>(MapType::LpmTrie, NO_PREALLOC),
+        ),
+        (name::POLICY, Layout::of::<u32, Policy>(MapType::Array, 0)),
+        (
+            name::CONNECTIONS,
+            Layout::of::<ConnectionKey, Connection>(MapType::LruHash, 0),
+        ),
+        (
+            name::EVENTS,
+            Layout {
+                map_type: MapType::RingBuf,
+                key_size: 0,
+                value_size: 0,
+                flags: 0,
+            },
+        ),
         (
             name::FRAGMENTS,
             Layout::of::<FragmentKey, Fragment>(MapType::LruHash, 0),

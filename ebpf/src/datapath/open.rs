@@ -12,11 +12,12 @@ use crate::{
 /// Source ports tried when the packet's own is taken.
 const PORT_TRIES: u32 = 8;
 
-/// Decides about a packet that has no flow.
+/// Decides about a packet that has no flow: `Translate` where it is to have one, which
+/// [`begin`] writes. What is chosen for it is put into `work`.
 #[inline(never)]
-pub(super) fn flow<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin) -> Decision {
+pub(super) fn choose<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin) -> Decision {
     let tuple = &work.headers.tuple;
-    let choice = match service::select(tables, &service::frontend_key(tuple), tuple.src, origin) {
+    work.choice = match service::select(tables, &service::frontend_key(tuple), tuple.src, origin) {
         Lookup::Chosen(choice) => choice,
         Lookup::NotAService => match beside_translated(tables, work) {
             Some(choice) => choice,
@@ -27,7 +28,7 @@ pub(super) fn flow<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin) 
         Lookup::NoLocalEndpoint => return Decision::Drop(DropReason::NoLocalEndpoint),
         Lookup::NotAllowed => return Decision::Drop(DropReason::SourceRange),
     };
-    begin(tables, work, &choice)
+    Decision::Translate
 }
 
 /// The beginning of a connection past all services. Its client may have talked from the same port
@@ -66,14 +67,15 @@ fn beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Choi
     })
 }
 
-/// Writes the entries of a new flow.
-#[inline(always)]
-fn begin<T: Tables>(tables: &T, work: &mut Workspace, choice: &Choice) -> Decision {
+/// Writes the entries of a new flow to what was chosen.
+#[inline(never)]
+pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
     let Workspace {
         headers,
         flow,
         inner,
         spare,
+        choice,
         ..
     } = work;
     let tuple = &headers.tuple;

@@ -1,7 +1,7 @@
 //! What stands behind a packet's network header.
 
 use super::TcpFlags;
-use crate::addr::Protocol;
+use crate::addr::{Addr, Protocol};
 
 /// What stands behind the network header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,11 @@ pub enum Transport {
     IcmpError(u8),
     /// An ICMP or `ICMPv6` echo request.
     Echo,
+    /// The answer to one.
+    EchoReply,
+    /// `ICMPv6` that makes a link work: neighbour and router discovery, and who listens to which
+    /// groups.
+    Discovery,
     /// Any other protocol.
     Other,
 }
@@ -31,9 +36,13 @@ impl Transport {
         match self {
             Self::Tcp(_) => Some(16),
             Self::Udp => Some(6),
-            Self::Sctp(_) | Self::LaterFragment | Self::IcmpError(_) | Self::Echo | Self::Other => {
-                None
-            }
+            Self::Sctp(_)
+            | Self::LaterFragment
+            | Self::IcmpError(_)
+            | Self::Echo
+            | Self::EchoReply
+            | Self::Discovery
+            | Self::Other => None,
         }
     }
 
@@ -64,6 +73,8 @@ impl Kind {
     pub(super) const LATER_FRAGMENT: u8 = 44;
     pub(super) const ICMP_ERROR: u8 = Protocol::ICMP.0;
     pub(super) const ECHO: u8 = 8;
+    pub(super) const ECHO_REPLY: u8 = 129;
+    pub(super) const DISCOVERY: u8 = 58;
     pub(super) const OTHER: u8 = 0;
 
     #[inline(always)]
@@ -82,6 +93,8 @@ impl Kind {
             Self::LATER_FRAGMENT => Transport::LaterFragment,
             Self::ICMP_ERROR => Transport::IcmpError(self.detail),
             Self::ECHO => Transport::Echo,
+            Self::ECHO_REPLY => Transport::EchoReply,
+            Self::DISCOVERY => Transport::Discovery,
             _ => Transport::Other,
         }
     }
@@ -96,6 +109,8 @@ impl From<Transport> for Kind {
             Transport::LaterFragment => Self::new(Self::LATER_FRAGMENT, 0),
             Transport::IcmpError(kind) => Self::new(Self::ICMP_ERROR, kind),
             Transport::Echo => Self::new(Self::ECHO, 0),
+            Transport::EchoReply => Self::new(Self::ECHO_REPLY, 0),
+            Transport::Discovery => Self::new(Self::DISCOVERY, 0),
             Transport::Other => Self::new(Self::OTHER, 0),
         }
     }
@@ -118,8 +133,28 @@ pub(super) const fn is_icmp_error(kind: u8, is_v4: bool) -> bool {
 
 /// Is this a question that wants an answer (RFC 792, RFC 4443 section 4.1)?
 #[inline(always)]
-pub(super) const fn is_echo_request(kind: u8, is_v4: bool) -> bool {
+pub(crate) const fn is_echo_request(kind: u8, is_v4: bool) -> bool {
     if is_v4 { kind == 8 } else { kind == 128 }
+}
+
+/// Is this the answer to one (RFC 792, RFC 4443 section 4.2)?
+#[inline(always)]
+pub(crate) const fn is_echo_reply(kind: u8, is_v4: bool) -> bool {
+    if is_v4 { kind == 0 } else { kind == 129 }
+}
+
+/// Does an `ICMPv6` message of this type make the link work, and come from this very link?
+///
+/// Discovery says so by a hop limit that no router leaves as it is (RFC 4861 section 6.1 and 7.1),
+/// reports of listeners by a source that no router passes on (RFC 2710 section 3, RFC 3810
+/// section 5.1.14).
+#[inline(always)]
+pub(super) const fn is_discovery(kind: u8, hop_limit: u8, src: Addr) -> bool {
+    match kind {
+        133..=136 => hop_limit == 255,
+        130..=132 | 143 => src.is_link_local() || src.is_unspecified(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -139,6 +174,8 @@ mod tests {
             Transport::Udp,
             Transport::LaterFragment,
             Transport::Echo,
+            Transport::EchoReply,
+            Transport::Discovery,
             Transport::Other,
         ];
         for transport in with_detail.chain(without) {

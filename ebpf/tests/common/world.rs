@@ -12,12 +12,14 @@ use weir_ebpf::{
     addr::{Addr, Port, Protocol},
     buffer::Buffer,
     conntrack::SECOND,
-    datapath::{self, Decision, Workspace},
-    packet::Headers,
+    datapath::{self, At, Decision, Sender, Workspace},
+    event::Event,
+    packet::{Headers, Opener},
     tables::{
-        Affinity, AffinityKey, Backend, BackendKey, Cidr, Cover, Flow, FlowRole, FlowState,
-        Fragment, FragmentKey, Frontend, FrontendFlags, FrontendKey, Interface, Nanos, Node,
-        PortRange, Service, ServingKey, SocketFlow, SocketKey, SourceRange, Tables, Tuple,
+        ANYONE, Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey,
+        Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend, FrontendFlags,
+        FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, PortRange, RuleKey, Service,
+        ServingKey, Slot, SocketFlow, SocketKey, SourceRange, Tables, Tuple,
     },
     verdict::Verdict,
 };
@@ -57,6 +59,22 @@ pub struct World {
     pub service_cidrs: RefCell<BTreeSet<Cidr>>,
     /// `INTERFACES`
     pub interfaces: RefCell<BTreeMap<u32, Interface>>,
+    /// `PODS`
+    pub pods: RefCell<BTreeMap<u32, Pod>>,
+    /// `POD_ADDRS`
+    pub pod_addrs: RefCell<BTreeSet<PodAddr>>,
+    /// `PEERS`
+    pub peers: RefCell<BTreeMap<Addr, Class>>,
+    /// `RULES`
+    pub rules: RefCell<BTreeMap<RuleKey, u32>>,
+    /// `POLICY`
+    pub policy: Cell<Policy>,
+    /// `CONNECTIONS`
+    pub connections: RefCell<BTreeMap<ConnectionKey, Connection>>,
+    /// What the pod's sockets say of every connection.
+    pub opener: Cell<Opener>,
+    /// `EVENTS`
+    pub events: RefCell<Vec<Event>>,
     /// `FRAGMENTS`
     pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     frontends: RefCell<BTreeMap<FrontendKey, Frontend>>,
@@ -86,6 +104,14 @@ impl Default for World {
             source_ranges: RefCell::default(),
             service_cidrs: RefCell::default(),
             interfaces: RefCell::default(),
+            pods: RefCell::default(),
+            pod_addrs: RefCell::default(),
+            peers: RefCell::default(),
+            rules: RefCell::default(),
+            policy: Cell::default(),
+            connections: RefCell::default(),
+            opener: Cell::new(Opener::Unknown),
+            events: RefCell::default(),
             fragments: RefCell::default(),
             frontends: RefCell::default(),
             services: RefCell::default(),
@@ -186,8 +212,14 @@ impl World {
 
     /// Sends a frame through a hook; it leaves by interface [`UPLINK`], if it leaves.
     pub fn pass(&self, hook: Hook, frame: &[u8]) -> Outcome {
-        let mut buffer = Buffer::<4096>::new(frame).expect("a frame of at most 4096 bytes");
-        let (verdict, _) = datapath::run(&mut buffer, self, hook, UPLINK);
+        self.pass_at(At::new(hook, UPLINK), frame)
+    }
+
+    /// Sends a frame through the hook of an interface.
+    pub fn pass_at(&self, at: At, frame: &[u8]) -> Outcome {
+        let buffer = Buffer::<4096>::new(frame).expect("a frame of at most 4096 bytes");
+        let mut buffer = buffer.with_opener(self.opener.get());
+        let (verdict, _) = datapath::run(&mut buffer, self, at);
         Outcome {
             verdict,
             frame: buffer.bytes().to_vec(),
@@ -200,8 +232,8 @@ impl World {
         let mut work = Workspace::new();
         work.headers = *headers;
         let decision = match hook {
-            Hook::FromPod => datapath::from_pod(&nothing, self, &mut work),
-            Hook::ToPod => datapath::to_pod(&nothing, self, &mut work),
+            Hook::FromPod => datapath::from_pod(&nothing, self, UPLINK, &mut work),
+            Hook::ToPod => datapath::to_pod(&nothing, self, UPLINK, Sender::Other, &mut work),
             Hook::FromNetwork => datapath::from_network(&nothing, self, &mut work),
             Hook::ToNetwork => datapath::to_network(&nothing, self, UPLINK, &mut work),
             Hook::Socket => panic!("no packet meets a socket call"),
@@ -327,6 +359,45 @@ impl Tables for World {
 
     fn remove_fragment(&self, key: &FragmentKey) {
         self.fragments.borrow_mut().remove(key);
+    }
+
+    fn policy(&self) -> Policy {
+        self.policy.get()
+    }
+
+    fn pod(&self, interface: u32) -> Option<Pod> {
+        self.pods.borrow().get(&interface).copied()
+    }
+
+    fn is_pod_addr(&self, addr: &PodAddr) -> bool {
+        self.pod_addrs.borrow().contains(addr)
+    }
+
+    fn class(&self, addr: &Addr, slot: Slot) -> u32 {
+        let peers = self.peers.borrow();
+        peers.get(addr).map_or(ANYONE, |class| class.0.get(slot))
+    }
+
+    fn rule(&self, question: &RuleKey) -> Option<u32> {
+        let rules = self.rules.borrow();
+        let mut keys = question.shortened().into_iter();
+        keys.find_map(|key| rules.get(&key).copied())
+    }
+
+    fn update_connection<R>(
+        &self,
+        key: &ConnectionKey,
+        change: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R> {
+        self.connections.borrow_mut().get_mut(key).map(change)
+    }
+
+    fn put_connection(&self, key: &ConnectionKey, connection: &Connection) {
+        self.connections.borrow_mut().insert(*key, *connection);
+    }
+
+    fn tell(&self, event: &Event) {
+        self.events.borrow_mut().push(*event);
     }
 
     fn random(&self) -> u32 {

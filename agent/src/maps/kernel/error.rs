@@ -66,6 +66,12 @@ pub(super) fn table(write: &Write) -> &'static str {
         Write::PutServiceCidr(_) | Write::RemoveServiceCidr(_) => name::SERVICE_CIDRS,
         Write::PutInterface(..) | Write::RemoveInterface(_) => name::INTERFACES,
         Write::PutNode(_) => name::NODE,
+        Write::PutPod(..) | Write::RemovePod(_) => name::PODS,
+        Write::PutPodAddr(_) | Write::RemovePodAddr(_) => name::POD_ADDRS,
+        Write::PutPeer(..) | Write::RemovePeer(_) => name::PEERS,
+        Write::PutPeerRange(..) | Write::RemovePeerRange(_) => name::PEER_RANGES,
+        Write::PutRule(..) | Write::RemoveRule(_) => name::RULES,
+        Write::PutPolicy(_) => name::POLICY,
     }
 }
 
@@ -138,6 +144,35 @@ impl fmt::Display for Described<'_> {
             Write::PutInterface(index, _) => write!(f, "put interface {index}"),
             Write::RemoveInterface(index) => write!(f, "remove interface {index}"),
             Write::PutNode(_) => f.write_str("put the node's entry"),
+            Write::PutPod(interface, _) => write!(f, "put the pod at interface {interface}"),
+            Write::RemovePod(interface) => write!(f, "remove the pod at interface {interface}"),
+            Write::PutPodAddr(addr) => write!(
+                f,
+                "put address {} of the pod at interface {}",
+                addr.addr, addr.interface
+            ),
+            Write::RemovePodAddr(addr) => write!(
+                f,
+                "remove address {} of the pod at interface {}",
+                addr.addr, addr.interface
+            ),
+            Write::PutPeer(addr, _) => write!(f, "put peer {addr}"),
+            Write::RemovePeer(addr) => write!(f, "remove peer {addr}"),
+            Write::PutPeerRange(cidr, _) => write!(f, "put peer range {cidr}"),
+            Write::RemovePeerRange(cidr) => write!(f, "remove peer range {cidr}"),
+            Write::PutRule(key, rule) => write!(
+                f,
+                "put rule {rule} for class {} of subject set {}",
+                key.class, key.subject
+            ),
+            Write::RemoveRule(key) => write!(
+                f,
+                "remove the rule for class {} of subject set {}",
+                key.class, key.subject
+            ),
+            Write::PutPolicy(policy) => {
+                write!(f, "put revision {} of the policies", policy.revision)
+            }
         }
     }
 }

@@ -204,9 +204,9 @@ fn element(map: BorrowedFd<'_>, key: u64, value: u64) -> Element {
 pub(super) fn update_each<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     keys: &[K],
-    value: &V,
+    values: &[V],
 ) -> Result<(), Stopped> {
-    for (done, key) in keys.iter().enumerate() {
+    for (done, (key, value)) in keys.iter().zip(values).enumerate() {
         let key = (&raw const *key).addr() as u64;
         let value = (&raw const *value).addr() as u64;
         bpf(MAP_UPDATE_ELEM, &mut element(map, key, value))

@@ -37,6 +37,8 @@ pub struct Link {
     pub is_loopback: bool,
     /// The index of the device that it is a port of.
     pub master: Option<u32>,
+    /// The index of its peer, in the peer's network namespace (`IFLA_LINK`).
+    pub peer: Option<u32>,
     /// The network namespace of its peer, where that is another one (`IFLA_LINK_NETNSID`).
     pub peer_namespace: Option<i32>,
 }
@@ -80,8 +82,8 @@ impl LinkHeader {
 /// What an interface is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// It leads to the pod with this network namespace.
-    Pod(String),
+    /// It leads to the pod with the network namespace of this number.
+    Pod(i32),
     /// It leads to the network.
     Network {
         /// Do its packets begin with an Ethernet header?
@@ -112,8 +114,8 @@ pub fn purposes(links: &[Link], namespaces: &BTreeMap<i32, String>) -> BTreeMap<
 }
 
 fn purpose(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> Purpose {
-    if let Some(namespace) = pod_namespace(link, namespaces) {
-        return Purpose::Pod(namespace.clone());
+    if let Some(number) = pod_namespace(link, namespaces) {
+        return Purpose::Pod(number);
     }
     let is_port = link.master.is_some_and(|master| !is_vrf(master, links));
     if link.is_loopback
@@ -136,8 +138,9 @@ fn purpose(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> P
     }
 }
 
-fn pod_namespace<'a>(link: &Link, namespaces: &'a BTreeMap<i32, String>) -> Option<&'a String> {
-    namespaces.get(&link.peer_namespace?)
+fn pod_namespace(link: &Link, namespaces: &BTreeMap<i32, String>) -> Option<i32> {
+    link.peer_namespace
+        .filter(|number| namespaces.contains_key(number))
 }
 
 /// The ports of a VRF keep their own IP configuration: it is but a routing table.
@@ -176,6 +179,7 @@ mod tests {
             header: LinkHeader::Ethernet,
             is_loopback: false,
             master: None,
+            peer: None,
             peer_namespace: None,
         }
     }
@@ -213,8 +217,8 @@ mod tests {
         has_link_header: false,
     };
 
-    fn pod() -> Purpose {
-        Purpose::Pod("cni-a".to_owned())
+    const fn pod() -> Purpose {
+        Purpose::Pod(POD)
     }
 
     #[test]

@@ -4,15 +4,17 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use weir_ebpf::{
-    addr::Addr,
+    addr::{Addr, Port, Protocol},
     datapath::Workspace,
+    event::Event,
     tables::{
-        Affinity, AffinityKey, Backend, BackendKey, Flow, Fragment, FragmentKey, Frontend,
-        FrontendKey, Interface, Nanos, Node, Present, Service, ServiceName, ServingKey, SocketFlow,
-        SocketKey, Tables, Tuple, capacity,
+        ANYONE, Affinity, AffinityKey, Backend, BackendKey, Class, Connection, ConnectionKey, Flow,
+        Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy,
+        Present, RuleKey, Service, ServiceName, ServingKey, Slot, SocketFlow, SocketKey, Tables,
+        Tuple, capacity,
     },
     verdict::{self, Hook, Verdict},
 };
@@ -60,6 +62,26 @@ static AFFINITY: LruHashMap<AffinityKey, Affinity> =
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment> =
     LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
 #[map]
+static PODS: HashMap<u32, Pod> = HashMap::with_max_entries(capacity::PODS, BPF_F_NO_PREALLOC);
+#[map]
+static POD_ADDRS: HashMap<PodAddr, Present> =
+    HashMap::with_max_entries(capacity::POD_ADDRS, BPF_F_NO_PREALLOC);
+#[map]
+static PEERS: HashMap<Addr, Class> = HashMap::with_max_entries(capacity::PEERS, BPF_F_NO_PREALLOC);
+#[map]
+static PEER_RANGES: LpmTrie<Addr, Class> =
+    LpmTrie::with_max_entries(capacity::PEER_RANGES, BPF_F_NO_PREALLOC);
+#[map]
+static RULES: LpmTrie<Question, u32> =
+    LpmTrie::with_max_entries(capacity::RULES, BPF_F_NO_PREALLOC);
+#[map]
+static POLICY: Array<Policy> = Array::with_max_entries(1, 0);
+#[map]
+static CONNECTIONS: LruHashMap<ConnectionKey, Connection> =
+    LruHashMap::with_max_entries(capacity::CONNECTIONS, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENTS, 0);
+#[map]
 static WORKSPACE: PerCpuArray<Workspace> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNTERS, 0);
@@ -69,6 +91,16 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNT
 struct ServiceAddr {
     service: u32,
     addr: Addr,
+}
+
+/// What a [`RuleKey`] has behind its length.
+#[repr(C)]
+struct Question {
+    subject: u32,
+    class: u32,
+    protocol: Protocol,
+    reserved: u8,
+    port: Port,
 }
 
 /// The kernel's maps as the datapath's tables.
@@ -223,6 +255,72 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn policy(&self) -> Policy {
+        // The table has an entry, which the verifier does not know.
+        POLICY.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn pod(&self, interface: u32) -> Option<Pod> {
+        // SAFETY: as in `frontend`.
+        unsafe { PODS.get(interface) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_pod_addr(&self, addr: &PodAddr) -> bool {
+        POD_ADDRS.get_ptr(addr).is_some()
+    }
+
+    #[inline(always)]
+    fn class(&self, addr: &Addr, slot: Slot) -> u32 {
+        // SAFETY: as in `frontend`.
+        if let Some(class) = unsafe { PEERS.get(addr) } {
+            return class.0.get(slot);
+        }
+        let length = 8 * size_of::<Addr>() as u32;
+        match PEER_RANGES.get(Key::new(length, *addr)) {
+            Some(class) => class.0.get(slot),
+            None => ANYONE,
+        }
+    }
+
+    #[inline(always)]
+    fn rule(&self, question: &RuleKey) -> Option<u32> {
+        let data = Question {
+            subject: question.subject,
+            class: question.class,
+            protocol: question.protocol,
+            reserved: 0,
+            port: question.port,
+        };
+        RULES.get(Key::new(question.prefix_len, data)).copied()
+    }
+
+    #[inline(always)]
+    fn update_connection<R>(
+        &self,
+        key: &ConnectionKey,
+        change: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R> {
+        let connection = CONNECTIONS.get_ptr_mut(key)?;
+        // SAFETY: as in `update_flow`.
+        Some(change(unsafe { &mut *connection }))
+    }
+
+    #[inline(always)]
+    fn put_connection(&self, key: &ConnectionKey, connection: &Connection) {
+        let _ = CONNECTIONS.insert(key, connection, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn tell(&self, event: &Event) {
+        if EVENTS.output::<Event>(event, 0).is_err() {
+            // Counted where counters are: see `verdict::LOST_EVENTS`.
+            lose_event();
+        }
+    }
+
+    #[inline(always)]
     fn random(&self) -> u32 {
         // SAFETY: the helper takes nothing and may be called anywhere.
         unsafe { bpf_get_prandom_u32() }
@@ -248,6 +346,15 @@ pub fn workspace<'a>() -> Option<&'a mut Workspace> {
     // processor before this one has ended: at both hooks of an interface softirqs are off. Zero
     // bytes, as the table begins, and whatever such a program leaves there are valid.
     Some(unsafe { &mut *work })
+}
+
+/// Counts an event that found no room.
+#[inline(always)]
+fn lose_event() {
+    if let Some(counter) = COUNTERS.get_ptr_mut(verdict::LOST_EVENTS) {
+        // SAFETY: as in `count`.
+        unsafe { *counter += 1 }
+    }
 }
 
 /// Counts a verdict at a hook.

@@ -16,8 +16,12 @@ use aya_ebpf::{
 };
 use weir_ebpf::{
     addr::{Addr, Protocol},
-    packet::{Cover, Packet, PacketMut},
+    crc32c,
+    packet::{Cover, Opener, Packet, PacketMut},
+    tables::ConnectionKey,
 };
+
+use crate::sockets;
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
@@ -61,6 +65,15 @@ impl<const LINK: u32> Packet for Skb<'_, LINK> {
     #[inline(always)]
     fn network_offset(&self) -> u32 {
         LINK
+    }
+
+    #[inline(never)]
+    fn opener(&self, netns: i32, connection: &ConnectionKey) -> Opener {
+        match sockets::has_connection(self.0, netns, connection) {
+            false => Opener::Unknown,
+            true if sockets::is_listening(self.0, netns, connection) => Opener::Peer,
+            true => Opener::Pod,
+        }
     }
 }
 
@@ -161,6 +174,11 @@ impl<const LINK: u32> PacketMut for Skb<'_, LINK> {
     }
 
     #[inline(always)]
+    fn sctp_difference(ports: u32, length: u32) -> u32 {
+        sctp_difference(ports, length)
+    }
+
+    #[inline(always)]
     fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
         // SAFETY: the context is this program's own; no pointer into the packet is held.
         let status = unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), LINK + keep, 0) };
@@ -190,4 +208,12 @@ impl<const LINK: u32> PacketMut for Skb<'_, LINK> {
         let both: [[u16; 3]; 2] = self.load(0)?;
         self.write(0, &[both[1], both[0]], 0)
     }
+}
+
+/// [`crc32c::difference`] as a function that the verifier looks at once, not for each call: a
+/// global one, whose arguments it takes for any numbers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sctp_difference(ports: u32, length: u32) -> u32 {
+    crc32c::difference(ports, length)
 }

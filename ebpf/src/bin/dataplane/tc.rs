@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::bpf_redirect, macros::classifier, programs::TcContext};
 use aya_log_ebpf::macro_support;
 use weir_ebpf::{
-    datapath::{self, Decision, Workspace},
+    datapath::{self, Decision, Sender, Workspace},
     packet,
     verdict::{Hook, Verdict},
 };
@@ -21,12 +21,38 @@ const DROP: i32 = 2;
 
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    run::<ETHERNET>(&ctx, Hook::FromPod, datapath::from_pod)
+    let interface = interface(&ctx);
+    run::<ETHERNET>(&ctx, Hook::FromPod, |packet, tables, work| {
+        datapath::from_pod(packet, tables, interface, work)
+    })
 }
 
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    run::<ETHERNET>(&ctx, Hook::ToPod, datapath::to_pod)
+    let interface = interface(&ctx);
+    let sender = sender(&ctx, interface);
+    run::<ETHERNET>(&ctx, Hook::ToPod, |packet, tables, work| {
+        datapath::to_pod(packet, tables, interface, sender, work)
+    })
+}
+
+/// The index of the interface that the hook belongs to.
+#[inline(always)]
+fn interface(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid as long as the program runs.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// Who sent a packet that leaves by this interface.
+#[inline(always)]
+fn sender(ctx: &TcContext, interface: u32) -> Sender {
+    // SAFETY: as above.
+    match unsafe { (*ctx.skb.skb).ingress_ifindex } {
+        // It came by no interface: a socket of the node, or the node's own stack.
+        0 => Sender::Node,
+        by if by == interface => Sender::Itself,
+        _ => Sender::Other,
+    }
 }
 
 #[classifier]
@@ -65,8 +91,7 @@ pub fn to_network_l3(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn leave<const LINK: u32>(ctx: &TcContext) -> i32 {
-    // SAFETY: the context is valid as long as the program runs.
-    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    let interface = interface(ctx);
     run::<LINK>(ctx, Hook::ToNetwork, |packet, tables, work| {
         datapath::to_network(packet, tables, interface, work)
     })
@@ -100,7 +125,10 @@ fn run<'a, const LINK: u32>(
         trace::packet(ctx, hook, &work.headers.tuple, decision, &work.flow.to);
     }
     let verdict = datapath::carry_out(&mut Skb::<LINK>(ctx), work, decision);
+    // Counted first: across a call the reason of a verdict that has none would be a register that
+    // was never written.
     maps::count(hook, verdict);
+    datapath::report(&KernelTables, hook, work, verdict);
     action(ctx, verdict)
 }
 

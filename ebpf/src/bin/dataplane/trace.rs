@@ -52,11 +52,16 @@ const fn rejected(reason: RejectReason) -> &'static [u8; SENTENCE] {
 
 const fn dropped(reason: DropReason) -> &'static [u8; SENTENCE] {
     use DropReason::{
-        Malformed, NoFirstFragment, NoLocalEndpoint, NoNodeAddress, NoSourcePort, NotRewritten,
-        ServiceAddress, SourceRange, Unanswerable,
+        EgressPolicy, ForgedSource, IngressPolicy, Malformed, NoFirstFragment, NoLocalEndpoint,
+        NoNodeAddress, NoSourcePort, NotRewritten, ServiceAddress, SourceRange, Unanswerable,
+        UnknownPod,
     };
     match reason {
         NoFirstFragment => const { &filled(NoFirstFragment.sentence()) },
+        EgressPolicy => const { &filled(EgressPolicy.sentence()) },
+        IngressPolicy => const { &filled(IngressPolicy.sentence()) },
+        ForgedSource => const { &filled(ForgedSource.sentence()) },
+        UnknownPod => const { &filled(UnknownPod.sentence()) },
         NoNodeAddress => const { &filled(NoNodeAddress.sentence()) },
         ServiceAddress => const { &filled(ServiceAddress.sentence()) },
         SourceRange => const { &filled(SourceRange.sentence()) },

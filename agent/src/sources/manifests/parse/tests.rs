@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Direction;
 
 const SERVICE: &str = "\
 apiVersion: v1
@@ -356,4 +357,94 @@ fn a_policy_that_cannot_be_read_is_reported_and_kept() {
     let parsed = parse("a.yaml", &POLICY.replace("  name: cart", "  labels: {}"));
     assert_eq!(names(&parsed), [""; 0]);
     assert!(parsed.has_unreadable);
+}
+
+#[test]
+fn a_policy_with_an_unknown_field_isolates_and_allows_nothing() {
+    const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  \
+        name: cart\nspec:\n  podSelector:\n    matchLabels: {app: cart}\n  ingress:\n  \
+        - from:\n    - podSelector: {}\n    ports:\n    - port: 80\nstatus: {conditions: []}\n";
+    let parsed = parse("a.yaml", POLICY);
+    assert_eq!(problems(&parsed), [""; 0]);
+    for (from, to, place) in [
+        // Everyone, if it were left out.
+        ("- from:", "- form:", "9: spec.ingress[0].form"),
+        ("    ports:", "    port:", "11: spec.ingress[0].port"),
+        ("ingress:", "ingres:", "8: spec.ingres"),
+        (
+            "- port: 80",
+            "- prot: 80",
+            "12: spec.ingress[0].ports[0].prot",
+        ),
+        (
+            "matchLabels",
+            "matchLabel",
+            "7: spec.podSelector.matchLabel",
+        ),
+        (
+            "podSelector: {}",
+            "podSelector: {a: b}",
+            "10: spec.ingress[0].from[0].podSelector.a",
+        ),
+    ] {
+        let parsed = parse("a.yaml", &POLICY.replacen(from, to, 1));
+        let problems = problems(&parsed);
+        let [problem] = problems.as_slice() else {
+            panic!("{problems:?}")
+        };
+        let expected = format!("a.yaml:{place}: is not a field that Weir knows; until this is");
+        assert!(problem.starts_with(&expected), "{problem}");
+        let [(Object::NetworkPolicy(policy), _)] = parsed.objects.as_slice() else {
+            panic!("{parsed:?}")
+        };
+        assert!(policy.isolates(Direction::Ingress));
+        assert_eq!(policy.rules(Direction::Ingress), []);
+    }
+    // What servers and tools add is nobody's rule.
+    let noted = POLICY.replace("  name: cart", "  name: cart\n  seenBy: {tool: x}");
+    assert_eq!(problems(&parse("a.yaml", &noted)), [""; 0]);
+}
+
+#[test]
+fn what_is_wrong_in_pods_and_namespaces_is_named_and_the_rest_is_in_force() {
+    let parsed = parse(
+        "shop.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: cart\n  labels: {app: \"\", \"\": x}\n\
+         status:\n  podIPs:\n  - ip: 10.200.0.7\n  - ip: 10.200.0.300\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: {name: Shop}\n",
+    );
+    let problems = problems(&parsed);
+    let expected = [
+        "shop.yaml:5: metadata.labels: ",
+        "shop.yaml:9: status.podIPs[1].ip: \"10.200.0.300\" is not an IP address",
+        "shop.yaml:13: metadata.name: ",
+    ];
+    assert_eq!(problems.len(), expected.len(), "{problems:?}");
+    for (problem, expected) in problems.iter().zip(expected) {
+        assert!(problem.starts_with(expected), "{problem}");
+    }
+    assert_eq!(names(&parsed), ["1 Pod default/cart"]);
+}
+
+#[test]
+fn ten_thousand_labels_are_read() {
+    let labels: String = (0..10_000)
+        .map(|n| format!("    key-{n}: v{n}\n"))
+        .collect();
+    let parsed = parse(
+        "a.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: cart\n  labels:\n{labels}---\n\
+             apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: all}}\n\
+             spec:\n  podSelector:\n    matchLabels:\n{}",
+            labels.replace("    key", "      key")
+        ),
+    );
+    assert_eq!(problems(&parsed), [""; 0]);
+    let [(Object::Pod(pod), _), (Object::NetworkPolicy(policy), _)] = parsed.objects.as_slice()
+    else {
+        panic!("a pod and a policy")
+    };
+    assert_eq!(pod.labels.len(), 10_000);
+    assert!(policy.pod_selector.selects(&pod.labels));
 }

@@ -1,0 +1,310 @@
+//! What happens at a pod's interface: whose it is, the service step, and what policies say.
+//!
+//! A packet that the pod sends is judged after its destination is known and before anything is
+//! written of a flow that it opens; one that the pod receives before its source is translated
+//! back.
+
+use super::{Decision, Step, Workspace, flow, follow, open, refuse_without_port, towards_pod};
+use crate::{
+    event::Direction,
+    fragments,
+    packet::{Packet, Transport},
+    policy::{self, Regime, Sender},
+    service::Origin,
+    tables::Tables,
+    verdict::DropReason,
+};
+
+/// A packet that a pod sends by its interface with this index: is its source the pod's, which
+/// backend does it go to, and may it?
+///
+/// `work` holds the packet's headers; its flow is put there, if it has one.
+#[inline(always)]
+pub fn from_pod<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    interface: u32,
+    work: &mut Workspace,
+) -> Decision {
+    match policy::enter(tables, work, interface, Direction::EGRESS, Sender::Other) {
+        Regime::Refused => return refuse_unknown(work),
+        Regime::Forged => return Decision::Drop(DropReason::ForgedSource),
+        Regime::Open => {}
+    }
+    if work.headers.kind().has_ports() {
+        send(packet, tables, work)
+    } else {
+        let decision = match follow(packet, tables, work, true, false) {
+            Decision::Pass | Decision::PassFragment => refuse_without_port(tables, &work.headers),
+            decision => decision,
+        };
+        without_port(packet, tables, work, decision)
+    }
+}
+
+/// A packet that a pod receives by its interface with this index, and who sent it: may it, and
+/// what does the pod know as its source?
+///
+/// The reverse of DNAT for the pod's own flows, and SNAT of a hairpin. `work` as in [`from_pod`].
+#[inline(always)]
+pub fn to_pod<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    interface: u32,
+    sender: Sender,
+    work: &mut Workspace,
+) -> Decision {
+    match policy::enter(tables, work, interface, Direction::INGRESS, sender) {
+        Regime::Refused if sender == Sender::Other => return refuse_unknown(work),
+        Regime::Refused | Regime::Forged | Regime::Open => {}
+    }
+    if work.headers.kind().has_ports() {
+        receive(packet, tables, work)
+    } else {
+        let decision = follow(packet, tables, work, false, false);
+        without_port(packet, tables, work, decision)
+    }
+}
+
+/// A packet of an interface of which nobody knows whose it is. What makes the link work passes, so
+/// that the pod is reached as soon as it is known.
+#[inline(always)]
+fn refuse_unknown(work: &Workspace) -> Decision {
+    match work.headers.kind() {
+        Transport::Discovery => Decision::Pass,
+        _ => Decision::Drop(DropReason::UnknownPod),
+    }
+}
+
+/// A packet with ports that a pod sends.
+#[inline(always)]
+fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
+    let role = flow::known(tables, work);
+    work.case.set_flow(role);
+    work.step = match role {
+        Some(role) if role.is_entering() => Step::TRANSLATE,
+        Some(_) => Step::PASS,
+        None => match open::choose(tables, work, Origin::Pod) {
+            Decision::Translate => Step::BEGIN,
+            Decision::Pass => Step::PASS,
+            decision => return decision,
+        },
+    };
+    if work.case.is_judged()
+        && let Err(reason) = judge_sent(packet, tables, work)
+    {
+        return Decision::Drop(reason);
+    }
+    if work.step == Step::BEGIN {
+        match open::begin(tables, work) {
+            Decision::Translate => {}
+            decision => return decision,
+        }
+    }
+    finish(tables, work)
+}
+
+/// Judges a packet with ports that a pod under policy sends.
+#[inline(never)]
+fn judge_sent<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+) -> Result<(), DropReason> {
+    let Workspace {
+        headers,
+        flow,
+        choice,
+        case,
+        ..
+    } = work;
+    case.set_conversation(match work.step {
+        Step::TRANSLATE => &flow.to,
+        _ => &headers.tuple,
+    });
+    if work.step == Step::BEGIN {
+        case.key.peer = choice.backend.addr;
+        case.key.peer_port = choice.backend.port;
+    }
+    // A pod may always talk to itself.
+    if case.key.pod == case.key.peer {
+        return Ok(());
+    }
+    let judged = if work.step == Step::BEGIN {
+        policy::judge_opening(tables, work)
+    } else {
+        policy::judge(packet, tables, work)
+    };
+    if judged.is_err() {
+        forget_fragment(tables, work);
+    }
+    judged
+}
+
+/// A packet with ports to a pod.
+#[inline(always)]
+fn receive<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
+    let role = flow::known(tables, work);
+    work.case.set_flow(role);
+    work.step = match towards_pod(role, work) {
+        Decision::Translate => Step::TRANSLATE,
+        _ => Step::PASS,
+    };
+    if work.case.is_judged()
+        && let Err(reason) = judge_received(packet, tables, work)
+    {
+        return Decision::Drop(reason);
+    }
+    finish(tables, work)
+}
+
+/// Judges a packet with ports to a pod under policy.
+#[inline(never)]
+fn judge_received<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+) -> Result<(), DropReason> {
+    work.case.set_conversation(&work.headers.tuple);
+    if is_to_itself(tables, work) {
+        return Ok(());
+    }
+    let judged = policy::judge(packet, tables, work);
+    if judged.is_err() {
+        forget_fragment(tables, work);
+    }
+    judged
+}
+
+/// Writes down what passes.
+#[inline(always)]
+fn finish<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
+    note(tables, work);
+    match work.step {
+        Step::PASS => Decision::Pass,
+        _ => Decision::Translate,
+    }
+}
+
+/// Writes down what a packet of a pod opens, and what the rest of its datagram becomes: where the
+/// pod is under policy, that it passes.
+#[inline(never)]
+fn note<T: Tables>(tables: &T, work: &mut Workspace) {
+    let Workspace {
+        headers,
+        flow,
+        case,
+        step,
+        ..
+    } = work;
+    if case.is_judged() {
+        if *step == Step::BEGIN {
+            // Another one, where the pod's own port is taken.
+            case.key.pod_port = flow.to.src_port;
+        }
+        policy::write(tables, case);
+    }
+    if headers.is_fragment {
+        let to = match *step {
+            Step::PASS => case.is_judged().then_some(&headers.tuple),
+            _ => Some(&flow.to),
+        };
+        fragments::remember(headers, tables, case.is_sent(), to);
+    }
+}
+
+/// A packet without ports, of which the service step says this.
+#[inline(always)]
+fn without_port<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+    decision: Decision,
+) -> Decision {
+    if !work.case.is_judged() {
+        return decision;
+    }
+    // By name: across a call the reason of a decision that has none would be a register that was
+    // never written.
+    work.step = match decision {
+        Decision::Reject(_) | Decision::Drop(_) => return decision,
+        Decision::Pass | Decision::PassFragment => Step::PASS,
+        Decision::Translate | Decision::TranslateError => Step::TRANSLATE,
+    };
+    if let Err(reason) = judge_without_port(packet, tables, work) {
+        return Decision::Drop(reason);
+    }
+    match (work.headers.kind(), work.step) {
+        (Transport::IcmpError(_), Step::TRANSLATE) => Decision::TranslateError,
+        (_, Step::TRANSLATE) => Decision::Translate,
+        (Transport::LaterFragment, _) => Decision::PassFragment,
+        _ => Decision::Pass,
+    }
+}
+
+/// Judges a packet without ports of a pod under policy.
+#[inline(never)]
+fn judge_without_port<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+) -> Result<(), DropReason> {
+    let kind = work.headers.kind();
+    work.case.set_flow(None);
+    work.case.set_conversation(&work.headers.tuple);
+    let judged = match kind {
+        Transport::Discovery => return Ok(()),
+        Transport::LaterFragment => return judge_later(tables, work),
+        Transport::IcmpError(_) => {
+            // The answers to the packet that it quotes are the conversation's.
+            if work.step == Step::TRANSLATE && work.case.is_sent() {
+                work.case.set_conversation(&work.flow.to);
+            } else if work.quote.is_read {
+                work.case.set_conversation(&work.quote.tuple.reversed());
+            }
+            if work.quote.is_read && work.case.key.pod == work.case.key.peer {
+                return Ok(());
+            }
+            // It opens nothing, and is sent in fragments by nobody.
+            return policy::judge_error(tables, work);
+        }
+        _ if is_to_itself(tables, work) => Ok(()),
+        _ => policy::judge(packet, tables, work),
+    };
+    if judged.is_ok() {
+        note(tables, work);
+    } else {
+        forget_fragment(tables, work);
+    }
+    judged
+}
+
+/// A later fragment of a pod under policy: its first one must have been let through.
+#[inline(always)]
+fn judge_later<T: Tables>(tables: &T, work: &mut Workspace) -> Result<(), DropReason> {
+    let case = &work.case;
+    let is_known = work.step == Step::TRANSLATE
+        || case.is_from_node()
+        || !case.is_isolated(case.way())
+        || fragments::follow(&work.headers, tables, case.is_sent(), &mut work.flow.to);
+    if is_known {
+        Ok(())
+    } else {
+        Err(DropReason::NoFirstFragment)
+    }
+}
+
+/// Does a packet come from the very pod that it goes to, by its addresses?
+#[inline(always)]
+fn is_to_itself<T: Tables>(tables: &T, work: &Workspace) -> bool {
+    let tuple = &work.headers.tuple;
+    tuple.src == tuple.dst && policy::is_pod_addr(tables, &work.case, tuple.dst)
+}
+
+/// Notes of a first fragment that it was refused.
+#[inline(always)]
+fn forget_fragment<T: Tables>(tables: &T, work: &Workspace) {
+    if work.headers.is_fragment {
+        fragments::remember(&work.headers, tables, work.case.is_sent(), None);
+    }
+}
