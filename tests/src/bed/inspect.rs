@@ -51,18 +51,18 @@ impl Node {
         self.namespace().enter(|| {
             let mut found = BTreeMap::new();
             for link in links {
-                let mut ids = Vec::new();
-                for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-                    let (_, programs) = SchedClassifier::query_tcx(&link, direction)
-                        .with_context(|| format!("list the programs at {link}"))?;
-                    ids.extend(programs.iter().map(aya::programs::ProgramInfo::id));
-                }
+                let ids = tc_programs(&link)?;
                 if !ids.is_empty() {
                     found.insert(link, ids);
                 }
             }
             Ok(found)
         })
+    }
+
+    /// The numbers of TCX programs at one link.
+    pub fn tc_programs_at(&self, link: &str) -> Result<Vec<u32>> {
+        self.namespace().enter(|| tc_programs(link))
     }
 
     /// The pods' links that carry a clsact queueing discipline.
@@ -78,6 +78,17 @@ impl Node {
             Ok(found)
         })
     }
+}
+
+/// In the network namespace of the calling thread.
+fn tc_programs(link: &str) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let (_, programs) = SchedClassifier::query_tcx(link, direction)
+            .with_context(|| format!("list the programs at {link}"))?;
+        ids.extend(programs.iter().map(aya::programs::ProgramInfo::id));
+    }
+    Ok(ids)
 }
 
 fn list(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {

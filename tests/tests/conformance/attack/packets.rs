@@ -100,6 +100,15 @@ pub fn is_same(seen: &[u8], sent: &[u8]) -> bool {
     essence(seen) == essence(sent)
 }
 
+/// RFC 4861 section 4: messages of `ICMPv6` by which neighbours and routers find each other.
+pub fn is_neighbour_discovery(packet: &[u8]) -> bool {
+    let is_icmpv6 = packet.first().is_some_and(|byte| byte >> 4 == 6) && packet.get(6) == Some(&58);
+    is_icmpv6
+        && packet
+            .get(40)
+            .is_some_and(|kind| (133..=137).contains(kind))
+}
+
 /// For a failure's report.
 pub fn describe(packet: &[u8]) -> String {
     let Some((from, to)) = ends(packet) else {

@@ -10,6 +10,7 @@ use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::{Handle, Transport};
 
 use super::id;
+use crate::attack::packets::is_neighbour_discovery;
 use crate::cluster::Cluster;
 use crate::ground::Ground;
 
@@ -90,11 +91,8 @@ pub fn no_gap(ground: &mut Ground) -> Result<()> {
     let leaks = sniffer.all()?.into_iter();
     let leaks = leaks.filter(|packet| ends(packet).is_some_and(|(from, _)| own.contains(&from)));
     // Neighbour discovery is no leak, and always allowed.
-    let leaks = leaks.filter(|packet| packet[0] >> 4 != 6 || packet[6] != ICMPV6);
+    let leaks = leaks.filter(|packet| !is_neighbour_discovery(packet));
     let leaks = leaks.count();
     ensure!(leaks == 0, "{leaks} packets of whom no state lets in");
     Ok(())
 }
-
-/// The protocol's number.
-const ICMPV6: u8 = 58;
