@@ -56,7 +56,7 @@ pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
 impl Edit {
     /// The cluster after this change.
     pub fn apply(self, before: &World) -> World {
-        fn at<T>(all: &mut Vec<T>, which: Index) -> Option<&mut T> {
+        fn at<T>(all: &mut [T], which: Index) -> Option<&mut T> {
             let len = all.len();
             (len > 0).then(|| &mut all[which.index(len)])
         }
@@ -99,6 +99,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Another agent takes over its tables.
+    pub fn restart(&mut self) {
+        self.ids = Ids::from_contents(&self.actual);
+    }
+
     /// What its tables should hold.
     pub fn compile(&mut self, world: &World, has_records: bool) -> Contents {
         let cluster = Cluster::from_objects(objects(world));
