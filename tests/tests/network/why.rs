@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use weir_tests::bed::process::{Process, Streams};
 use weir_tests::bed::wait::{wait_for, wait_for_some};
 use weir_tests::bed::{Family, Pod};
-use weir_tests::testpod::protocol::{Inquiry, Transport};
+use weir_tests::testpod::protocol::{Carrier, Inquiry};
 
 use crate::world::{TARGET_PORT, WEB, World, in_both_wirings};
 
@@ -64,24 +64,29 @@ fn a_refusal_is_told_with_names(world: &mut World) -> Result<()> {
     )?;
 
     let refused = Watch::start(world, "refused", &["--verdict", "dropped", "--last", "100"])?;
-    let opened = Watch::start(world, "opened", &["--verdict", "forwarded", "--pod", "shop/"])?;
+    let opened = Watch::start(
+        world,
+        "opened",
+        &["--verdict", "forwarded", "--pod", "shop/"],
+    )?;
     for family in Family::ALL {
         let to = SocketAddr::from((world.far.addr(family), TARGET_PORT));
         let line = format!(
             "dropped egress shop/cart-1 → {to} UDP (db/pg-0): isolated by shop/cart, \
              shop/default-deny; nearest: shop/cart egress[0] allows db pods on 8080"
         );
-        refused.expect(world, &line, Transport::Udp, to)?;
-        let line =
-            format!("forwarded egress shop/cart-1 → {to} TCP (db/pg-0): allowed by shop/cart egress[0]");
-        opened.expect(world, &line, Transport::Tcp, to)?;
+        refused.expect(world, &line, Carrier::Udp, to)?;
+        let line = format!(
+            "forwarded egress shop/cart-1 → {to} TCP (db/pg-0): allowed by shop/cart egress[0]"
+        );
+        opened.expect(world, &line, Carrier::Tcp, to)?;
         // What was called is told, too.
         let service = WEB.at(family);
         let line = format!(
             "dropped egress shop/cart-1 → {to} UDP (db/pg-0 by default/{} {service}): isolated by",
             WEB.name
         );
-        refused.expect(world, &line, Transport::Udp, service)?;
+        refused.expect(world, &line, Carrier::Udp, service)?;
     }
     says_the_same_without_a_packet(world)?;
     tells_programs_the_same(world)?;
@@ -92,8 +97,16 @@ fn a_refusal_is_told_with_names(world: &mut World) -> Result<()> {
 fn says_the_same_without_a_packet(world: &World) -> Result<()> {
     let ask = |protocol| {
         let question = [
-            "policy", "explain", "--from", "shop/cart-1", "--to", "db/pg-0", "--port", "8080",
-            "--protocol", protocol,
+            "policy",
+            "explain",
+            "--from",
+            "shop/cart-1",
+            "--to",
+            "db/pg-0",
+            "--port",
+            "8080",
+            "--protocol",
+            protocol,
         ];
         output(world, &question)
     };
@@ -111,7 +124,8 @@ fn says_the_same_without_a_packet(world: &World) -> Result<()> {
     let allowed = ask("TCP")?;
     let text: Value = serde_json::from_slice(&allowed.stdout).context("an answer")?;
     ensure!(
-        allowed.status.success() && text["connections"][0]["egress"]["rule"] == "shop/cart egress[0]",
+        allowed.status.success()
+            && text["connections"][0]["egress"]["rule"] == "shop/cart egress[0]",
         "{allowed:?}"
     );
 
@@ -129,7 +143,11 @@ fn says_the_same_without_a_packet(world: &World) -> Result<()> {
 }
 
 fn tells_programs_the_same(world: &World) -> Result<()> {
-    let past = Watch::start(world, "json", &["--last", "1", "--verdict", "dropped", "-o", "json"])?;
+    let past = Watch::start(
+        world,
+        "json",
+        &["--last", "1", "--verdict", "dropped", "-o", "json"],
+    )?;
     let line = wait_for_some(
         || "a record".to_owned(),
         PATIENCE,
@@ -152,14 +170,17 @@ fn leaves_others_out(world: &World) -> Result<()> {
     let others = Watch::start(world, "others", &["--to", "192.0.2.0/24"])?;
     let all = Watch::start(world, "all", &["--protocol", "udp"])?;
     let to = SocketAddr::from((world.far.addr(Family::V4), TARGET_PORT));
-    all.expect(world, "dropped egress shop/cart-1", Transport::Udp, to)?;
+    all.expect(world, "dropped egress shop/cart-1", Carrier::Udp, to)?;
     ensure!(others.text()?.is_empty(), "{}", others.text()?);
     Ok(())
 }
 
 fn pod(pod: &Pod, namespace: &str, name: &str, app: &str) -> Value {
     let addresses = Family::ALL.map(|family| pod.addr(family));
-    let ips: Vec<Value> = addresses.iter().map(|addr: &IpAddr| json!({"ip": addr})).collect();
+    let ips: Vec<Value> = addresses
+        .iter()
+        .map(|addr: &IpAddr| json!({"ip": addr}))
+        .collect();
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -183,7 +204,9 @@ impl Watch {
         let run_dir = node.agent_dir();
         let run_dir = run_dir.to_str().context("a bed's paths are UTF-8")?;
         let arguments = [&["flow", "watch", "--run-dir", run_dir], arguments].concat();
-        let process = node.system().start(&world.weir, &arguments, Streams::Log(file))?;
+        let process = node
+            .system()
+            .start(&world.weir, &arguments, Streams::Log(file))?;
         Ok(Self {
             log,
             _process: process,
@@ -195,14 +218,20 @@ impl Watch {
     }
 
     /// The client asks until a line begins so.
-    fn expect(&self, world: &World, line: &str, transport: Transport, to: SocketAddr) -> Result<()> {
+    fn expect(
+        &self,
+        world: &World,
+        line: &str,
+        by: Carrier,
+        to: SocketAddr,
+    ) -> Result<()> {
         let mut seen = String::new();
         let outcome = wait_for(
             || format!("the line {line:?}"),
             PATIENCE,
             || {
                 let question = Inquiry {
-                    transport: transport.into(),
+                    by,
                     to,
                     timeout: SHORT,
                 };
@@ -219,12 +248,16 @@ impl Watch {
 fn answer(world: &World, arguments: &[&str]) -> Result<Value> {
     let output = output(world, arguments)?;
     ensure!(output.status.success(), "weir {arguments:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).with_context(|| format!("weir {arguments:?}: {output:?}"))
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("weir {arguments:?}: {output:?}"))
 }
 
 fn output(world: &World, arguments: &[&str]) -> Result<std::process::Output> {
     let node = world.bed.node(0);
     let run_dir = node.agent_dir();
     let run_dir = run_dir.to_str().context("a bed's paths are UTF-8")?;
-    node.weir(&world.weir, &[arguments, &["--run-dir", run_dir, "-o", "json"]].concat())
+    node.weir(
+        &world.weir,
+        &[arguments, &["--run-dir", run_dir, "-o", "json"]].concat(),
+    )
 }
