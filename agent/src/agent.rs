@@ -250,6 +250,7 @@ impl Agent {
                     skipped: &desired.skipped,
                     unchosen: &desired.unchosen,
                     interfaces,
+                    pods: &desired.pods,
                     network_interfaces,
                 });
                 self.present.synchronised(desired);

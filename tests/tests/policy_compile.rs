@@ -23,7 +23,7 @@ use weir_tests::reference::policy::world::World;
 const WORLDS: u32 = 10_000;
 
 /// Histories of worlds whose changes are followed write by write.
-const HISTORIES: u32 = 500;
+const HISTORIES: u32 = 1_000;
 
 proptest! {
     #![proptest_config(ProptestConfig {
@@ -97,6 +97,9 @@ proptest! {
             // What was killed may have got no further.
             if stop.index(2) == 0 {
                 agent.actual = prefixes[stop.index(prefixes.len())].clone();
+            }
+            if stop.index(3) == 0 {
+                agent.restart();
             }
         }
     }

@@ -12,10 +12,11 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
 use weir_agent::maps::Plan;
+use weir_ebpf::datapath::At;
 use weir_ebpf::verdict::{Hook, Verdict};
 use weir_tests::scenario::{
     self, Executor as _, ScenarioFile, frame,
-    memory::Memory,
+    memory::{Memory, UPLINK},
     packet::Packet,
     program::{INSTRUCTION_BUDGET, Program},
     runner::Sent,
@@ -169,8 +170,9 @@ impl Both {
     }
 
     fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
-        let in_memory = self.memory.send(hook, frame)?;
-        let in_kernel = self.program.send(hook, frame)?;
+        let at = At::new(hook, UPLINK);
+        let in_memory = self.memory.send(at, frame)?;
+        let in_kernel = self.program.send(at, frame)?;
         ensure!(
             in_kernel.verdict == in_memory.verdict,
             "{} gave {:?} in the kernel and {:?} in memory to {}",

@@ -78,6 +78,7 @@ pub(crate) fn judge<P: Packet, T: Tables>(
 /// Why the packet is refused.
 #[inline(always)]
 pub(crate) fn judge_opening<T: Tables>(tables: &T, work: &mut Workspace) -> Result<(), DropReason> {
+    work.case.now = tables.now();
     work.case.standing = Standing::ABSENT;
     work.case.opened = Direction::EGRESS;
     work.case.is_sure = false;
@@ -127,6 +128,10 @@ fn find<T: Tables>(tables: &T, work: &mut Workspace) {
         is_from_node: case.is_from_node,
     };
     case.standing = Standing::ABSENT;
+    // It would be taken for a part of the echoes under the number zero.
+    if is_lone_message(looked.kind, case.key.protocol) {
+        return;
+    }
     let Case {
         key,
         standing,

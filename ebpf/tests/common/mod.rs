@@ -5,6 +5,7 @@
 )]
 
 pub mod frame;
+pub mod policy;
 pub mod strategy;
 pub mod world;
 

@@ -14,7 +14,7 @@ use weir_ebpf::{
     conntrack::SECOND,
     datapath::{self, At, Decision, Sender, Workspace},
     event::Event,
-    packet::Headers,
+    packet::{Headers, Opener},
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey,
         Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend, FrontendFlags,
@@ -71,6 +71,8 @@ pub struct World {
     pub policy: Cell<Policy>,
     /// `CONNECTIONS`
     pub connections: RefCell<BTreeMap<ConnectionKey, Connection>>,
+    /// What the pod's sockets say of every connection.
+    pub opener: Cell<Opener>,
     /// `EVENTS`
     pub events: RefCell<Vec<Event>>,
     /// `FRAGMENTS`
@@ -108,6 +110,7 @@ impl Default for World {
             rules: RefCell::default(),
             policy: Cell::default(),
             connections: RefCell::default(),
+            opener: Cell::new(Opener::Unknown),
             events: RefCell::default(),
             fragments: RefCell::default(),
             frontends: RefCell::default(),
@@ -209,8 +212,14 @@ impl World {
 
     /// Sends a frame through a hook; it leaves by interface [`UPLINK`], if it leaves.
     pub fn pass(&self, hook: Hook, frame: &[u8]) -> Outcome {
-        let mut buffer = Buffer::<4096>::new(frame).expect("a frame of at most 4096 bytes");
-        let (verdict, _) = datapath::run(&mut buffer, self, At::new(hook, UPLINK));
+        self.pass_at(At::new(hook, UPLINK), frame)
+    }
+
+    /// Sends a frame through the hook of an interface.
+    pub fn pass_at(&self, at: At, frame: &[u8]) -> Outcome {
+        let buffer = Buffer::<4096>::new(frame).expect("a frame of at most 4096 bytes");
+        let mut buffer = buffer.with_opener(self.opener.get());
+        let (verdict, _) = datapath::run(&mut buffer, self, at);
         Outcome {
             verdict,
             frame: buffer.bytes().to_vec(),

@@ -111,7 +111,11 @@ impl<'a> Network<'a> {
                 self.objects.delete(references)?;
                 self.change()
             }
-            Step::Send { .. } | Step::Call { .. } | Step::Advance(_) => {
+            Step::Send { .. }
+            | Step::Call { .. }
+            | Step::Plug(_)
+            | Step::Unplug(_)
+            | Step::Advance(_) => {
                 bail!("in a network packets are made by sockets, and time passes by itself")
             }
         }

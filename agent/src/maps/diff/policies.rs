@@ -222,17 +222,19 @@ fn sets_of_known_pods_change(desired: &Contents, actual: &Contents, in_force: Sl
 
 /// Writes to pods' slots what they shall say.
 fn prepare_pods(plan: &mut Vec<Write>, desired: &Contents, actual: &Contents, in_force: Slot) {
+    let denies_unknown = desired.policy.flags.contains(PolicyFlags::DENY_UNKNOWN);
     for (interface, new, old) in differences(&desired.pods, &actual.pods) {
         let Some(old) = old.filter(|old| is_known(Some(old))) else {
             continue;
         };
-        let nobody = Pod {
-            egress: Slots::both(NOBODY),
-            ingress: Slots::both(NOBODY),
+        // One that nobody will know is judged as the flag will say.
+        let by_flag = Slots::both(if denies_unknown { NOBODY } else { 0 });
+        let unknown = Pod {
+            egress: by_flag,
+            ingress: by_flag,
             ..*old
         };
-        // Until it is taken for one that nobody knows, nothing of it shall be judged by a mixture.
-        let new = new.filter(|new| is_known(Some(new))).unwrap_or(&nobody);
+        let new = new.filter(|new| is_known(Some(new))).unwrap_or(&unknown);
         let prepared = Pod {
             egress: new.egress.with(in_force, old.egress.get(in_force)),
             ingress: new.ingress.with(in_force, old.ingress.get(in_force)),
@@ -350,6 +352,8 @@ fn between(desired: &Contents, actual: &Contents, limits: &Limits) -> Option<Con
         });
     }
     if pods {
+        // Whose entry goes early was not one that nobody knows.
+        between.policy.flags = between.policy.flags.with(PolicyFlags::DENY_UNKNOWN);
         between
             .pods
             .retain(|interface, _| desired.pods.contains_key(interface));
