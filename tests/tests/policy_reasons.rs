@@ -217,13 +217,22 @@ fn told(
     question: &explain::Connection,
 ) -> Option<FlowRecord> {
     let judge = explainer.judge(pod.node.as_deref());
-    let interface = judge.interface(&pod.id).expect("whoever is judged has an interface");
+    let interface = judge
+        .interface(&pod.id)
+        .expect("whoever is judged has an interface");
     let is_own_node = match &question.from {
         explain::Sender::Node(name, _) => pod.node.as_ref() == Some(name),
         explain::Sender::Pod(..) | explain::Sender::Outside(_) => false,
     };
     let from = question.from.addr();
-    let judged = judge.judge(interface, direction, is_own_node, from, question.to, question.traffic);
+    let judged = judge.judge(
+        interface,
+        direction,
+        is_own_node,
+        from,
+        question.to,
+        question.traffic,
+    );
     let now = explain::Snapshot {
         scene: Arc::clone(scene),
         desired: Arc::new(judge.desired().clone()),
@@ -244,7 +253,10 @@ fn check_record(record: &FlowRecord, expected: &Judgement) -> Result<(), TestCas
             let nearest = nearest.as_ref().map(|near| near.rule.to_string());
             prop_assert!(line.starts_with("dropped "), "{}", line);
             prop_assert_eq!(&record.isolated_by, &isolated_by, "{}", line);
-            prop_assert_eq!(record.nearest.as_ref().map(|near| &near.rule), nearest.as_ref());
+            prop_assert_eq!(
+                record.nearest.as_ref().map(|near| &near.rule),
+                nearest.as_ref()
+            );
             let sentence = format!("isolated by {}; ", isolated_by.join(", "));
             prop_assert!(line.contains(&sentence), "{}", line);
             let near = nearest.map_or_else(
@@ -256,10 +268,18 @@ fn check_record(record: &FlowRecord, expected: &Judgement) -> Result<(), TestCas
         Judgement::ByRules(rules) => {
             let rules = names(rules);
             let rule = record.rule.as_ref().expect("a rule that is known");
-            prop_assert!(line.starts_with("forwarded ") && rules.contains(rule), "{}", line);
+            prop_assert!(
+                line.starts_with("forwarded ") && rules.contains(rule),
+                "{}",
+                line
+            );
         }
         Judgement::NoSubject | Judgement::Itself | Judgement::OwnNode | Judgement::NotIsolated => {
-            prop_assert!(line.starts_with("forwarded ") && record.rule.is_none(), "{}", line);
+            prop_assert!(
+                line.starts_with("forwarded ") && record.rule.is_none(),
+                "{}",
+                line
+            );
         }
     }
     Ok(())

@@ -218,13 +218,7 @@ impl Watch {
     }
 
     /// The client asks until a line begins so.
-    fn expect(
-        &self,
-        world: &World,
-        line: &str,
-        by: Carrier,
-        to: SocketAddr,
-    ) -> Result<()> {
+    fn expect(&self, world: &World, line: &str, by: Carrier, to: SocketAddr) -> Result<()> {
         let mut seen = String::new();
         let outcome = wait_for(
             || format!("the line {line:?}"),
