@@ -25,7 +25,7 @@ use weir_tests::scenario::world::{self, World};
 
 use super::histories::{Happening, History};
 use super::met::Met;
-use super::place::{Interfaces, is_here, sender_at};
+use super::place::{Interfaces, sender_at};
 use super::record::{Key, Outcome, Records, Seen};
 use super::segment::{Conversation, Segment};
 
@@ -53,10 +53,7 @@ pub fn compare(executor: &mut impl Executor, history: &History, extent: Extent) 
         cluster: history.world.clone(),
         world,
         interfaces,
-        records: Records {
-            is_kept: history.is_kept,
-            ..Records::default()
-        },
+        records: Records::new(history.is_kept),
         now: 0,
         met: Met::default(),
     };

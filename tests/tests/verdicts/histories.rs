@@ -10,7 +10,7 @@ use weir_tests::reference::policy::world::{
 };
 
 use super::segment::{Conversation, Segment};
-use crate::policies::connections::connection;
+use crate::policies::connections::connections;
 use crate::policies::plan::NAMESPACES;
 use crate::policies::rules::policy;
 use crate::policies::worlds::{labels, world};
@@ -83,7 +83,7 @@ pub fn history(events: RangeInclusive<usize>) -> impl Strategy<Value = History> 
         world(),
         any::<bool>(),
         prop::bool::weighted(0.15),
-        vec(conversation(), 6..14),
+        conversations(),
         vec(happening(), events),
     )
         .prop_map(
@@ -98,13 +98,16 @@ pub fn history(events: RangeInclusive<usize>) -> impl Strategy<Value = History> 
 }
 
 /// Few ports, so that they are used again, and by the other side.
-fn conversation() -> impl Strategy<Value = Conversation> {
-    (connection(), select(vec![80_u16, 81, 40_000, 40_001])).prop_map(
-        |(connection, client_port)| Conversation {
+fn conversations() -> impl Strategy<Value = Vec<Conversation>> {
+    let client_ports = vec(select(vec![80_u16, 81, 40_000, 40_001]), 6..14);
+    (connections(), client_ports).prop_map(|(connections, client_ports)| {
+        let both = connections.into_iter().zip(client_ports);
+        both.map(|(connection, client_port)| Conversation {
             connection,
             client_port,
-        },
-    )
+        })
+        .collect()
+    })
 }
 
 fn happening() -> impl Strategy<Value = Happening> {

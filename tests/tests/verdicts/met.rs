@@ -108,7 +108,7 @@ impl Met {
             .filter(|kind| !self.0.contains(*kind))
             .collect();
         ensure!(
-            missing.is_empty(),
+            self.is_complete(),
             "these clusters show too little: never {missing:?}"
         );
         Ok(())

@@ -89,14 +89,21 @@ const TCP: u8 = 6;
 const SCTP: u8 = 132;
 
 /// Everything that is remembered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Records {
     records: BTreeMap<Key, Record>,
-    /// Is what was let through once not judged again?
-    pub is_kept: bool,
+    is_kept: bool,
 }
 
 impl Records {
+    /// Nothing yet. Is what was let through once not judged again?
+    pub const fn new(is_kept: bool) -> Self {
+        Self {
+            records: BTreeMap::new(),
+            is_kept,
+        }
+    }
+
     /// What becomes of a packet at the interface of an isolated pod. `ask` says what the policies
     /// in force say of the conversation, opened in a direction.
     pub fn judge(
