@@ -29,6 +29,7 @@ use crate::{
     model::{Changed, Cluster, Event, SourceId},
     observe::{
         metrics::Extent,
+        present::{Present, Wish},
         report::{Reporter, Synchronised},
         surface::{self, Surface},
     },
@@ -62,7 +63,8 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
     let mut shutdown = Shutdown::new()?;
-    let mut agent = Agent::new(config, dataplane, surface)?;
+    let present = Present::open(&config, &dataplane)?;
+    let mut agent = Agent::new(config, dataplane, surface, present)?;
     tokio::select! {
         result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -126,10 +128,16 @@ struct Agent {
     schedule: Schedule,
     reporter: Reporter,
     surface: Surface,
+    present: Present,
 }
 
 impl Agent {
-    fn new(config: Config, dataplane: Dataplane, surface: Surface) -> Result<Self> {
+    fn new(
+        config: Config,
+        dataplane: Dataplane,
+        surface: Surface,
+        present: Present,
+    ) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
             .read()
@@ -148,6 +156,7 @@ impl Agent {
             attached: None,
             reporter,
             surface,
+            present,
         })
     }
 
@@ -168,6 +177,10 @@ impl Agent {
                     self.node.note_records(records.borrow_and_update().clone());
                     self.queue();
                 }
+                wish = self.present.wish() => match wish {
+                    Wish::Know(ask) => self.present.answer(ask, &self.cluster),
+                    Wish::Flags => self.queue(),
+                },
                 listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
@@ -189,6 +202,7 @@ impl Agent {
             self.surface.see_problems(problems);
         }
         if let Changed::Objects(objects) = changed {
+            self.present.objects_changed();
             self.surface.changed(&objects, &self.cluster);
             let node = self.cluster.node(&self.config.node_name);
             self.surface.see_node(node);
@@ -236,8 +250,10 @@ impl Agent {
                     skipped: &desired.skipped,
                     unchosen: &desired.unchosen,
                     interfaces,
+                    pods: &desired.pods,
                     network_interfaces,
                 });
+                self.present.synchronised(desired);
             }
             Err(error) => {
                 error!("not up to date, what was programmed stays in force: {error:#}");
@@ -256,7 +272,9 @@ impl Agent {
         let tables = self.tables.capacities();
         let capacities = table_capacities(&tables);
         let context = self.node.context(&self.config, &self.cluster, &tables);
-        let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
+        let mut desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
+        let flags = &mut desired.contents.policy.flags;
+        *flags = flags.with(self.present.flags());
         let limits = Limits {
             backends: capacities.backends as usize,
             source_ranges: capacities.source_ranges as usize,

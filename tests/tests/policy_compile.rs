@@ -98,6 +98,9 @@ proptest! {
             if stop.index(2) == 0 {
                 agent.actual = prefixes[stop.index(prefixes.len())].clone();
             }
+            if stop.index(3) == 0 {
+                agent.restart();
+            }
         }
     }
 

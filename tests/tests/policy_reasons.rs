@@ -81,6 +81,15 @@ fn question(scene: &Scene, asked: &Connection) -> explain::Connection {
     }
 }
 
+/// Does somebody beyond the pod send from the pod's own address? To the pod that is its own packet,
+/// and no kernel lets it come so far.
+fn is_martian(asked: &Connection) -> bool {
+    match asked.from {
+        Sender::Outside(addr) | Sender::Node { addr, .. } => addr == asked.to,
+        Sender::Pod(_) => false,
+    }
+}
+
 /// One end in words that both can be put into.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
@@ -162,7 +171,7 @@ proptest! {
     fn an_explanation_says_what_the_evaluator_says(world in world(), asked in connections()) {
         let scene = scene(&world);
         let mut explainer = Explainer::new(&scene);
-        for connection in &asked {
+        for connection in asked.iter().filter(|it| !is_martian(it)) {
             let explanation = explainer.explain(&question(&scene, connection));
             prop_assert_eq!(
                 both_said(&explanation),
@@ -182,7 +191,7 @@ fn every_kind_of_reason_is_met() {
         .run(&(world(), connections()), |(world, asked)| {
             let scene = scene(&world);
             let mut explainer = Explainer::new(&scene);
-            for connection in &asked {
+            for connection in asked.iter().filter(|it| !is_martian(it)) {
                 for said in both_said(&explainer.explain(&question(&scene, connection))) {
                     let kind = match said {
                         Said::Plain(kind) => kind.to_owned(),

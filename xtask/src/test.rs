@@ -79,6 +79,7 @@ pub fn run(workspace: &Workspace, levels: &[Level]) -> Result<()> {
     for level in levels {
         println!("\ntest {}", name(*level));
         match level {
+            Level::Host if levels.len() > 1 => host_with_others(workspace)?,
             Level::Host => host(workspace)?,
             Level::Kernels => kernels::run(workspace).context("test kernels")?,
             Level::Program | Level::Network | Level::Conformance => {
@@ -99,6 +100,18 @@ fn name(level: Level) -> String {
 
 fn host(workspace: &Workspace) -> Result<()> {
     process::shown(process::cargo(workspace.root()).args(["test", "--workspace"]))
+}
+
+/// The same beside other levels: with the flags that these are built with, so that all that the
+/// crates depend on is compiled once.
+fn host_with_others(workspace: &Workspace) -> Result<()> {
+    build_ebpf::build(workspace)?;
+    process::shown(
+        build::static_cargo(workspace, "test")?
+            .args(["--package", "weir-ebpf"])
+            .args(["--package", "weir-agent", "--package", "weir-tests"]),
+    )?;
+    process::shown(process::cargo(workspace.root()).args(["test", "--package", "xtask"]))
 }
 
 fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {

@@ -7,6 +7,7 @@ use weir_ebpf::tables::{BackendKey, Frontend, FrontendKey, ServiceFlags, Serving
 
 mod addresses;
 mod ids;
+mod policies;
 mod unchosen;
 
 use super::testing::{clusters, compile_all, context, endpoint, service, service_ref};

@@ -172,7 +172,7 @@ pub fn told(judgement: &Judgement, pod: Option<&PodRef>, direction: Direction) -
             "noSubject",
             match pod {
                 Some(pod) => format!("{pod} has no network of its own"),
-                None => "policies are about pods with a network of their own".to_owned(),
+                None => "it is no pod, and no policy is about it".to_owned(),
             },
         ),
         Judgement::Itself => ("itself", "a pod may always talk to itself".to_owned()),

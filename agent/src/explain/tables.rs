@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use weir_ebpf::addr::Port;
 use weir_ebpf::datapath::{self, At};
-use weir_ebpf::tables::{FrontendKey, PolicyFlags};
+use weir_ebpf::tables::{ANYONE, FrontendKey, PolicyFlags, RuleKey, Tables as _};
 use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::{Scene, Traffic, probe};
@@ -139,11 +139,31 @@ impl Judge {
             Direction::Egress => pod.egress.get(slot),
             Direction::Ingress => pod.ingress.get(slot),
         });
+        let peer = match direction {
+            Direction::Egress => to,
+            Direction::Ingress => from,
+        };
         Judged {
             verdict,
             subject,
-            rule: told.map_or(0, |event| event.rule),
+            // Of a packet that opens nothing, as most of ICMP, nothing is told when it passes.
+            rule: match told {
+                Some(event) => event.rule,
+                None => self.rule(subject, peer, traffic),
+            },
         }
+    }
+
+    /// The rule that allows a subject set this traffic with an address; zero: none does.
+    fn rule(&self, subject: u32, peer: IpAddr, traffic: Traffic) -> u32 {
+        let slot = self.tables.contents.policy.slot();
+        let class = self.tables.class(&peer.into(), slot);
+        let port = Port::new(traffic.port().unwrap_or(0));
+        let rule = |class| {
+            let question = RuleKey::new(subject, class, traffic.protocol(), port);
+            self.tables.rule(&question)
+        };
+        rule(class).or_else(|| rule(ANYONE)).unwrap_or(0)
     }
 
     /// The backends of a service at this address: `None` where there is no service.

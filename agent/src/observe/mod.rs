@@ -13,6 +13,7 @@ pub mod http;
 pub mod idle;
 pub mod listeners;
 pub mod metrics;
+pub mod present;
 pub mod report;
 pub mod socket;
 pub mod socket_routes;

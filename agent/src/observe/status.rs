@@ -37,7 +37,7 @@ pub struct Status {
     /// The tables that the agent writes.
     pub tables: Vec<Table>,
     /// The pods' interfaces that carry programs.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<PodInterface>,
     /// The interfaces to the network that carry programs.
     #[serde(default)]
     pub network_interfaces: Vec<Interface>,
@@ -92,6 +92,28 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
+}
+
+/// An interface of a pod. An agent before this one told only its index and name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodInterface {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The pod, as `namespace/name`, where it is known.
+    #[serde(default)]
+    pub pod: Option<String>,
+    /// What is known of it: `unknown`, `isolated`, `programmed`.
+    #[serde(default)]
+    pub state: String,
+    /// The policies that isolate it as a receiver, as `namespace/name`.
+    #[serde(default)]
+    pub ingress: Vec<String>,
+    /// The policies that isolate it as a sender.
+    #[serde(default)]
+    pub egress: Vec<String>,
 }
 
 /// A loaded program.

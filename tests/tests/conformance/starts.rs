@@ -7,6 +7,7 @@
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use weir_tests::bed::process::Streams;
 use weir_tests::bed::raw::{Sniffer, ends};
-use weir_tests::bed::{Addresses, Family};
+use weir_tests::bed::{Addresses, Family, NodePlan};
 use weir_tests::testpod::first::First;
 
 use crate::cluster::{Cluster, PodId};
@@ -31,8 +32,8 @@ const WORKERS: usize = 4;
 const UNTIL_PROCESS: Duration = Duration::from_millis(100);
 /// From there to the pod's address from the API server.
 const UNTIL_STATUS: Duration = Duration::from_millis(20);
-/// The first one's address.
-const FIRST: Ipv4Addr = Ipv4Addr::new(10, 200, 4, 0);
+/// Their addresses, which are given to one after the other.
+const ADDRESSES: RangeInclusive<u8> = 60..=190;
 
 const POLICIES: &str = r#"
 policies:
@@ -185,7 +186,9 @@ fn file(number: u32) -> String {
 }
 
 fn address(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(FIRST) + number)
+    let (first, count) = (*ADDRESSES.start(), ADDRESSES.len());
+    let place = u8::try_from(number as usize % count).expect("fewer than 256 addresses");
+    NodePlan::new(0).pod(first + place)
 }
 
 fn addresses(number: u32) -> Addresses {

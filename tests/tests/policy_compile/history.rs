@@ -99,6 +99,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Another agent takes over its tables.
+    pub fn restart(&mut self) {
+        self.ids = Ids::from_contents(&self.actual);
+    }
+
     /// What its tables should hold.
     pub fn compile(&mut self, world: &World, has_records: bool) -> Contents {
         let cluster = Cluster::from_objects(objects(world));

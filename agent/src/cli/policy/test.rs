@@ -149,7 +149,7 @@ fn show_to_people(comparison: &Comparison, is_wide: bool) {
     }
     rows.sort();
     if rows.len() <= MAX_COLUMNS {
-        matrix(&rows, groups, &cells);
+        matrix(&rows, is_wide, groups, &cells);
     } else {
         output::line(&dim(&format!(
             "{} parties: too many for a matrix; -o json has all",
@@ -175,6 +175,7 @@ fn show_to_people(comparison: &Comparison, is_wide: bool) {
 /// Each row a sender, each column a receiver, by the numbers in front of the rows.
 fn matrix(
     rows: &[(bool, String, usize)],
+    is_wide: bool,
     groups: &[Group],
     cells: &BTreeMap<(usize, usize), Cell>,
 ) {
@@ -190,14 +191,15 @@ fn matrix(
         "from \\ to",
         header.join(" ")
     )));
-    for (number, (_, name, from)) in (1..).zip(rows) {
+    for (number, (is_outside, name, from)) in (1..).zip(rows) {
         let line: Vec<String> = (1..)
             .zip(rows)
-            .map(|(other, (_, _, to))| {
-                // A pod may always talk to itself.
-                let is_itself = number == other && groups[*from].members.len() == 1;
+            .map(|(other, (is_beyond, _, to))| {
+                // A pod may always talk to itself, and policies are about pods.
+                let is_one = is_wide || groups[*from].members.len() == 1;
+                let is_nothing = number == other && is_one || *is_outside && *is_beyond;
                 let cell = cells.get(&(*from, *to)).copied().unwrap_or_default();
-                let text = if is_itself {
+                let text = if is_nothing {
                     " ".to_owned()
                 } else {
                     cell.text()

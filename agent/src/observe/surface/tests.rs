@@ -2,6 +2,7 @@ use std::{net::SocketAddr, num::NonZeroU16};
 
 use tokio::time::timeout;
 use weir_ebpf::addr::Addr;
+use weir_ebpf::tables::Pod;
 
 use super::*;
 use crate::compile::PolicyOptions;
@@ -92,6 +93,7 @@ impl World {
     fn synchronise_with(&mut self, checks: &Checks) {
         let contents = Contents {
             node_port_addrs: BTreeSet::from([Addr::from(Ipv4Addr::LOCALHOST)]),
+            pods: BTreeMap::from([(5, Pod::default()), (6, Pod::default())]),
             ..Contents::default()
         };
         self.surface.synchronised(Synchronised {
@@ -162,6 +164,8 @@ async fn the_port_of_metrics_has_kube_proxys_paths() {
         "weir_table_writes_total 3",
         "weir_attached_interfaces{role=\"network\"} 1",
         "weir_attached_interfaces{role=\"pod\"} 2",
+        "weir_pod_interfaces{state=\"unknown\"} 2",
+        "weir_pod_interfaces{state=\"programmed\"} 0",
         "weir_skipped_entries 1",
     ] {
         assert!(page.body.contains(sample), "{sample}\n{}", page.body);
