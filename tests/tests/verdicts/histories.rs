@@ -42,6 +42,17 @@ pub enum Happening {
         /// From the client, or from the server?
         is_of_client: bool,
     },
+    /// An ICMP error about a packet of a conversation.
+    Error {
+        /// Of which.
+        conversation: Index,
+        /// About which packet.
+        segment: Segment,
+        /// Of the client, or of the server?
+        is_of_client: bool,
+        /// Does the packet's receiver say so? Else somebody on the way.
+        is_of_end: bool,
+    },
     /// A conversation's beginning: its opening, the answer to that, and data.
     Begin(Index),
     /// A pod sends a conversation's opening, which is another's.
@@ -118,6 +129,20 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Segment::End),
         1 => Just(Segment::Reset),
     ];
+    let error = (
+        any::<Index>(),
+        segment.clone(),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(conversation, segment, is_of_client, is_of_end)| Happening::Error {
+                conversation,
+                segment,
+                is_of_client,
+                is_of_end,
+            },
+        );
     let packet = (any::<Index>(), segment, prop::bool::weighted(0.6)).prop_map(
         |(conversation, segment, is_of_client)| Happening::Packet {
             conversation,
@@ -127,6 +152,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     );
     prop_oneof![
         12 => packet,
+        2 => error,
         6 => any::<Index>().prop_map(Happening::Begin),
         1 => (any::<Index>(), any::<Index>()).prop_map(|(pod, of)| Happening::Forgery(pod, of)),
         1 => select(&DELAYS).prop_map(Happening::Time),

@@ -175,6 +175,37 @@ impl Records {
         }
     }
 
+    /// What becomes of an ICMP error at the interface of an isolated pod, about a packet of a
+    /// conversation that the pod has sent or received. It passes with its conversation, and
+    /// changes nothing; `alone` says what the policies in force say of it by itself.
+    pub fn judge_error(
+        &self,
+        key: &Key,
+        seen: &Seen,
+        ask: impl Fn(Direction) -> Judgement,
+        alone: impl Fn() -> Judgement,
+    ) -> Outcome {
+        if seen.is_from_node {
+            return Outcome::Alone;
+        }
+        let record = self.records.get(key);
+        let record =
+            record.filter(|record| seen.now - record.last <= lifetime(key.protocol, record.stage));
+        let (why, direction) = match record {
+            Some(record) if record.is_of_node || self.is_kept => return Outcome::Alone,
+            Some(record) => (ask(record.opened), record.opened),
+            None => (alone(), seen.way),
+        };
+        if why.is_allowed() {
+            return Outcome::Alone;
+        }
+        Outcome::Refused {
+            direction,
+            why,
+            was_open: record.is_some(),
+        }
+    }
+
     fn begin(&mut self, key: Key, seen: &Seen, ask: impl Fn(Direction) -> Judgement) -> Outcome {
         let why = if seen.is_from_node {
             Judgement::OwnNode
