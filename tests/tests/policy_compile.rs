@@ -23,7 +23,7 @@ use weir_tests::reference::policy::{Connection, evaluate};
 const WORLDS: u32 = 10_000;
 
 /// Histories of worlds whose changes are followed write by write.
-const HISTORIES: u32 = 1_000;
+const HISTORIES: u32 = 500;
 
 proptest! {
     #![proptest_config(ProptestConfig {
