@@ -185,9 +185,10 @@ fn look(entry: &mut Connection, protocol: Protocol, packet: &Looked) -> Standing
     if is_opening && entry.state.0 >= FlowState::CLOSING.0 {
         return Standing::ABSENT;
     }
-    // The first packet of a connection is never an answer.
+    // The first packet of a connection is never an answer. It takes the place of one that is
+    // refused, or that may be from now on.
     if is_opening && !is_original {
-        return if is_denied {
+        return if is_denied || is_stale(entry, packet.policy) {
             Standing::ABSENT
         } else {
             Standing::BESIDE
