@@ -29,13 +29,14 @@ use crate::{
     model::{Changed, Cluster, Event, SourceId},
     observe::{
         metrics::Extent,
+        present::{Present, Wish},
         report::{Reporter, Synchronised},
         surface::{self, Surface},
     },
     own_node::OwnNode,
     schedule::Schedule,
     sources::{
-        manifests,
+        cni, manifests,
         node::{self, NodeState},
     },
 };
@@ -53,14 +54,19 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let (sender, events) = mpsc::channel(64);
     let mut sources = tokio::task::JoinSet::new();
-    sources.spawn(manifests::watch::run(config.manifests.clone(), sender));
+    let manifests = config.manifests.clone();
+    sources.spawn(manifests::watch::run(manifests, sender.clone()));
+    let (records_sender, records) = watch::channel(None);
+    let results = config.cni_results_dir.clone();
+    sources.spawn(cni::watch::run(results, records_sender, sender));
     let (sender, nodes) = watch::channel(None);
     sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
     let mut shutdown = Shutdown::new()?;
-    let mut agent = Agent::new(config, dataplane, surface)?;
+    let present = Present::open(&config, &dataplane)?;
+    let mut agent = Agent::new(config, dataplane, surface, present)?;
     tokio::select! {
-        result = agent.work(events, nodes) => result,
+        result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
             Ok(()) => bail!("a source ended though nobody asked it to"),
             Err(error) => Err(error),
@@ -122,10 +128,16 @@ struct Agent {
     schedule: Schedule,
     reporter: Reporter,
     surface: Surface,
+    present: Present,
 }
 
 impl Agent {
-    fn new(config: Config, dataplane: Dataplane, surface: Surface) -> Result<Self> {
+    fn new(
+        config: Config,
+        dataplane: Dataplane,
+        surface: Surface,
+        present: Present,
+    ) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
             .read()
@@ -144,6 +156,7 @@ impl Agent {
             attached: None,
             reporter,
             surface,
+            present,
         })
     }
 
@@ -151,6 +164,7 @@ impl Agent {
         &mut self,
         mut events: mpsc::Receiver<Event>,
         mut nodes: watch::Receiver<Option<NodeState>>,
+        mut records: watch::Receiver<Option<Vec<cni::Record>>>,
     ) -> Result<()> {
         loop {
             tokio::select! {
@@ -159,6 +173,14 @@ impl Agent {
                     self.node.note(nodes.borrow_and_update().clone());
                     self.queue();
                 }
+                Ok(()) = records.changed() => {
+                    self.node.note_records(records.borrow_and_update().clone());
+                    self.queue();
+                }
+                wish = self.present.wish() => match wish {
+                    Wish::Know(ask) => self.present.answer(ask, &self.cluster),
+                    Wish::Flags => self.queue(),
+                },
                 listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
@@ -172,11 +194,15 @@ impl Agent {
 
     fn note(&mut self, event: Event) {
         let changed = self.cluster.apply(event);
+        if let Changed::Objects(objects) = &changed {
+            self.reporter.objects(objects, &self.cluster);
+        }
         if changed != Changed::Nothing {
             let problems = self.reporter.problems(&self.cluster);
             self.surface.see_problems(problems);
         }
         if let Changed::Objects(objects) = changed {
+            self.present.objects_changed();
             self.surface.changed(&objects, &self.cluster);
             let node = self.cluster.node(&self.config.node_name);
             self.surface.see_node(node);
@@ -224,8 +250,10 @@ impl Agent {
                     skipped: &desired.skipped,
                     unchosen: &desired.unchosen,
                     interfaces,
+                    pods: &desired.pods,
                     network_interfaces,
                 });
+                self.present.synchronised(desired);
             }
             Err(error) => {
                 error!("not up to date, what was programmed stays in force: {error:#}");
@@ -244,16 +272,25 @@ impl Agent {
         let tables = self.tables.capacities();
         let capacities = table_capacities(&tables);
         let context = self.node.context(&self.config, &self.cluster, &tables);
-        let desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
+        let mut desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
+        let flags = &mut desired.contents.policy.flags;
+        *flags = flags.with(self.present.flags());
         let limits = Limits {
             backends: capacities.backends as usize,
             source_ranges: capacities.source_ranges as usize,
+            pods: capacities.pods as usize,
+            pod_addrs: capacities.pod_addrs as usize,
+            peers: capacities.peers as usize,
+            peer_ranges: capacities.peer_ranges as usize,
+            rules: capacities.rules as usize,
         };
         let plan = diff_within(&desired.contents, &self.actual, limits);
         let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
-        self.actual = desired.contents.clone();
+        for write in &plan.0 {
+            write.apply_to(&mut self.actual);
+        }
         // One interface that refuses its programs keeps nobody else from what is theirs.
         let attached = self.attach(is_repair);
         if is_stale {
@@ -325,6 +362,11 @@ fn table_capacities(tables: &BTreeMap<&'static str, u32>) -> Capacities {
         backends: of(name::BACKENDS).min(of(name::SERVING)),
         source_ranges: of(name::SOURCE_RANGES),
         service_cidrs: of(name::SERVICE_CIDRS),
+        pods: of(name::PODS),
+        pod_addrs: of(name::POD_ADDRS),
+        peers: of(name::PEERS),
+        peer_ranges: of(name::PEER_RANGES),
+        rules: of(name::RULES),
     }
 }
 

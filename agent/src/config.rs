@@ -16,7 +16,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use ipnetwork::IpNetwork;
 use weir_ebpf::tables::capacity;
 
-use crate::{attach::TcChoice, model::parse_network, sources::node::node_ports::NodePortAddresses};
+use crate::{
+    attach::TcChoice,
+    compile::{PolicyOptions, UnknownPods},
+    model::parse_network,
+    sources::node::node_ports::NodePortAddresses,
+};
 
 /// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
 /// that are containers): each has directories of its own.
@@ -64,6 +69,42 @@ pub struct AgentArguments {
         default_value = "/run/netns"
     )]
     pub netns_dir: PathBuf,
+
+    /// Where libcni keeps its records of pods' interfaces; it may come later, or never
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_CNI_RESULTS_DIR",
+        default_value = "/var/lib/cni/results"
+    )]
+    pub cni_results_dir: PathBuf,
+
+    /// What an interface may do whose pod is not known
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "WEIR_UNKNOWN_PODS",
+        default_value = "auto"
+    )]
+    pub unknown_pods: UnknownPodsChoice,
+
+    /// Whether packets of a pod are dropped whose source address is not the pod's
+    #[arg(
+        long,
+        value_name = "ON|OFF",
+        env = "WEIR_SOURCE_CHECK",
+        default_value = "on"
+    )]
+    pub source_check: Switch,
+
+    /// What becomes of open connections when a policy changes
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "WEIR_ESTABLISHED",
+        default_value = "rejudge"
+    )]
+    pub established: Established,
 
     /// Where the agent keeps what outlives it, and what it says of itself.
     #[command(flatten)]
@@ -150,6 +191,35 @@ pub enum TcAttach {
     Clsact,
 }
 
+/// What an interface may do whose pod is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum UnknownPodsChoice {
+    /// Nothing while any policy may concern the node's pods, else everything
+    Auto,
+    /// Nothing
+    Deny,
+    /// Everything
+    Allow,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// It is done
+    On,
+    /// It is left
+    Off,
+}
+
+/// What becomes of open connections when a policy changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Established {
+    /// They are judged again, and end where the policy forbids them
+    Rejudge,
+    /// They go on
+    Keep,
+}
+
 /// What an agent runs with: every path exists, every name is known.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -161,6 +231,10 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// Directory of network namespaces.
     pub netns_dir: PathBuf,
+    /// Directory of libcni's records.
+    pub cni_results_dir: PathBuf,
+    /// How policies are kept.
+    pub policy: PolicyOptions,
     /// The BPF file system.
     pub bpffs: PathBuf,
     /// Lock and status.
@@ -213,6 +287,16 @@ impl From<TcAttach> for TcChoice {
     }
 }
 
+impl From<UnknownPodsChoice> for UnknownPods {
+    fn from(choice: UnknownPodsChoice) -> Self {
+        match choice {
+            UnknownPodsChoice::Auto => Self::Auto,
+            UnknownPodsChoice::Deny => Self::Deny,
+            UnknownPodsChoice::Allow => Self::Allow,
+        }
+    }
+}
+
 impl AgentArguments {
     /// Fills in what was not given and checks what was.
     ///
@@ -253,6 +337,12 @@ impl AgentArguments {
             node_name,
             cgroup_root,
             netns_dir: self.netns_dir,
+            cni_results_dir: self.cni_results_dir,
+            policy: PolicyOptions {
+                unknown_pods: self.unknown_pods.into(),
+                source_check: self.source_check == Switch::On,
+                keep_established: self.established == Established::Keep,
+            },
             bpffs: self.paths.bpffs,
             run_dir: self.paths.run_dir,
             nodeport_addresses,

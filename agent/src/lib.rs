@@ -18,6 +18,7 @@ pub mod attach;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod explain;
 pub mod listing;
 pub mod logging;
 pub mod maps;

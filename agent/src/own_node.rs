@@ -9,13 +9,16 @@ use weir_ebpf::tables::name;
 
 use crate::{
     attach::{self, Role},
-    compile::{InterfaceAddresses, NodeContext},
+    compile::{Claimed, InterfaceAddresses, NodeContext, PodInterface},
     config::Config,
     model::Cluster,
-    sources::node::{
-        NodeState,
-        node_ports::node_port_addresses,
-        snat_ports::{SnatPorts, snat_ports},
+    sources::{
+        cni,
+        node::{
+            NodeState,
+            node_ports::node_port_addresses,
+            snat_ports::{SnatPorts, snat_ports},
+        },
     },
 };
 
@@ -23,6 +26,8 @@ use crate::{
 pub(crate) struct OwnNode {
     /// `None` until the source has told it.
     state: Option<NodeState>,
+    /// The records of CNI plugins, the older ones first; `None` until they have been read.
+    records: Option<Vec<cni::Record>>,
     snat_ports: SnatPorts,
     /// What the tables have no room for: said once.
     left_out: Vec<String>,
@@ -38,14 +43,20 @@ impl OwnNode {
         warn_of(&ports);
         Ok(Self {
             state: None,
+            records: None,
             snat_ports: ports,
             left_out: Vec::new(),
         })
     }
 
-    /// Has the source told what the node looks like?
+    /// Has it been told what the node looks like, and which pods its interfaces were made for?
     pub(crate) fn is_known(&self) -> bool {
-        self.state.is_some()
+        self.state.is_some() && self.records.is_some()
+    }
+
+    /// Takes the records of CNI plugins.
+    pub(crate) fn note_records(&mut self, records: Option<Vec<cni::Record>>) {
+        self.records = records;
     }
 
     /// Takes what the source told.
@@ -92,6 +103,7 @@ impl OwnNode {
             name: config.node_name.clone(),
             snat_ports: self.snat_ports.in_table(),
             service_cidrs: config.service_cidrs.clone(),
+            policy: config.policy,
             ..NodeContext::default()
         };
         let Some(state) = &self.state else {
@@ -115,6 +127,7 @@ impl OwnNode {
                 (*index, addresses)
             })
             .collect();
+        context.pod_interfaces = pod_interfaces(state, self.records.as_deref().unwrap_or_default());
         let room = |table| capacities.get(table).copied().unwrap_or(0);
         let left_out = context.limit(room(name::NODE_PORT_ADDRS), room(name::INTERFACES));
         if left_out != self.left_out {
@@ -151,8 +164,81 @@ impl OwnNode {
     }
 }
 
+/// The pods' interfaces, with what their namespaces and the records say of them.
+fn pod_interfaces(state: &NodeState, records: &[cni::Record]) -> BTreeMap<u32, PodInterface> {
+    let mut claims = cni::claims(&state.pod_interfaces, records);
+    let interfaces = state.pod_interfaces.iter();
+    interfaces
+        .map(|(index, interface)| {
+            let mut addrs = interface.addrs.clone();
+            let pod = claims.remove(index).map(|claim| {
+                addrs.extend(claim.addrs);
+                Claimed {
+                    pod: claim.pod,
+                    uid: claim.uid,
+                }
+            });
+            let netns = interface.netns;
+            (*index, PodInterface { netns, addrs, pod })
+        })
+        .collect()
+}
+
 fn warn_of(ports: &SnatPorts) {
     if let Some(shared) = &ports.shared {
         warn!("{shared}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PodRef;
+    use crate::sources::node::Interface;
+
+    #[test]
+    fn a_pods_addresses_are_those_in_its_namespace_and_those_of_its_record() {
+        let addrs = |addrs: &[&str]| addrs.iter().map(|addr| addr.parse().unwrap()).collect();
+        let interface = |name: &str, inside: &[&str]| Interface {
+            name: name.to_owned(),
+            namespaces: [format!("cni-{name}")].into(),
+            netns: 4,
+            addrs: addrs(inside),
+        };
+        let state = NodeState {
+            pod_interfaces: BTreeMap::from([
+                (5, interface("a", &["10.200.0.7", "fe80::7"])),
+                (6, interface("b", &["10.200.0.8"])),
+            ]),
+            ..NodeState::default()
+        };
+        let pod = PodRef {
+            namespace: "shop".to_owned(),
+            name: "cart".to_owned(),
+        };
+        let record = cni::Record {
+            pod: pod.clone(),
+            uid: "u".to_owned(),
+            sandbox: Some("/run/netns/cni-a".to_owned()),
+            outside: vec!["a".to_owned()],
+            addrs: addrs(&["10.200.0.7", "fd00:10:200::7"]),
+        };
+        let claimed = PodInterface {
+            netns: 4,
+            addrs: addrs(&["10.200.0.7", "fd00:10:200::7", "fe80::7"]),
+            pod: Some(Claimed {
+                pod,
+                uid: "u".to_owned(),
+            }),
+        };
+        let unclaimed = PodInterface {
+            netns: 4,
+            addrs: addrs(&["10.200.0.8"]),
+            pod: None,
+        };
+        assert_eq!(
+            pod_interfaces(&state, &[record]),
+            BTreeMap::from([(5, claimed), (6, unclaimed)])
+        );
     }
 }

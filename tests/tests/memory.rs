@@ -2,7 +2,9 @@
 //! kernel.
 
 mod clusters;
+mod policies;
 mod random;
+mod verdicts;
 
 use std::cell::RefCell;
 use std::num::NonZero;
@@ -31,6 +33,10 @@ fn main() -> Result<ExitCode> {
         property(
             "the_chosen_endpoints_are_those_of_the_reference_model",
             the_chosen_endpoints_are_those_of_the_reference_model,
+        ),
+        property(
+            "policies_do_what_the_reference_evaluator_says",
+            policies_do_what_the_reference_evaluator_says,
         ),
     ];
     trials.extend(
@@ -114,6 +120,46 @@ fn compare_with_the_model(histories: u32) -> Result<clusters::Met> {
     random::check(histories, &cases, |(history, seed)| {
         let mut memory = Memory::new(seed);
         let of_history = clusters::compare(&mut memory, &history, seed, all)?;
+        met.borrow_mut().extend(&of_history);
+        Ok(())
+    })?;
+    Ok(met.into_inner())
+}
+
+/// In any cluster that changes, each packet between its pods has the verdict that the reference
+/// evaluator's answers and the memory of what was open call for, and the reason that is told of it
+/// is one of the evaluator's.
+///
+/// The clusters are shared out among the processors.
+fn policies_do_what_the_reference_evaluator_says() -> Result<()> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let histories = histories()?;
+    let share = histories.div_ceil(u32::try_from(threads)?);
+    let met = thread::scope(|scope| -> Result<verdicts::Met> {
+        let threads: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| compare_with_the_evaluator(share)))
+            .collect();
+        let mut met = verdicts::Met::default();
+        for thread in threads {
+            match thread.join() {
+                Ok(of_thread) => met.extend(&of_thread?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(met)
+    })?;
+    if histories >= HISTORIES {
+        met.check()?;
+    }
+    Ok(())
+}
+
+fn compare_with_the_evaluator(histories: u32) -> Result<verdicts::Met> {
+    let all = verdicts::Extent { with_time: true };
+    let met = RefCell::new(verdicts::Met::default());
+    let cases = (verdicts::history(8..=40), any::<u64>());
+    random::check(histories, &cases, |(history, seed)| {
+        let of_history = verdicts::compare(&mut Memory::new(seed), &history, all)?;
         met.borrow_mut().extend(&of_history);
         Ok(())
     })?;

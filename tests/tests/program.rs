@@ -2,7 +2,9 @@
 //! through them and through memory. Needs root.
 
 mod clusters;
+mod policies;
 mod random;
+mod verdicts;
 
 use std::cell::RefCell;
 use std::process::ExitCode;
@@ -12,10 +14,11 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
 use weir_agent::maps::Plan;
+use weir_ebpf::datapath::At;
 use weir_ebpf::verdict::{Hook, Verdict};
 use weir_tests::scenario::{
     self, Executor as _, ScenarioFile, frame,
-    memory::Memory,
+    memory::{Memory, UPLINK},
     packet::Packet,
     program::{INSTRUCTION_BUDGET, Program},
     runner::Sent,
@@ -35,6 +38,10 @@ fn main() -> Result<ExitCode> {
         needs_root(
             "the_programs_do_what_the_reference_model_says",
             the_programs_do_what_the_reference_model_says,
+        ),
+        needs_root(
+            "the_programs_judge_as_the_reference_evaluator_says",
+            the_programs_judge_as_the_reference_evaluator_says,
         ),
     ];
     trials.extend(
@@ -148,6 +155,28 @@ fn the_programs_do_what_the_reference_model_says() -> Result<()> {
     met.into_inner().check(false)
 }
 
+/// Clusters under policy in each round, and how many rounds there may be until every kind of
+/// answer was met.
+const CLUSTERS: u32 = 24;
+const ROUNDS: usize = 12;
+
+/// Clusters that change, and packets between their pods, each with maps of its own.
+fn the_programs_judge_as_the_reference_evaluator_says() -> Result<()> {
+    let all = verdicts::Extent { with_time: true };
+    let met = RefCell::new(verdicts::Met::default());
+    for _ in 0..ROUNDS {
+        random::check(CLUSTERS, &verdicts::history(60..=120), |history| {
+            let of_history = verdicts::compare(&mut Program::load()?, &history, all)?;
+            met.borrow_mut().extend(&of_history);
+            Ok(())
+        })?;
+        if met.borrow().is_complete() {
+            break;
+        }
+    }
+    met.into_inner().check()
+}
+
 /// Both executors in step.
 struct Both {
     memory: Memory,
@@ -169,8 +198,9 @@ impl Both {
     }
 
     fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
-        let in_memory = self.memory.send(hook, frame)?;
-        let in_kernel = self.program.send(hook, frame)?;
+        let at = At::new(hook, UPLINK);
+        let in_memory = self.memory.send(at, frame)?;
+        let in_kernel = self.program.send(at, frame)?;
         ensure!(
             in_kernel.verdict == in_memory.verdict,
             "{} gave {:?} in the kernel and {:?} in memory to {}",

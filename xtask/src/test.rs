@@ -5,6 +5,7 @@
 //! | `host` | everything pure, and every scenario in memory | nothing |
 //! | `program` | the loaded programs and the kernel's tables | root |
 //! | `network` | the binary with real sockets in network namespaces, scenarios of conversations too | root |
+//! | `conformance` | who reaches whom under network policies, table by table, and who gets past them | root |
 //! | `kernels` | the same on older kernels, in virtual machines | an emulator, installed if root |
 //!
 //! A level that cannot run fails.
@@ -33,6 +34,8 @@ pub enum Level {
     Program,
     /// Real sockets between network namespaces, as root
     Network,
+    /// Network policies, each table expected against seen, as root
+    Conformance,
     /// Older kernels, in virtual machines
     Kernels,
 }
@@ -43,9 +46,20 @@ type Suite = (&'static str, &'static str);
 /// What runs when no level is named, in this order. The older kernels are x86-64 kernels, and run
 /// this machine's programs.
 const ALL: &[Level] = if cfg!(target_arch = "x86_64") {
-    &[Level::Host, Level::Program, Level::Network, Level::Kernels]
+    &[
+        Level::Host,
+        Level::Program,
+        Level::Network,
+        Level::Conformance,
+        Level::Kernels,
+    ]
 } else {
-    &[Level::Host, Level::Program, Level::Network]
+    &[
+        Level::Host,
+        Level::Program,
+        Level::Network,
+        Level::Conformance,
+    ]
 };
 
 impl Level {
@@ -54,6 +68,7 @@ impl Level {
             Self::Host | Self::Kernels => &[],
             Self::Program => &[("weir-agent", "kernel"), ("weir-tests", "program")],
             Self::Network => &[("weir-tests", "network"), ("weir-tests", "scenarios")],
+            Self::Conformance => &[("weir-tests", "conformance")],
         }
     }
 }
@@ -64,10 +79,13 @@ pub fn run(workspace: &Workspace, levels: &[Level]) -> Result<()> {
     for level in levels {
         println!("\ntest {}", name(*level));
         match level {
+            Level::Host if levels.len() > 1 => host_with_others(workspace)?,
             Level::Host => host(workspace)?,
             Level::Kernels => kernels::run(workspace).context("test kernels")?,
-            Level::Program | Level::Network => privileged(workspace, level.suites())
-                .with_context(|| format!("test {}", name(*level)))?,
+            Level::Program | Level::Network | Level::Conformance => {
+                privileged(workspace, level.suites())
+                    .with_context(|| format!("test {}", name(*level)))?;
+            }
         }
     }
     Ok(())
@@ -82,6 +100,18 @@ fn name(level: Level) -> String {
 
 fn host(workspace: &Workspace) -> Result<()> {
     process::shown(process::cargo(workspace.root()).args(["test", "--workspace"]))
+}
+
+/// The same beside other levels: with the flags that these are built with, so that all that the
+/// crates depend on is compiled once.
+fn host_with_others(workspace: &Workspace) -> Result<()> {
+    build_ebpf::build(workspace)?;
+    process::shown(
+        build::static_cargo(workspace, "test")?
+            .args(["--package", "weir-ebpf"])
+            .args(["--package", "weir-agent", "--package", "weir-tests"]),
+    )?;
+    process::shown(process::cargo(workspace.root()).args(["test", "--package", "xtask"]))
 }
 
 fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {

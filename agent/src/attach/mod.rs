@@ -19,6 +19,7 @@ mod bpf;
 mod cgroup;
 mod cleanup;
 mod clsact;
+mod events;
 mod features;
 mod load;
 mod lock;
@@ -33,6 +34,7 @@ mod wanted;
 
 pub use cgroup::CgroupReport;
 pub use cleanup::{Removed, cleanup};
+pub use events::EventReader;
 pub use features::Features;
 pub use load::{Dataplane, LOG_DEBUG, Options, ProgramReport, TcChoice, default_capacities};
 pub use lock::AgentLock;

@@ -18,6 +18,8 @@ pub fn wanted(node: &NodeState) -> BTreeMap<u32, Role> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::sources::node::{Interface, NetworkInterface};
 
@@ -31,7 +33,9 @@ mod tests {
         };
         let pod = Interface {
             name: "veth-a".to_owned(),
-            namespace: "cni-a".to_owned(),
+            namespaces: BTreeSet::from(["cni-a".to_owned()]),
+            netns: 1,
+            addrs: BTreeSet::new(),
         };
         let node = NodeState {
             pod_interfaces: BTreeMap::from([(5, pod)]),

@@ -8,14 +8,15 @@ use serde::Serialize;
 
 use super::{
     output::{self, Format, good},
-    status::problem_row,
+    status::{problem_row, show_remarks},
 };
 use crate::{
     compile::{Capacities, Ids, NodeContext, compile},
-    model::{Cluster, Event, SourceId},
+    model::{Changed, Cluster, Event, SourceId},
     observe::{
-        report::{problem_status, skipped_status},
-        status::{Problem, Skipped},
+        idle::Idle,
+        report::{problem_status, remarks_status, skipped_status},
+        status::{Problem, Remark, Skipped},
     },
     sources::manifests::{files::Files, watch::scan},
 };
@@ -39,7 +40,9 @@ struct Answer {
     service_ports: usize,
     frontends: usize,
     backends: usize,
+    policies: usize,
     problems: Vec<Problem>,
+    remarks: Vec<Remark>,
     skipped: Vec<Skipped>,
     unknown_kinds: Vec<String>,
 }
@@ -51,11 +54,15 @@ pub fn check(arguments: &Arguments) -> Result<ExitCode> {
         bail!("{fault}");
     }
     let mut cluster = Cluster::default();
-    cluster.apply(Event {
+    let changed = cluster.apply(Event {
         source: SourceId::MANIFESTS,
         changes: Files::default().update(scan),
     });
-    let answer = answer(&cluster);
+    let mut idle = Idle::default();
+    if let Changed::Objects(objects) = changed {
+        idle.update(&objects, &cluster);
+    }
+    let answer = answer(&cluster, &idle);
     match arguments.output {
         Format::Table => show_to_people(&answer),
         Format::Json | Format::Yaml => output::encode(arguments.output, &answer)?,
@@ -64,7 +71,7 @@ pub fn check(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!is_well)))
 }
 
-fn answer(cluster: &Cluster) -> Answer {
+fn answer(cluster: &Cluster, idle: &Idle) -> Answer {
     // What is said of the node does not matter here.
     let node = NodeContext::default();
     let desired = compile(cluster, &node, &mut Ids::default(), &Capacities::default());
@@ -78,6 +85,8 @@ fn answer(cluster: &Cluster) -> Answer {
             .filter(|key| !key.is_address_only())
             .count(),
         backends: desired.contents.backends.len(),
+        policies: idle.policies(),
+        remarks: remarks_status(idle),
         problems: reports
             .iter()
             .flat_map(|(&source, report)| {
@@ -100,12 +109,15 @@ fn show_to_people(answer: &Answer) {
         service_ports,
         frontends,
         backends,
+        policies,
         problems,
+        remarks,
         skipped,
         unknown_kinds,
     } = answer;
     output::line(&format!(
-        "{service_ports} service ports at {frontends} addresses with {backends} backends"
+        "{service_ports} service ports at {frontends} addresses with {backends} backends, \
+         {policies} network policies"
     ));
     if !problems.is_empty() {
         output::heading("Problems");
@@ -114,6 +126,7 @@ fn show_to_people(answer: &Answer) {
             problems.iter().map(problem_row),
         );
     }
+    show_remarks(remarks);
     if !skipped.is_empty() {
         output::heading("Left out");
         output::table(

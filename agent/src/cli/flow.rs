@@ -1,4 +1,6 @@
-//! `weir flow list`.
+//! `weir flow`.
+
+mod watch;
 
 use std::{collections::BTreeMap, process::ExitCode, thread, time::Duration};
 
@@ -34,8 +36,17 @@ pub enum Command {
     /// A flow is OPENING until it is answered, then ESTABLISHED; CLOSING when one side has said
     /// that it is done, CLOSED when both have or one has reset it. IDLE is the time since its
     /// last packet, to the second.
+    ///
+    /// Reads the tables in the kernel, whether an agent runs or not.
     #[command(visible_alias = "ls")]
     List(ListArguments),
+    /// Watch what becomes of packets at pods' interfaces, and why
+    ///
+    /// A line for each packet that is dropped or rejected, and for the first of each connection that
+    /// a pod under policy opens or answers: the policies that isolate and the rule that came
+    /// nearest, or the rule that allows. Asks the agent. No packet waits for it: where more happens
+    /// than can be shown, what is lost is counted and said.
+    Watch(watch::WatchArguments),
 }
 
 /// What `weir flow list` can be told.
@@ -138,7 +149,13 @@ struct Answer {
 
 /// Performs the command.
 pub fn run(command: &Command) -> Result<ExitCode> {
-    let Command::List(arguments) = command;
+    match command {
+        Command::List(arguments) => list(arguments),
+        Command::Watch(arguments) => watch::watch(arguments),
+    }
+}
+
+fn list(arguments: &ListArguments) -> Result<ExitCode> {
     let filter = arguments.filter();
     loop {
         // Opened each time: an agent may have made the tables anew since.

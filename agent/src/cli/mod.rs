@@ -1,9 +1,11 @@
 //! The command line: what can be asked of `weir`, and how answers are shown.
 
+mod agent_socket;
 mod check;
 mod cleanup;
 mod flow;
 mod output;
+mod policy;
 mod service;
 mod status;
 
@@ -59,11 +61,16 @@ enum Command {
     /// or not. Needs root.
     #[command(subcommand, visible_alias = "svc")]
     Service(service::Command),
-    /// Show the connections to services that this node translates
+    /// Show connections: those to services that this node translates, and what becomes of packets
     ///
-    /// Reads the tables in the kernel, whether an agent runs or not. Needs root.
+    /// Needs root.
     #[command(subcommand)]
     Flow(flow::Command),
+    /// Ask about network policies: who may talk to whom, why not, and what manifests would change
+    ///
+    /// Asks the agent of this node, which needs root, or a directory of manifests.
+    #[command(subcommand, visible_alias = "netpol")]
+    Policy(policy::Command),
     /// Read manifests as the agent would, and say what is wrong with them
     ///
     /// Changes nothing and needs no privileges. Exit code 0: nothing is wrong.
@@ -122,6 +129,7 @@ impl Cli {
             Command::Status(arguments) => status::show(&arguments),
             Command::Service(command) => service::run(&command),
             Command::Flow(command) => flow::run(&command),
+            Command::Policy(command) => policy::run(&command),
             Command::Check(arguments) => check::check(&arguments),
             Command::Cleanup(paths) => cleanup::clean_up(&paths),
         }

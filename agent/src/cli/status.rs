@@ -10,7 +10,7 @@ use super::output::{self, Format, bad, dim, good};
 use crate::{
     attach::AgentLock,
     config::{Paths, lock_file},
-    observe::status::{self, Problem, Status},
+    observe::status::{self, PodInterface, Problem, Remark, Status},
 };
 
 /// What `weir status` can be told.
@@ -87,11 +87,12 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
         ));
     }
     output::line(&format!(
-        "  {} service ports, {} pod interfaces, {} network interfaces",
+        "  {} service ports, {} network policies, {} network interfaces",
         status.service_ports,
-        status.interfaces.len(),
+        status.policies,
         status.network_interfaces.len()
     ));
+    output::line(&format!("  {}", pods_line(&status.interfaces)));
 
     output::heading("Tables");
     output::table(
@@ -107,19 +108,29 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
             [table.name.clone(), entries, table.capacity.to_string()]
         }),
     );
-    for (heading, interfaces) in [
-        ("Pods' interfaces", &status.interfaces),
-        ("Network interfaces", &status.network_interfaces),
-    ] {
-        if !interfaces.is_empty() {
-            output::heading(heading);
-            output::table(
-                ["INDEX", "NAME"],
-                interfaces
-                    .iter()
-                    .map(|interface| [interface.index.to_string(), interface.name.clone()]),
-            );
-        }
+    if !status.interfaces.is_empty() {
+        output::heading("Pods' interfaces");
+        output::table(
+            [
+                "INDEX",
+                "NAME",
+                "POD",
+                "STATE",
+                "INGRESS ISOLATED BY",
+                "EGRESS ISOLATED BY",
+            ],
+            status.interfaces.iter().map(pod_row),
+        );
+    }
+    if !status.network_interfaces.is_empty() {
+        output::heading("Network interfaces");
+        output::table(
+            ["INDEX", "NAME"],
+            status
+                .network_interfaces
+                .iter()
+                .map(|interface| [interface.index.to_string(), interface.name.clone()]),
+        );
     }
     if !status.listeners.is_empty() {
         output::heading("Ports");
@@ -141,6 +152,7 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
             status.problems.iter().map(problem_row),
         );
     }
+    show_remarks(&status.remarks);
     if !status.skipped.is_empty() {
         output::heading("Left out");
         output::table(
@@ -155,6 +167,51 @@ fn show_to_people(answer: &Answer, paths: &Paths) {
         let kinds = status.unknown_kinds.join(", ");
         output::line(&dim(&format!("\nkinds that are not read: {kinds}")));
     }
+}
+
+/// `12 pod interfaces: 10 programmed, 1 isolated (labels not known yet), 1 unknown`
+fn pods_line(interfaces: &[PodInterface]) -> String {
+    let states = [
+        ("programmed", ""),
+        ("isolated", " (labels not known yet)"),
+        ("unknown", ""),
+    ];
+    let parts: Vec<String> = states
+        .into_iter()
+        .filter_map(|(state, remark)| {
+            let count = interfaces.iter().filter(|it| it.state == state).count();
+            (count > 0).then(|| format!("{count} {state}{remark}"))
+        })
+        .collect();
+    let all = format!("{} pod interfaces", interfaces.len());
+    if parts.is_empty() {
+        all
+    } else {
+        format!("{all}: {}", parts.join(", "))
+    }
+}
+
+fn pod_row(interface: &PodInterface) -> [String; 6] {
+    let PodInterface {
+        index,
+        name,
+        pod,
+        state,
+        ingress,
+        egress,
+    } = interface;
+    let policies = |policies: &[String]| match policies {
+        [] => "-".to_owned(),
+        policies => policies.join(", "),
+    };
+    [
+        index.to_string(),
+        name.clone(),
+        pod.clone().unwrap_or_else(|| "-".to_owned()),
+        state.clone(),
+        policies(ingress),
+        policies(egress),
+    ]
 }
 
 fn agent_line(is_running: bool, status: &Status) -> String {
@@ -183,6 +240,24 @@ fn agent_line(is_running: bool, status: &Status) -> String {
     }
 }
 
+/// What is no fault, but may not be meant.
+pub fn show_remarks(remarks: &[Remark]) {
+    if remarks.is_empty() {
+        return;
+    }
+    output::heading("Remarks: no faults, but perhaps not meant");
+    output::table(
+        ["OBJECT", "FIELD", "WHAT"],
+        remarks.iter().map(|remark| {
+            [
+                remark.object.clone().unwrap_or_default(),
+                remark.field.clone().unwrap_or_default(),
+                remark.message.clone(),
+            ]
+        }),
+    );
+}
+
 /// A problem as a row: where, object, field, what.
 pub fn problem_row(problem: &Problem) -> [String; 4] {
     let place = match (&problem.file, problem.line) {
@@ -196,4 +271,29 @@ pub fn problem_row(problem: &Problem) -> [String; 4] {
         problem.field.clone().unwrap_or_default(),
         problem.message.clone(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_counted_by_what_is_known_of_them() {
+        let interface = |state: &str| PodInterface {
+            index: 5,
+            name: "veth-a".to_owned(),
+            pod: None,
+            state: state.to_owned(),
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        };
+        assert_eq!(pods_line(&[]), "0 pod interfaces");
+        let interfaces = ["unknown", "programmed", "isolated", "programmed"].map(interface);
+        assert_eq!(
+            pods_line(&interfaces),
+            "4 pod interfaces: 2 programmed, 1 isolated (labels not known yet), 1 unknown"
+        );
+        // The status of an agent before this one does not say.
+        assert_eq!(pods_line(&[interface("")]), "1 pod interfaces");
+    }
 }

@@ -12,7 +12,9 @@
 //! - a number that becomes free is not given again at once while there are others, so that no
 //!   packet meets another service port's backends under it.
 //!
-//! Number 0 is never given.
+//! Number 0 is never given. The numbers of policies are given otherwise: see [`policies`].
+
+pub(super) mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,6 +23,8 @@ use std::num::NonZeroU16;
 use weir_ebpf::tables::{Backend, BackendKey, Service, ServiceFlags, ServiceName, ServingKey};
 
 use crate::maps::{Contents, UNSETTLED};
+
+use policies::PolicyIds;
 
 /// Who has which number, and who has which slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +36,7 @@ pub struct Ids {
     free: BTreeSet<u32>,
     /// Numbers that have become free with what is compiled now.
     resting: BTreeSet<u32>,
+    policies: PolicyIds,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +63,10 @@ impl Ids {
             .chain(contents.serving.iter().map(|key| key.service))
             .filter(|number| *number != 0)
             .collect();
-        let mut ids = Self::default();
+        let mut ids = Self {
+            policies: PolicyIds::from_contents(contents),
+            ..Self::default()
+        };
         for number in known {
             ids.entries
                 .insert(number, Entry::from_contents(contents, number));
@@ -80,6 +88,11 @@ impl Ids {
         ids
     }
 
+    /// The numbers of what policies come to.
+    pub(super) const fn policies(&mut self) -> &mut PolicyIds {
+        &mut self.policies
+    }
+
     /// Takes back the numbers of all other service ports.
     pub(super) fn release_all_but(&mut self, wanted: BTreeSet<&ServiceName>) {
         self.free.append(&mut self.resting);
@@ -88,6 +101,7 @@ impl Ids {
             entries,
             free: _,
             resting,
+            policies: _,
         } = self;
         numbers.retain(|name, number| {
             let keep = wanted.contains(name);

@@ -11,6 +11,8 @@ mod health_checks;
 mod ids;
 mod names;
 mod node;
+mod pod_interface;
+mod policies;
 mod ranges;
 mod services;
 mod sets;
@@ -29,6 +31,9 @@ use choice::Place;
 pub use health_checks::HealthCheck;
 pub use ids::Ids;
 pub use node::{InterfaceAddresses, NodeContext};
+pub use pod_interface::{Claimed, PodInterface, PolicyOptions, UnknownPods};
+pub use policies::property::{Namespaces, Property};
+pub use policies::report::{PodReport, PolicyNames, RuleName, SubjectSet};
 pub use skipped::{Part, Reason, Skipped, Table};
 pub use unchosen::{Account, Unchosen, Unused, Why, WhyUnused};
 
@@ -45,6 +50,47 @@ pub struct Capacities {
     pub source_ranges: u32,
     /// Of `SERVICE_CIDRS`.
     pub service_cidrs: u32,
+    /// Of `PODS`.
+    pub pods: u32,
+    /// Of `POD_ADDRS`.
+    pub pod_addrs: u32,
+    /// Of `PEERS`.
+    pub peers: u32,
+    /// Of `PEER_RANGES`.
+    pub peer_ranges: u32,
+    /// Of `RULES`.
+    pub rules: u32,
+}
+
+impl Capacities {
+    /// Of the table that can be full.
+    const fn of(&self, table: Table) -> u32 {
+        match table {
+            Table::Frontends => self.frontends,
+            Table::Services => self.services,
+            Table::ServiceCidrs => self.service_cidrs,
+            Table::Pods => self.pods,
+            Table::PodAddrs => self.pod_addrs,
+            Table::Peers => self.peers,
+            Table::PeerRanges => self.peer_ranges,
+            Table::Rules => self.rules,
+        }
+    }
+}
+
+impl Capacities {
+    /// Tables in which all policies have room: for what is only imagined.
+    #[must_use]
+    pub fn with_room_for_policies() -> Self {
+        Self {
+            pods: u32::MAX,
+            pod_addrs: u32::MAX,
+            peers: u32::MAX,
+            peer_ranges: u32::MAX,
+            rules: u32::MAX,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Capacities {
@@ -55,6 +101,11 @@ impl Default for Capacities {
             backends: capacity::BACKENDS,
             source_ranges: capacity::SOURCE_RANGES,
             service_cidrs: capacity::SERVICE_CIDRS,
+            pods: capacity::PODS,
+            pod_addrs: capacity::POD_ADDRS,
+            peers: capacity::PEERS,
+            peer_ranges: capacity::PEER_RANGES,
+            rules: capacity::RULES,
         }
     }
 }
@@ -70,6 +121,10 @@ pub struct Desired {
     pub unchosen: BTreeMap<ServiceRef, Account>,
     /// What load balancers ask this node, by the service that they ask about.
     pub health_checks: BTreeMap<ServiceRef, HealthCheck>,
+    /// What the numbers of policies in the tables stand for.
+    pub policies: PolicyNames,
+    /// What is in force at each pod's interface, by its index.
+    pub pods: BTreeMap<u32, PodReport>,
 }
 
 /// What this node's tables should hold.
@@ -92,6 +147,7 @@ pub fn compile(
     );
     node::compile_node(cluster, node, &mut desired.contents);
     ranges::compile_guards(&mut desired.contents);
+    policies::compile_policies(cluster, node, ids.policies(), capacities, &mut desired);
     desired.health_checks = health_checks::health_checks(cluster, &node.name);
     desired
 }

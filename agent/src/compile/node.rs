@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{Interface, Node, PortRange};
 
+use super::pod_interface::{PodInterface, PolicyOptions};
 use crate::maps::Contents;
 use crate::model::Cluster;
 
@@ -25,6 +26,10 @@ pub struct NodeContext {
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// Interfaces that lead to the network, by index.
     pub interfaces: BTreeMap<u32, InterfaceAddresses>,
+    /// Interfaces that lead to pods, by index.
+    pub pod_interfaces: BTreeMap<u32, PodInterface>,
+    /// What the operator decided about policies.
+    pub policy: PolicyOptions,
     /// Ranges of cluster IPs, beside those that `ServiceCIDR` objects name.
     pub service_cidrs: Vec<IpNetwork>,
 }

@@ -78,7 +78,8 @@ pub(super) fn mapped_length(network: &IpNetwork) -> u32 {
     }
 }
 
-fn cidr(network: &IpNetwork) -> Cidr {
+/// A range as tables hold it.
+pub(super) fn cidr(network: &IpNetwork) -> Cidr {
     Cidr {
         prefix_len: mapped_length(network),
         addr: Addr::from(network.network()),

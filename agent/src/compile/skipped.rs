@@ -68,6 +68,13 @@ pub enum Reason {
         /// What the table holds.
         capacity: u32,
     },
+    /// There is no room for all that a policy says. It isolates, and allows nothing.
+    NoRoomForRules {
+        /// The table that is full.
+        table: Table,
+        /// What it holds.
+        capacity: u32,
+    },
     /// There is no room for all ranges of clients that may come. Those in the others are served.
     NoRoomForRanges {
         /// How many are left out.
@@ -80,7 +87,7 @@ pub enum Reason {
 }
 
 /// A table that can be full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     /// `FRONTENDS`
     Frontends,
@@ -88,6 +95,16 @@ pub enum Table {
     Services,
     /// `SERVICE_CIDRS`
     ServiceCidrs,
+    /// `PODS`
+    Pods,
+    /// `POD_ADDRS`
+    PodAddrs,
+    /// `PEERS`
+    Peers,
+    /// `PEER_RANGES`
+    PeerRanges,
+    /// `RULES`
+    Rules,
 }
 
 impl fmt::Display for Table {
@@ -96,6 +113,11 @@ impl fmt::Display for Table {
             Self::Frontends => weir_ebpf::tables::name::FRONTENDS,
             Self::Services => weir_ebpf::tables::name::SERVICES,
             Self::ServiceCidrs => weir_ebpf::tables::name::SERVICE_CIDRS,
+            Self::Pods => weir_ebpf::tables::name::PODS,
+            Self::PodAddrs => weir_ebpf::tables::name::POD_ADDRS,
+            Self::Peers => weir_ebpf::tables::name::PEERS,
+            Self::PeerRanges => weir_ebpf::tables::name::PEER_RANGES,
+            Self::Rules => weir_ebpf::tables::name::RULES,
         })
     }
 }
@@ -142,7 +164,14 @@ impl fmt::Display for Reason {
                 )?;
                 match table {
                     Table::Frontends => f.write_str("; a larger --max-frontends makes room"),
-                    Table::Services | Table::ServiceCidrs => Ok(()),
+                    Table::Services | Table::ServiceCidrs | Table::PeerRanges | Table::Rules => {
+                        Ok(())
+                    }
+                    Table::Pods => f.write_str("; its interface is one that nobody knows"),
+                    Table::PodAddrs => {
+                        f.write_str("; what it sends from some of its addresses is dropped")
+                    }
+                    Table::Peers => f.write_str("; no selector finds some of its addresses"),
                 }
             }
             Self::NoRoomForBackends {
@@ -161,6 +190,11 @@ impl fmt::Display for Reason {
                      BACKENDS is full ({capacity} entries); a larger --max-backends makes room"
                 )
             }
+            Self::NoRoomForRules { table, capacity } => write!(
+                f,
+                "its rules are left out, because the table {table} is full ({capacity} entries); \
+                 it isolates the pods that it selects and allows nothing"
+            ),
             Self::NoRoomForRanges {
                 left_out,
                 of,

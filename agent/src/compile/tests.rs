@@ -7,6 +7,7 @@ use weir_ebpf::tables::{BackendKey, Frontend, FrontendKey, ServiceFlags, Serving
 
 mod addresses;
 mod ids;
+mod policies;
 mod unchosen;
 
 use super::testing::{clusters, compile_all, context, endpoint, service, service_ref};
@@ -394,7 +395,9 @@ proptest! {
         source_ranges in 0_u32..4,
         service_cidrs in 0_u32..2,
     ) {
-        let capacities = Capacities { frontends, services, backends, source_ranges, service_cidrs };
+        let capacities = Capacities {
+            frontends, services, backends, source_ranges, service_cidrs, ..Capacities::default()
+        };
         let mut ids = Ids::default();
         for cluster in &history {
             let desired = compile(cluster, &context(), &mut ids, &capacities);

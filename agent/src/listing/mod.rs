@@ -6,8 +6,10 @@
 
 pub mod filter;
 pub mod flows;
+pub mod policies;
 pub mod services;
 pub mod sockets;
+pub mod watch;
 
 #[cfg(test)]
 mod testing;

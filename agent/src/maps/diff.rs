@@ -25,9 +25,12 @@
 //! grow. Where a table has no room for what comes beside what goes ([`Limits`]), what goes goes
 //! first: a table that is full can still change, and a service port that is exchanged then drops
 //! packets for as long as its writes take. Writing is `kernel`'s business.
+//!
+//! Policies have tables of their own and come first: see [`policies`].
 #![forbid(unsafe_code)]
 
 mod change;
+mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,16 +46,36 @@ pub struct Limits {
     pub backends: usize,
     /// `SOURCE_RANGES`
     pub source_ranges: usize,
+    /// `PODS`
+    pub pods: usize,
+    /// `POD_ADDRS`
+    pub pod_addrs: usize,
+    /// `PEERS`
+    pub peers: usize,
+    /// `PEER_RANGES`
+    pub peer_ranges: usize,
+    /// `RULES`
+    pub rules: usize,
 }
 
-/// The writes that turn the actual tables into the desired ones, with room for both.
-#[must_use]
-pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
-    let ample = Limits {
+impl Limits {
+    /// There is room for everything.
+    pub const AMPLE: Self = Self {
         backends: usize::MAX,
         source_ranges: usize::MAX,
+        pods: usize::MAX,
+        pod_addrs: usize::MAX,
+        peers: usize::MAX,
+        peer_ranges: usize::MAX,
+        rules: usize::MAX,
     };
-    diff_within(desired, actual, ample)
+}
+
+/// The writes that turn the actual tables into the desired ones, with room for both. The revision
+/// of policies is the plan's own affair: whatever is desired of it is not looked at.
+#[must_use]
+pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
+    diff_within(desired, actual, Limits::AMPLE)
 }
 
 /// The writes that turn the actual tables into the desired ones, neither of which holds more than
@@ -99,7 +122,7 @@ pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Pla
         }
     }
 
-    let mut plan = Vec::new();
+    let mut plan = policies::writes(desired, actual, &limits);
     let widened = widened(&desired.node, &actual.node);
     if widened != actual.node {
         plan.push(Write::PutNode(widened));

@@ -9,6 +9,7 @@ pub mod flows;
 pub mod kernel;
 pub mod memory;
 pub mod pins;
+pub mod prefixes;
 pub mod text;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -73,6 +73,15 @@ impl Cluster {
         cluster
     }
 
+    /// This cluster, if no source had an object of this name.
+    #[must_use]
+    pub fn without(mut self, reference: &ObjectRef) -> Self {
+        for source in self.sources.values_mut() {
+            source.objects.remove(reference);
+        }
+        self
+    }
+
     /// Takes in what a source says.
     pub fn apply(&mut self, event: Event) -> Changed {
         let source = self.sources.entry(event.source).or_insert_with(Source::new);

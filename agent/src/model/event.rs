@@ -13,6 +13,8 @@ use super::{FieldPath, Invalid, Object, ObjectRef};
 pub struct SourceId(pub &'static str);
 
 impl SourceId {
+    /// The records of CNI plugins. They hold no objects, only what is wrong with them comes so.
+    pub const CNI: Self = Self("cni");
     /// A directory of manifests.
     pub const MANIFESTS: Self = Self("manifests");
 }

@@ -6,8 +6,7 @@
 //! the library.
 //!
 //! Left out, because nothing has them yet: `rest_client_*` (there is no client of an API server),
-//! bytes (the programs count packets), lost flow events (there are no flow events), and whatever
-//! is about policies.
+//! and bytes (the programs count packets).
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 

@@ -2,16 +2,21 @@
 //! HTTP.
 //!
 //! [`report`] keeps the [`status`]; [`surface`] has the ports. What they say is computed without
-//! clocks and sockets, in [`health`], [`changes`] and [`metrics`]; [`http`] and [`listeners`] know
+//! clocks and sockets, in [`health`], [`changes`], [`idle`] and [`metrics`]; [`http`] and [`listeners`] know
 //! sockets and nothing of what is said.
 
 pub mod changes;
 pub mod endpoints;
+pub mod events;
 pub mod health;
 pub mod http;
+pub mod idle;
 pub mod listeners;
 pub mod metrics;
+pub mod present;
 pub mod report;
+pub mod socket;
+pub mod socket_routes;
 pub mod status;
 pub mod surface;
 #[cfg(test)]

@@ -9,16 +9,20 @@ use std::{
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use tracing::{info, warn};
+use weir_ebpf::tables::PodState;
 
 use super::endpoints;
+use super::idle::Idle;
 use super::listeners::Listening;
-use super::status::{Interface, Listener, Problem, Program, Skipped, Status, Sync, Table};
+use super::status::{
+    Interface, Listener, PodInterface, Problem, Program, Remark, Skipped, Status, Sync, Table,
+};
 use crate::{
     attach::ProgramReport,
-    compile,
+    compile::{self, PodReport},
     config::Config,
     maps::Contents,
-    model::{self, Cluster, Report, ServiceRef, SourceId},
+    model::{self, Cluster, ObjectRef, PolicyRef, Report, ServiceRef, SourceId},
 };
 
 /// The status, and the directory it is shown in.
@@ -26,6 +30,7 @@ pub struct Reporter {
     run_dir: PathBuf,
     status: Status,
     endpoints: endpoints::Files,
+    idle: Idle,
     /// Whether the last attempt to write the status failed: said once, not at each change.
     is_unwritable: bool,
 }
@@ -44,6 +49,8 @@ pub struct Synchronised<'a> {
     pub unchosen: &'a BTreeMap<ServiceRef, compile::Account>,
     /// The pods' interfaces: index and name.
     pub interfaces: Vec<(u32, String)>,
+    /// What is in force at them, by index.
+    pub pods: &'a BTreeMap<u32, PodReport>,
     /// The interfaces that lead to the network: index and name.
     pub network_interfaces: Vec<(u32, String)>,
 }
@@ -93,6 +100,8 @@ impl Reporter {
             programs,
             listeners: Vec::new(),
             problems: Vec::new(),
+            remarks: Vec::new(),
+            policies: 0,
             skipped: Vec::new(),
             unknown_kinds: Vec::new(),
         };
@@ -100,6 +109,7 @@ impl Reporter {
         Ok(Self {
             run_dir: config.run_dir.clone(),
             endpoints: endpoints::Files::new(&config.run_dir),
+            idle: Idle::default(),
             status,
             is_unwritable: false,
         })
@@ -123,6 +133,14 @@ impl Reporter {
         self.status.unknown_kinds = unknown_kinds;
         self.show();
         self.status.problems.len()
+    }
+
+    /// Takes in that these objects have changed; what there is to say of them is shown with the
+    /// problems.
+    pub fn objects(&mut self, changed: &BTreeSet<ObjectRef>, cluster: &Cluster) {
+        self.idle.update(changed, cluster);
+        self.status.policies = self.idle.policies();
+        self.status.remarks = remarks_status(&self.idle);
     }
 
     /// Says where the agent answers. Whoever listens has logged it.
@@ -157,7 +175,7 @@ impl Reporter {
         for table in &mut status.tables {
             table.entries = done.contents.entries(&table.name).unwrap_or(table.entries);
         }
-        status.interfaces = interfaces_status(done.interfaces);
+        status.interfaces = pods_status(done.interfaces, done.pods);
         status.network_interfaces = interfaces_status(done.network_interfaces);
         let microseconds = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
         status.last_sync = Some(Sync {
@@ -210,6 +228,43 @@ fn interfaces_status(interfaces: Vec<(u32, String)>) -> Vec<Interface> {
         .collect()
 }
 
+fn pods_status(
+    interfaces: Vec<(u32, String)>,
+    pods: &BTreeMap<u32, PodReport>,
+) -> Vec<PodInterface> {
+    let policies = |policies: &BTreeSet<PolicyRef>| -> Vec<String> {
+        policies.iter().map(ToString::to_string).collect()
+    };
+    let interfaces = interfaces.into_iter();
+    interfaces
+        .map(|(index, name)| {
+            let report = pods.get(&index);
+            let state = report.map_or(PodState::UNKNOWN, |report| report.state);
+            PodInterface {
+                index,
+                name,
+                pod: report.and_then(|it| it.pod.as_ref().map(ToString::to_string)),
+                state: pod_state(state).to_owned(),
+                ingress: report.map_or(Vec::new(), |report| policies(&report.ingress)),
+                egress: report.map_or(Vec::new(), |report| policies(&report.egress)),
+            }
+        })
+        .collect()
+}
+
+/// What may be known of a pod.
+pub const POD_STATES: [PodState; 3] = [PodState::UNKNOWN, PodState::ISOLATED, PodState::PROGRAMMED];
+
+/// What is known of a pod, in a word.
+#[must_use]
+pub const fn pod_state(state: PodState) -> &'static str {
+    match state {
+        PodState::PROGRAMMED => "programmed",
+        PodState::ISOLATED => "isolated",
+        _ => "unknown",
+    }
+}
+
 fn unknown_kinds(reports: &BTreeMap<SourceId, Report>) -> Vec<String> {
     let kinds: BTreeSet<&String> = reports
         .values()
@@ -229,6 +284,17 @@ pub fn problem_status(source: SourceId, problem: &model::Problem) -> Problem {
         field: problem.field.as_ref().map(ToString::to_string),
         message: problem.message.clone(),
     }
+}
+
+/// What there is to remark, as the status has it.
+#[must_use]
+pub fn remarks_status(idle: &Idle) -> Vec<Remark> {
+    let remarks = idle.remarks().map(|remark| Remark {
+        object: remark.object.as_ref().map(ToString::to_string),
+        field: remark.field.as_ref().map(ToString::to_string),
+        message: remark.message,
+    });
+    remarks.collect()
 }
 
 /// Something left out, as the status has it.

@@ -37,7 +37,7 @@ pub struct Status {
     /// The tables that the agent writes.
     pub tables: Vec<Table>,
     /// The pods' interfaces that carry programs.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<PodInterface>,
     /// The interfaces to the network that carry programs.
     #[serde(default)]
     pub network_interfaces: Vec<Interface>,
@@ -48,6 +48,12 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// What a source cannot use.
     pub problems: Vec<Problem>,
+    /// What is no fault, but may not be meant. An agent before this one did not tell.
+    #[serde(default)]
+    pub remarks: Vec<Remark>,
+    /// Network policies. An agent before this one did not tell.
+    #[serde(default)]
+    pub policies: usize,
     /// What was left out of the tables.
     pub skipped: Vec<Skipped>,
     /// Kinds that were given and are not read.
@@ -88,6 +94,28 @@ pub struct Interface {
     pub name: String,
 }
 
+/// An interface of a pod. An agent before this one told only its index and name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodInterface {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The pod, as `namespace/name`, where it is known.
+    #[serde(default)]
+    pub pod: Option<String>,
+    /// What is known of it: `unknown`, `isolated`, `programmed`.
+    #[serde(default)]
+    pub state: String,
+    /// The policies that isolate it as a receiver, as `namespace/name`.
+    #[serde(default)]
+    pub ingress: Vec<String>,
+    /// The policies that isolate it as a sender.
+    #[serde(default)]
+    pub egress: Vec<String>,
+}
+
 /// A loaded program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -125,6 +153,18 @@ pub struct Problem {
     /// The field, as in `spec.ports[0].port`.
     pub field: Option<String>,
     /// What is wrong.
+    pub message: String,
+}
+
+/// Something about an object that is no fault, but may not be meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remark {
+    /// The object, as `Kind namespace/name`.
+    pub object: Option<String>,
+    /// The field, as in `spec.podSelector`.
+    pub field: Option<String>,
+    /// What there is to say.
     pub message: String,
 }
 

@@ -22,7 +22,7 @@ use hyper::StatusCode;
 use jiff::Timestamp;
 use serde_json::json;
 use tracing::error;
-use weir_ebpf::tables::name;
+use weir_ebpf::tables::{Pod, name};
 
 use super::{
     changes::Pending,
@@ -30,6 +30,7 @@ use super::{
     http::{self, Answer, Handler, JSON, PLAIN_TEXT, Response},
     listeners::{Listener, Listeners, Listening, Purpose, Wanted},
     metrics::{self, Extent, Metrics, Readings},
+    report::{POD_STATES, pod_state},
 };
 use crate::{
     compile::HealthCheck,
@@ -165,6 +166,11 @@ impl Surface {
         own.synchronised(done.writes, done.skipped);
         own.set_interfaces("pod", done.pod_interfaces);
         own.set_interfaces("network", done.network_interfaces);
+        for state in POD_STATES {
+            let is_so = |pod: &&Pod| pod.state == state;
+            let interfaces = done.contents.pods.values().filter(is_so).count();
+            own.set_pods(pod_state(state), interfaces);
+        }
         for table in TABLES {
             if let Some(entries) = done.contents.entries(table) {
                 own.set_entries(table, entries);

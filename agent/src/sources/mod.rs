@@ -4,6 +4,7 @@
 //! cannot use. Its first complete list ends with [`Change::Ready`]; nothing is written to the
 //! kernel before every source has said that. What to do about events is the model's business.
 
+pub mod cni;
 pub mod manifests;
 pub mod node;
 

@@ -5,10 +5,11 @@
 //! [`snat_ports`].
 //!
 //! An interface is a pod's when its peer stands in one of the network namespaces that the
-//! container runtime keeps in a directory (`/run/netns`). What the node looks like is listed
-//! afresh after any sign of change (a netlink event, lost ones included, a change of that
-//! directory or of the mounts in it), so that nothing can be missed; what arrives is always the
-//! whole state.
+//! container runtime keeps in a directory (`/run/netns`). After any sign of change (a netlink
+//! event, lost ones included, a change of that directory or of the mounts in it) whatever it
+//! makes doubtful is listed afresh, so that nothing can be missed; what arrives is always the
+//! whole state. A sign after a quiet time is looked into at once, because a pod may wait for its
+//! programs; a burst of them is looked into at a [`Pace`].
 //!
 //! Choosing is pure and in those modules; asking the kernel is [`list`], being told of changes
 //! `signs`.
@@ -20,25 +21,28 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::watch::Sender;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub mod addresses;
+mod events;
+mod files;
 pub mod links;
 mod list;
 pub mod node_ports;
+mod pace;
+mod settling;
 mod signs;
 pub mod snat_ports;
+mod stale;
 
-use addresses::Address;
-use links::{Link, Purpose};
-use list::Lister;
+use addresses::{Address, PodAddress};
+use links::{Link, Namespaces, Purpose};
+use list::{Listed, Lister};
+use pace::Pace;
+use settling::Settling;
 use signs::Signs;
+use stale::Stale;
 
-/// Changes come in bursts (an interface, its address, its state): a burst is over when nothing
-/// has happened for this long …
-const QUIET: Duration = Duration::from_millis(10);
-/// … or it has lasted this long.
-const BURST: Duration = Duration::from_millis(50);
 /// After a list that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -63,8 +67,12 @@ pub struct NodeState {
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// The file of the pod's network namespace.
-    pub namespace: String,
+    /// The files of the pod's network namespace: most often there is one.
+    pub namespaces: BTreeSet<String>,
+    /// The number by which the node's network namespace knows the pod's (`IFLA_LINK_NETNSID`).
+    pub netns: i32,
+    /// The addresses of its other end, inside the pod, link-local ones too.
+    pub addrs: BTreeSet<IpAddr>,
 }
 
 /// An interface that leads to the network.
@@ -90,10 +98,15 @@ pub struct UnreadableInterface {
 }
 
 impl NodeState {
-    /// What follows from the kernel's lists. `namespaces`: pods' network namespaces, by the
-    /// numbers with which links name them.
+    /// What follows from the kernel's lists. `within`: the addresses in pods' network
+    /// namespaces, by number.
     #[must_use]
-    pub fn new(links: &[Link], listed: &[Address], namespaces: &BTreeMap<i32, String>) -> Self {
+    pub fn new(
+        links: &[Link],
+        listed: &[Address],
+        namespaces: &Namespaces,
+        within: &BTreeMap<i32, Vec<PodAddress>>,
+    ) -> Self {
         let purposes = links::purposes(links, namespaces);
         let is_loopback = |index| {
             links
@@ -108,9 +121,14 @@ impl NodeState {
         for link in links {
             let name = link.name.clone();
             match &purposes[&link.index] {
-                Purpose::Pod(namespace) => {
-                    let namespace = namespace.clone();
-                    let interface = Interface { name, namespace };
+                Purpose::Pod(netns) => {
+                    let addresses = within.get(netns).map_or(&[][..], Vec::as_slice);
+                    let interface = Interface {
+                        name,
+                        namespaces: namespaces.get(netns).cloned().unwrap_or_default(),
+                        netns: *netns,
+                        addrs: addresses::pod_addresses(addresses, link.peer),
+                    };
                     state.pod_interfaces.insert(link.index, interface);
                 }
                 Purpose::Network { has_link_header } => {
@@ -157,30 +175,44 @@ impl NodeState {
 pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>) -> Result<()> {
     // Before the first list, so that no change falls between the two.
     let mut signs = Signs::watch(&netns_dir)?;
-    let mut lister = Lister::open()?;
-    let mut state = Some(lister.list(&netns_dir).await?);
+    let mut lister = Lister::open(netns_dir)?;
+    let mut stale = Stale::everything();
+    let mut settling = Settling::default();
+    let mut pace = Pace::default();
+    let first = state(lister.refresh(&stale).await?, &mut settling);
+    states.send_replace(Some(first));
+    stale = Stale::default();
     loop {
-        if let Some(state) = state.take() {
-            states.send_if_modified(|known| {
-                let changed = known.as_ref() != Some(&state);
-                *known = Some(state);
-                changed
-            });
-        }
         tokio::select! {
-            sign = signs.next() => sign?,
+            sign = signs.next(&mut stale) => sign?,
+            () = reached(settling.due(Instant::now())) => {}
+            () = std::future::ready(()), if stale != Stale::default() => {}
             () = states.closed() => return Ok(()),
         }
-        burst_end(&mut signs).await?;
-        match lister.list(&netns_dir).await {
-            Ok(listed) => state = Some(listed),
+        // Signs are taken in the meantime, or too many of them would get lost.
+        let not_before = pace.next();
+        while let Ok(sign) = timeout_at(not_before, signs.next(&mut stale)).await {
+            sign?;
+        }
+        let start = Instant::now();
+        match lister.refresh(&stale).await {
+            Ok(listed) => {
+                stale = Stale::default();
+                let state = Some(state(listed, &mut settling));
+                states.send_if_modified(|known| {
+                    let is_changed = *known != state;
+                    *known = state;
+                    is_changed
+                });
+                pace.done(start, Instant::now());
+            }
             Err(error) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "cannot list the node's interfaces"
                 );
-                sleep(RETRY).await;
-                signs.again();
+                // What is doubtful stays so: there is no need for another sign.
+                pace.failed(Instant::now() + RETRY);
             }
         }
     }
@@ -192,15 +224,31 @@ pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>) -> Res
 ///
 /// The kernel cannot be asked.
 pub async fn list(netns_dir: &Path) -> Result<NodeState> {
-    Lister::open()?.list(netns_dir).await
+    let mut lister = Lister::open(netns_dir.to_path_buf())?;
+    let listed = lister.refresh(&Stale::everything()).await?;
+    Ok(state(listed, &mut Settling::default()))
 }
 
-async fn burst_end(signs: &mut Signs) -> Result<()> {
-    let end = Instant::now() + BURST;
-    while let Ok(sign) = timeout_at(end.min(Instant::now() + QUIET), signs.next()).await {
-        sign?;
+fn state(listed: &Listed, settling: &mut Settling) -> NodeState {
+    let left_out = settling.update(&listed.links, Instant::now());
+    let links = listed.links.iter();
+    let links: Vec<Link> = links
+        .filter(|link| !left_out.contains(&link.index))
+        .cloned()
+        .collect();
+    NodeState::new(
+        &links,
+        &listed.addresses,
+        &listed.namespaces(),
+        &listed.within,
+    )
+}
+
+async fn reached(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -217,6 +265,7 @@ mod tests {
             header,
             is_loopback: name == "lo",
             master: None,
+            peer: (kind == "veth").then_some(2),
             peer_namespace: (kind == "veth").then_some(1),
         };
         let links = [
@@ -238,9 +287,21 @@ mod tests {
             is_secondary: false,
             is_deprecated: false,
         });
-        let namespaces = BTreeMap::from([(1, "cni-a".to_owned())]);
+        let namespaces = BTreeMap::from([(1, BTreeSet::from(["cni-a".to_owned()]))]);
 
-        let state = NodeState::new(&links, &listed, &namespaces);
+        let within = |interface, addr: &str| PodAddress {
+            interface,
+            addr: addr.parse().unwrap(),
+        };
+        let inside = vec![
+            within(1, "127.0.0.1"),
+            within(2, "10.200.0.7"),
+            within(2, "fe80::7"),
+            within(3, "172.16.0.1"),
+        ];
+        let inside = BTreeMap::from([(1, inside)]);
+
+        let state = NodeState::new(&links, &listed, &namespaces, &inside);
         let v4 = Ipv4Addr::new(10, 240, 0, 11);
         let network = |name: &str, has_link_header, addr_v4| NetworkInterface {
             name: name.to_owned(),
@@ -253,7 +314,11 @@ mod tests {
                 5,
                 Interface {
                     name: "veth-a".to_owned(),
-                    namespace: "cni-a".to_owned(),
+                    namespaces: BTreeSet::from(["cni-a".to_owned()]),
+                    netns: 1,
+                    addrs: ["10.200.0.7", "fe80::7"]
+                        .map(|addr| addr.parse().unwrap())
+                        .into(),
                 },
             )]),
             network_interfaces: BTreeMap::from([

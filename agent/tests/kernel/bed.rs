@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use futures_util::TryStreamExt as _;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
 use tempfile::TempDir;
 use weir_agent::attach::{Dataplane, Options, TcChoice, default_capacities};
@@ -236,6 +236,22 @@ impl Bed {
         .unwrap();
     }
 
+    /// Does something inside a network namespace, on a thread of its own.
+    pub fn inside<F: Future<Output = ()>>(
+        &self,
+        namespace: &str,
+        work: impl FnOnce(Network) -> F + Send,
+    ) {
+        let file = File::open(self.netns_dir().join(namespace)).unwrap();
+        thread::scope(|scope| {
+            let entered = scope.spawn(move || {
+                setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+                runtime().block_on(async { work(Network::open()).await });
+            });
+            entered.join().unwrap();
+        });
+    }
+
     /// Removes it again.
     pub fn remove_namespace(&self, name: &str) {
         let file = self.netns_dir().join(name);
@@ -368,7 +384,8 @@ impl Network {
             .unwrap();
     }
 
-    async fn move_peer(&self, name: &str, namespace: &File) {
+    /// Moves the end whose name has a `p` behind it.
+    pub async fn move_peer(&self, name: &str, namespace: &File) {
         self.handle
             .link()
             .set(

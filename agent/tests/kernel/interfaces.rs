@@ -1,14 +1,16 @@
 //! A real agent follows the node's interfaces and addresses.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 
+use serde_json::{Value, json};
 use weir_agent::maps::Contents;
 use weir_agent::maps::kernel::KernelTables;
 use weir_agent::maps::pins::Pins;
 use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::{Interface, PortRange};
+use weir_ebpf::tables::{Interface, NOBODY, PodState, PortRange};
 
 use crate::bed::{self, Bed, Network, index, tcx_programs, try_tcx_programs};
 use crate::tun;
@@ -42,6 +44,8 @@ impl Agent {
             .arg(bed.bpffs())
             .arg("--run-dir")
             .arg(bed.run_dir())
+            .arg("--cni-results-dir")
+            .arg(bed.run_dir().join("cni/results"))
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -233,6 +237,103 @@ fn node_ports_are_served_where_the_flag_says() {
                 tables.node_port_addrs == expected.iter().map(|text| addr(text)).collect()
             });
         }
+    });
+}
+
+const SHOP: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: cart, namespace: shop, uid: u-1, labels: {app: cart}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: shop}
+spec: {podSelector: {matchLabels: {app: cart}}, policyTypes: [Egress]}
+";
+
+/// A record as libcni writes one.
+fn record(bed: &Bed, namespace: &str, pod: &str, uid: &str, addr: &str) -> String {
+    let sandbox = bed.netns_dir().join(namespace);
+    json!({
+        "kind": "cniCacheV1", "containerId": namespace, "config": "e30=", "ifName": "eth0",
+        "networkName": "pods", "netns": sandbox,
+        "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "shop"],
+                    ["K8S_POD_NAME", pod], ["K8S_POD_UID", uid]],
+        "result": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "v"}, {"name": "eth0", "sandbox": sandbox}],
+            "ips": [{"address": format!("{addr}/32"), "interface": 1}],
+        },
+    })
+    .to_string()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_pod_is_known_by_its_record_before_its_object_has_an_address() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let manifests = bed.run_dir().join("manifests");
+        fs::create_dir_all(&manifests).unwrap();
+        fs::write(manifests.join("shop.yaml"), SHOP).unwrap();
+        let agent = Agent::start(&bed, &[]);
+        let state = |tables: &Contents, interface: u32| {
+            let pod = tables.pods.get(&interface)?;
+            Some((pod.state, pod.egress.0[0] > NOBODY, pod.ingress.0[0]))
+        };
+        let addrs = |tables: &Contents, interface: u32| -> BTreeSet<Addr> {
+            let addrs = tables.pod_addrs.iter();
+            addrs
+                .filter(|key| key.interface == interface)
+                .map(|key| key.addr)
+                .collect()
+        };
+
+        // Nobody knows whose it is, but it has an address.
+        let cart = bed.make_pod(&network, "cni-a", "v").await;
+        bed.inside("cni-a", async |inside| {
+            inside.add_address(index("vp"), "fe80::7", 64).await;
+        });
+        agent.holds("an unknown pod and its address", |tables| {
+            state(tables, cart) == Some((PodState::UNKNOWN, false, 0))
+                && addrs(tables, cart) == [addr("fe80::7")].into()
+        });
+
+        // Its record is written, into a directory that was not there before.
+        let results = bed.run_dir().join("cni/results");
+        fs::create_dir_all(&results).unwrap();
+        let file = results.join("pods-a-eth0");
+        let text = record(&bed, "cni-a", "cart", "u-1", "10.200.0.7");
+        fs::write(&file, text).unwrap();
+        agent.holds("the pod under its policy", |tables| {
+            state(tables, cart) == Some((PodState::PROGRAMMED, true, 0))
+                && addrs(tables, cart) == ["10.200.0.7", "fe80::7"].map(addr).into()
+        });
+
+        // One of which only the name is known, in a namespace with policies.
+        let late = bed.make_pod(&network, "cni-b", "w").await;
+        let text = record(&bed, "cni-b", "late", "u-2", "10.200.0.8");
+        fs::write(results.join("pods-b-eth0"), text).unwrap();
+        agent.holds("a pod whose labels are not known", |tables| {
+            state(tables, late) == Some((PodState::ISOLATED, false, NOBODY))
+        });
+
+        fs::remove_file(&file).unwrap();
+        agent.holds("an unknown pod again", |tables| {
+            state(tables, cart) == Some((PodState::UNKNOWN, false, 0))
+        });
+        agent.eventually("the status says so", || {
+            let status = fs::read(bed.run_dir().join("status.json")).unwrap();
+            let status: Value = serde_json::from_slice(&status).unwrap_or_default();
+            let states = status["interfaces"].as_array().into_iter().flatten();
+            let states: Vec<_> = states.map(|it| (&it["state"], &it["pod"])).collect();
+            states
+                == [
+                    (&json!("unknown"), &Value::Null),
+                    (&json!("isolated"), &json!("shop/late")),
+                ]
+                && status["policies"] == 1
+        });
     });
 }
 

@@ -1,5 +1,6 @@
 //! The node as a source.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,7 +37,7 @@ fn namespaces(state: &NodeState) -> Vec<(u32, &str, &str)> {
             (
                 *index,
                 interface.name.as_str(),
-                interface.namespace.as_str(),
+                interface.namespaces.first().unwrap().as_str(),
             )
         })
         .collect()
@@ -112,6 +113,30 @@ fn a_namespace_that_is_bound_to_its_file_last_is_seen() {
         })
         .await;
         nix::mount::umount2(&elsewhere, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn another_name_for_a_pods_namespace_takes_nothing_from_the_first() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let pod = bed.make_pod(&network, "pod", "vpod").await;
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        until(&mut states, "a first state", |_| true).await;
+        // As `ip netns attach` does.
+        let alias = bed.netns_dir().join("a-look-inside");
+        File::create(&alias).unwrap();
+        bind(&bed.netns_dir().join("pod"), &alias);
+        let both = BTreeSet::from(["a-look-inside", "pod"].map(ToOwned::to_owned));
+        until(&mut states, "both names", |state| {
+            state
+                .pod_interfaces
+                .get(&pod)
+                .is_some_and(|interface| interface.namespaces == both)
+        })
+        .await;
     });
 }
 
@@ -201,6 +226,137 @@ fn an_address_that_may_be_anothers_is_not_the_nodes_yet() {
         network.up("uplinkp").await;
         until(&mut states, "the other address", |state| {
             state.local_addresses.contains(&v6) && state.addresses.contains(&v6)
+        })
+        .await;
+    });
+}
+
+fn addrs(state: &NodeState, interface: u32) -> BTreeSet<IpAddr> {
+    state
+        .pod_interfaces
+        .get(&interface)
+        .map(|interface| interface.addrs.clone())
+        .unwrap_or_default()
+}
+
+fn set(addrs: &[&str]) -> BTreeSet<IpAddr> {
+    addrs.iter().map(|addr| addr.parse().unwrap()).collect()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn the_addresses_inside_a_pod_are_followed_and_each_end_has_its_own() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let pod = bed.make_pod(&network, "pod", "vpod").await;
+        let other = bed.make_pod(&network, "other", "vother").await;
+        // A pod with two interfaces.
+        let second = network.veth("vsecond").await;
+        let file = File::open(bed.netns_dir().join("pod")).unwrap();
+        network.move_peer("vsecond", &file).await;
+        bed.inside("pod", async |inside| {
+            inside.up("lo").await;
+            inside.add_address(index("vpodp"), "10.200.0.7", 32).await;
+        });
+
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        let first = until(&mut states, "a first state", |_| true).await;
+        assert_eq!(addrs(&first, pod), set(&["10.200.0.7"]));
+        assert_eq!(addrs(&first, second), set(&[]));
+        assert_eq!(addrs(&first, other), set(&[]));
+        let numbers: BTreeSet<i32> = [pod, second, other]
+            .map(|index| first.pod_interfaces[&index].netns)
+            .into();
+        assert_eq!(numbers.len(), 2, "{first:?}");
+        assert!(numbers.iter().all(|number| *number >= 0), "{first:?}");
+
+        // From now on nothing happens on the node.
+        bed.inside("pod", async |inside| {
+            inside
+                .add_address(index("vpodp"), "fd00:10:200::7", 128)
+                .await;
+            inside.add_address(index("vsecondp"), "10.9.0.1", 32).await;
+            inside.add_address(index("lo"), "203.0.113.7", 32).await;
+        });
+        let state = until(&mut states, "an address of each end", |state| {
+            addrs(state, pod).len() == 2 && !addrs(state, second).is_empty()
+        })
+        .await;
+        assert_eq!(addrs(&state, pod), set(&["10.200.0.7", "fd00:10:200::7"]));
+        assert_eq!(addrs(&state, second), set(&["10.9.0.1"]));
+        assert_eq!(addrs(&state, other), set(&[]));
+
+        bed.inside("pod", async |inside| {
+            inside
+                .remove_address(index("vpodp"), "10.200.0.7", 32)
+                .await;
+        });
+        until(&mut states, "the address is gone", |state| {
+            addrs(state, pod) == set(&["fd00:10:200::7"])
+        })
+        .await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_namespace_of_a_former_ones_name_and_number_has_its_own_addresses() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        for round in 0..3_u8 {
+            let pod = bed.make_pod(&network, "pod", "vpod").await;
+            let addr = format!("10.200.0.{}", 10 + round);
+            bed.inside("pod", async |inside| {
+                inside.add_address(index("vpodp"), &addr, 32).await;
+            });
+            let state = until(&mut states, "the pod and its address", |state| {
+                addrs(state, pod) == set(&[&addr])
+            })
+            .await;
+            assert_eq!(namespaces(&state), [(pod, "vpod", "pod")]);
+            network.remove(pod).await;
+            bed.remove_namespace("pod");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_pod_is_no_network_while_its_interface_is_being_made() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        until(&mut states, "a first state", |_| true).await;
+        let seen = tokio::spawn({
+            let mut states = states.clone();
+            async move {
+                let mut seen = BTreeSet::new();
+                while states.changed().await.is_ok() {
+                    let state = states.borrow_and_update().clone().unwrap();
+                    seen.extend(state.network_interfaces.into_values().map(|it| it.name));
+                    if !state.pod_interfaces.is_empty() {
+                        break;
+                    }
+                }
+                seen
+            }
+        });
+        // Made on the node, and its end moved a while later, as many plugins do.
+        let pod = bed.make_pod(&network, "pod", "vpod").await;
+        until(&mut states, "the pod", |state| {
+            namespaces(state) == [(pod, "vpod", "pod")]
+        })
+        .await;
+        assert_eq!(seen.await.unwrap(), BTreeSet::new());
+
+        // One that stays is one.
+        network.veth("vstays").await;
+        until(&mut states, "both ends", |state| {
+            state.network_interfaces.len() == 2
         })
         .await;
     });

@@ -290,6 +290,7 @@ fn a_full_table_exchanges_all_that_it_holds() {
         let limits = Limits {
             backends: 2,
             source_ranges: 0,
+            ..Limits::AMPLE
         };
         let left = tables.read().unwrap();
         tables.apply(&diff_within(&after, &left, limits)).unwrap();

@@ -24,12 +24,15 @@ mod inspect;
 pub mod keeper;
 pub mod links;
 pub mod manifests;
+pub mod marker;
 pub mod namespace;
 pub mod neighbour;
 pub mod node;
 pub mod plan;
 pub mod pod;
 pub mod process;
+pub mod raw;
+pub mod sandbox;
 pub mod wait;
 pub mod wiring;
 
@@ -48,6 +51,7 @@ pub use neighbour::Neighbour;
 pub use node::Node;
 pub use plan::{Addresses, Family, NodePlan};
 pub use pod::Pod;
+pub use sandbox::Sandbox;
 pub use wiring::Wiring;
 
 use crate::testpod::client::TestPod;
@@ -214,13 +218,18 @@ impl Bed {
 
     /// Makes a pod with an address, and its IPv6 twin, in the node's ranges.
     pub fn pod_at(&self, node: usize, name: &str, addr: Ipv4Addr) -> Result<Pod> {
+        Pod::start_in(self.sandbox_at(node, name, addr)?)
+    }
+
+    /// Makes the place of such a pod, without a process.
+    pub fn sandbox_at(&self, node: usize, name: &str, addr: Ipv4Addr) -> Result<Sandbox> {
         let node = self.node(node);
         ensure!(
             node.plan().pods_v4.contains(addr),
             "{addr} is not in the range of {}'s pods",
             node.name()
         );
-        Pod::start(node, self.topology.wiring, name, addr)
+        Sandbox::create(node, self.topology.wiring, name, addr)
     }
 
     /// The host in the outside world.

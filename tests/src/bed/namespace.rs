@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::{fs, thread};
 
 use anyhow::{Context, Result, anyhow};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::keeper::Keeper;
@@ -37,6 +37,17 @@ impl Namespace {
         };
         namespace.run(async |links| links.up("lo").await)?;
         Ok(namespace)
+    }
+
+    /// Takes its file away, as a runtime does when a pod ends; it lives while this value's clones
+    /// or processes in it do.
+    pub fn remove(self, keeper: &Keeper) -> Result<()> {
+        let file = self.file;
+        keeper.run(move || {
+            umount2(&file, MntFlags::MNT_DETACH)
+                .with_context(|| format!("unmount {}", file.display()))?;
+            fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))
+        })
     }
 
     /// Where it is bound.

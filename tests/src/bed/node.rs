@@ -44,7 +44,7 @@ impl Node {
         run_dir: PathBuf,
         group: PathBuf,
     ) -> Result<Self> {
-        for directory in ["bpffs", "agent", "netns"] {
+        for directory in ["bpffs", "agent", "netns", "cni"] {
             let path = run_dir.join(directory);
             fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         }
@@ -123,6 +123,12 @@ impl Node {
     #[must_use]
     pub fn netns_dir(&self) -> PathBuf {
         self.shared.run_dir.join("netns")
+    }
+
+    /// The agent's `--cni-results-dir`: where libcni keeps its records of the pods' links.
+    #[must_use]
+    pub fn cni_results_dir(&self) -> PathBuf {
+        self.shared.run_dir.join("cni")
     }
 
     /// The agent's `--cgroup-root`: the root of the node's own tree.

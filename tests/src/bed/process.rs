@@ -141,7 +141,8 @@ impl Process {
         Ok(Some(child.wait().context("wait for a process")?))
     }
 
-    fn output(mut self) -> Result<Output> {
+    /// Waits for the end; gives what it said, if that was kept.
+    pub fn output(mut self) -> Result<Output> {
         match self.child.take() {
             Some(child) => child.wait_with_output().context("wait for a process"),
             None => bail!("the process was ended"),

@@ -4,7 +4,9 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
@@ -28,6 +30,13 @@ enum Command {
         /// To answer by
         name: String,
     },
+    /// Reach out at once, and say what came of it
+    First {
+        /// Who may be asked
+        allowed: SocketAddr,
+        /// Who must not
+        forbidden: Vec<SocketAddr>,
+    },
     /// Build a bed, say where, and hold it until killed: for the tests of the bed
     Hold,
     /// Remove a bed when the input ends
@@ -40,6 +49,7 @@ enum Command {
 }
 
 fn main() -> Result<()> {
+    let start = Instant::now();
     match Command::parse() {
         Command::Enter {
             namespace,
@@ -47,6 +57,7 @@ fn main() -> Result<()> {
             program,
         } => bed::process::enter(&namespace, &group, &program),
         Command::Serve { name } => testpod::run(&name),
+        Command::First { allowed, forbidden } => testpod::first::run(start, allowed, &forbidden),
         Command::Hold => hold(),
         Command::Guard { run_dir, group } => bed::guardian::guard(&run_dir, &group),
     }

@@ -7,18 +7,21 @@ pub mod ground;
 pub mod talk;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
+use weir_agent::compile::{PolicyOptions, UnknownPods};
+use weir_agent::model::PodRef;
 use weir_ebpf::addr::Protocol;
 use weir_ebpf::verdict::{Hook, Verdict};
 
 pub use self::ground::Ground;
 use self::talk::{Expected, Talk, Way};
+use super::interfaces::Plug;
 use super::notation::Notation;
 use super::packet::ErrorKind;
 use crate::bed::plan::{MAX_NODES, NodePlan};
@@ -62,7 +65,12 @@ impl Scenario {
         let has_calls = self.steps.iter().any(|step| match step {
             Step::Call { .. } => true,
             Step::Talk { talk, .. } => talk.way == Way::Socket,
-            Step::Send { .. } | Step::Apply(_) | Step::Delete(_) | Step::Advance(_) => false,
+            Step::Send { .. }
+            | Step::Apply(_)
+            | Step::Delete(_)
+            | Step::Plug(_)
+            | Step::Unplug(_)
+            | Step::Advance(_) => false,
         });
         self.memory_only.is_none() && self.network_only.is_none() && !has_calls
     }
@@ -79,7 +87,11 @@ impl Scenario {
     pub fn is_for_network(&self) -> bool {
         let is_possible = self.steps.iter().all(|step| match step {
             Step::Talk { .. } | Step::Apply(_) | Step::Delete(_) => true,
-            Step::Send { .. } | Step::Call { .. } | Step::Advance(_) => false,
+            Step::Send { .. }
+            | Step::Call { .. }
+            | Step::Plug(_)
+            | Step::Unplug(_)
+            | Step::Advance(_) => false,
         });
         let has_talks = self
             .steps
@@ -153,6 +165,27 @@ pub struct Node {
     pub interfaces: BTreeMap<u32, Vec<IpAddr>>,
     /// Ranges of cluster IPs, beside those that objects name.
     pub service_cidrs: Vec<IpNetwork>,
+    /// Do records of the network plugin say whose its pods' interfaces are?
+    pub claims: bool,
+    /// What an interface may do whose pod is not known: `auto`, `deny`, `allow`.
+    #[serde(with = "text::UnknownPodsText")]
+    pub unknown_pods: UnknownPods,
+    /// Are packets of a pod dropped whose source is not that pod's?
+    pub source_check: bool,
+    /// Do connections go on that were opened before a policy forbade them?
+    pub keep_established: bool,
+}
+
+impl Node {
+    /// What its operator decided about policies.
+    #[must_use]
+    pub const fn policy(&self) -> PolicyOptions {
+        PolicyOptions {
+            unknown_pods: self.unknown_pods,
+            source_check: self.source_check,
+            keep_established: self.keep_established,
+        }
+    }
 }
 
 impl Default for Node {
@@ -166,6 +199,10 @@ impl Default for Node {
             node_port_addresses: None,
             interfaces: BTreeMap::new(),
             service_cidrs: Vec::new(),
+            claims: true,
+            unknown_pods: UnknownPods::Auto,
+            source_check: true,
+            keep_established: false,
         }
     }
 }
@@ -174,10 +211,10 @@ impl Default for Node {
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "text::StepText")]
 pub enum Step {
-    /// A packet reaches a hook.
+    /// A packet reaches a hook, or goes its way through the node.
     Send {
-        /// Which.
-        hook: Hook,
+        /// Where.
+        way: Path,
         /// What.
         packet: SentText,
         /// How often, each time from the next source port.
@@ -209,8 +246,60 @@ pub enum Step {
     Apply(Vec<Given>),
     /// Objects disappear: `Service default/web`, `Node worker-0`.
     Delete(Vec<String>),
+    /// A pod's interface appears.
+    Plug(Plug),
+    /// A pod's interface disappears.
+    Unplug(PodRef),
     /// Time passes.
     Advance(Duration),
+}
+
+/// Where a packet goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// To one hook, `is_from_node` as in [`At`](weir_ebpf::datapath::At).
+    Hook {
+        /// Which.
+        hook: Hook,
+        /// At this pod's interface; else at none that is a pod's.
+        pod: Option<PodRef>,
+        /// Does the node itself send it?
+        is_from_node: bool,
+    },
+    /// Through the node: from here, to where its destination is.
+    From(Origin),
+}
+
+/// Where a packet comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// By a pod's interface.
+    Pod(PodRef),
+    /// From a process of the node, or a pod on its network.
+    Node,
+    /// From beyond the node.
+    Outside,
+}
+
+/// Behind a packet.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hook {
+                hook,
+                pod: None,
+                is_from_node: _,
+            } => write!(f, "at {}", hook.name()),
+            Self::Hook {
+                hook,
+                pod: Some(pod),
+                is_from_node: _,
+            } => write!(f, "at {} of {pod}", hook.name()),
+            Self::From(Origin::Pod(pod)) => write!(f, "from {pod}"),
+            Self::From(Origin::Node) => f.write_str("from the node"),
+            Self::From(Origin::Outside) => f.write_str("from outside"),
+        }
+    }
 }
 
 /// A packet that is sent.
@@ -298,6 +387,17 @@ pub struct Expect {
     pub verdict: Verdict,
     /// What comes out.
     pub result: Outcome,
+    /// What is told of it, where that is said.
+    pub told: ToldText,
+}
+
+/// What is told of a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToldText {
+    /// The rules by which it opens a conversation, at both ends: `shop/cart egress[0]`.
+    pub rules: Option<BTreeSet<String>>,
+    /// The policies that isolate the end which refuses it.
+    pub isolated_by: Option<BTreeSet<String>>,
 }
 
 /// What comes out.

@@ -147,8 +147,13 @@ fn protocol(packet: &Packet) -> IpNumber {
         Body::Tcp(_) => IpNumber::TCP,
         Body::Udp { .. } => IpNumber::UDP,
         Body::Sctp(_) => IpNumber::SCTP,
-        Body::Echo | Body::PortUnreachable(_) | Body::Error(..) if packet.is_v4() => IpNumber::ICMP,
-        Body::Echo | Body::PortUnreachable(_) | Body::Error(..) => IpNumber::IPV6_ICMP,
+        Body::Echo(_) | Body::Message(_) | Body::PortUnreachable(_) | Body::Error(..) => {
+            if packet.is_v4() {
+                IpNumber::ICMP
+            } else {
+                IpNumber::IPV6_ICMP
+            }
+        }
         Body::Other(number) => IpNumber(*number),
     }
 }
@@ -160,15 +165,35 @@ fn transport(packet: &Packet) -> Result<Vec<u8>> {
         Body::Tcp(tcp) => tcp_segment(packet, tcp, &payload)?,
         Body::Udp { has_checksum } => udp_datagram(packet, *has_checksum, &payload)?,
         Body::Sctp(chunk) => sctp_packet(packet, *chunk, &payload)?,
-        Body::Echo => {
-            let echo = IcmpEchoHeader { id: 7, seq: 1 };
-            icmp(
-                packet,
-                Icmpv4Type::EchoRequest(echo),
-                Icmpv6Type::EchoRequest(echo),
-                &payload,
-            )?
+        Body::Echo(echo) => {
+            let header = IcmpEchoHeader {
+                id: echo.identifier,
+                seq: 1,
+            };
+            let (v4, v6) = if echo.is_reply {
+                (Icmpv4Type::EchoReply(header), Icmpv6Type::EchoReply(header))
+            } else {
+                (
+                    Icmpv4Type::EchoRequest(header),
+                    Icmpv6Type::EchoRequest(header),
+                )
+            };
+            icmp(packet, v4, v6, &payload)?
         }
+        Body::Message(number) => icmp(
+            packet,
+            Icmpv4Type::Unknown {
+                type_u8: *number,
+                code_u8: 0,
+                bytes5to8: [0; 4],
+            },
+            Icmpv6Type::Unknown {
+                type_u8: *number,
+                code_u8: 0,
+                bytes5to8: [0; 4],
+            },
+            &payload,
+        )?,
         Body::PortUnreachable(quote) => icmp(
             packet,
             Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port),

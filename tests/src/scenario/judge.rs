@@ -76,7 +76,12 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
     );
     let body = match &sent.body {
         Body::Tcp(tcp) if !is_authenticated(sent) => Body::Tcp(reset(tcp, sent.payload)?),
-        Body::Tcp(_) | Body::Udp { .. } | Body::Sctp(_) | Body::Echo | Body::Other(_) => {
+        Body::Tcp(_)
+        | Body::Udp { .. }
+        | Body::Sctp(_)
+        | Body::Echo(_)
+        | Body::Message(_)
+        | Body::Other(_) => {
             let quoted = output
                 .len()
                 .checked_sub(ETHERNET + header + 8)
@@ -107,7 +112,8 @@ fn refusal(sent: &Packet, input: &[u8], output: &[u8]) -> Result<Packet> {
         Body::Tcp(_)
         | Body::Udp { .. }
         | Body::Sctp(_)
-        | Body::Echo
+        | Body::Echo(_)
+        | Body::Message(_)
         | Body::Error(..)
         | Body::Other(_) => place,
     };
@@ -195,16 +201,18 @@ pub fn matches(text: &Notation, packet: &Packet, any_port: (u16, u16)) -> bool {
         (BodyText::Tcp(None), Body::Tcp(_))
         | (BodyText::Sctp(None), Body::Sctp(_))
         | (BodyText::Udp, Body::Udp { .. })
-        | (BodyText::Echo, Body::Echo)
         | (BodyText::PortUnreachable, Body::PortUnreachable(_)) => true,
         (BodyText::Tcp(Some(flags)), Body::Tcp(tcp)) => flags == tcp.flags,
         (BodyText::Sctp(Some(chunk)), Body::Sctp(actual)) => chunk == *actual,
+        (BodyText::Echo { is_reply }, Body::Echo(echo)) => is_reply == echo.is_reply,
+        (BodyText::Message(number), Body::Message(actual)) => number == *actual,
         (BodyText::Other(number), Body::Other(actual)) => number == *actual,
         (
             BodyText::Tcp(_)
             | BodyText::Udp
             | BodyText::Sctp(_)
-            | BodyText::Echo
+            | BodyText::Echo { .. }
+            | BodyText::Message(_)
             | BodyText::PortUnreachable
             | BodyText::Other(_),
             _,

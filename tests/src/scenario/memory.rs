@@ -10,6 +10,7 @@ use weir_ebpf::addr::Port;
 use weir_ebpf::buffer::Buffer;
 use weir_ebpf::conntrack::SECOND;
 use weir_ebpf::datapath::{self, At};
+use weir_ebpf::event::Event;
 use weir_ebpf::socket::{self, Caller, Decision, Peer};
 use weir_ebpf::tables::{Nanos, Tables as _};
 use weir_ebpf::verdict::{Hook, Verdict};
@@ -49,10 +50,10 @@ impl Executor for Memory {
         Ok(())
     }
 
-    fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
+    fn send(&mut self, at: At, frame: &[u8]) -> Result<Sent> {
         let mut buffer: Buffer = Buffer::new(frame).context("the frame is too long")?;
-        anyhow::ensure!(hook != Hook::Socket, "no packet is seen at a socket");
-        let (verdict, _) = datapath::run(&mut buffer, &self.tables, At::new(hook, UPLINK));
+        anyhow::ensure!(at.hook != Hook::Socket, "no packet is seen at a socket");
+        let (verdict, _) = datapath::run(&mut buffer, &self.tables, at);
         Ok(Sent {
             verdict,
             frame: buffer.bytes().to_vec(),
@@ -88,6 +89,10 @@ impl Executor for Memory {
             Decision::Refuse(reason) => (Verdict::Reject(reason), call.peer),
         };
         Ok(Called { verdict, peer })
+    }
+
+    fn take_events(&mut self) -> Result<Vec<Event>> {
+        Ok(self.tables.take_events())
     }
 
     fn advance(&mut self, by: Duration) -> Result<()> {

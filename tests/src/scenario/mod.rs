@@ -6,6 +6,7 @@
 //! (the library over ordered maps) or [`program`] (the loaded programs, by `BPF_PROG_TEST_RUN`).
 //! Conversations are played there as the packets and calls they consist of ([`talk`]); a scenario
 //! that consists of them runs in a [`network`] of real sockets and agents, too.
+//! What the datapath tells of packets is read by [`told`].
 //! Whatever a scenario expects, [`judge`] has every checksum of a changed frame taken anew and
 //! allows no byte to change that should not.
 //!
@@ -15,7 +16,10 @@
 
 pub mod format;
 pub mod frame;
+pub mod interfaces;
+pub mod journey;
 pub mod judge;
+mod links;
 pub mod memory;
 pub mod network;
 pub mod notation;
@@ -24,6 +28,7 @@ pub mod places;
 pub mod program;
 pub mod runner;
 pub mod talk;
+pub mod told;
 pub mod world;
 
 use std::path::{Path, PathBuf};

@@ -111,7 +111,11 @@ impl<'a> Network<'a> {
                 self.objects.delete(references)?;
                 self.change()
             }
-            Step::Send { .. } | Step::Call { .. } | Step::Advance(_) => {
+            Step::Send { .. }
+            | Step::Call { .. }
+            | Step::Plug(_)
+            | Step::Unplug(_)
+            | Step::Advance(_) => {
                 bail!("in a network packets are made by sockets, and time passes by itself")
             }
         }
@@ -124,18 +128,12 @@ impl<'a> Network<'a> {
 
     /// Waits until every agent has brought its tables up to date with the file as it is now.
     fn wait_in_force(&mut self) -> Result<()> {
-        let marker = self.objects.marker_reference();
+        let marker = self.objects.marker();
         for agent in &mut self.agents {
             agent.wait_status(&format!("{marker} to be taken in"), |status| {
-                let skipped = status["skipped"].as_array();
-                let is_there = skipped.is_some_and(|all| {
-                    all.iter().any(|one| {
-                        one["object"].as_str().is_some_and(|object| {
-                            object.split(" port ").next() == Some(marker.as_str())
-                        })
-                    })
-                });
-                is_there && status["error"].is_null() && status["problems"] == serde_json::json!([])
+                marker.is_in(status)
+                    && status["error"].is_null()
+                    && status["problems"] == serde_json::json!([])
             })?;
         }
         Ok(())

@@ -8,6 +8,8 @@
 //! udp 10.200.0.2:40000 > 10.32.0.10:53, zero-checksum
 //! sctp 10.200.0.2:40000 > 10.32.0.140:80 init
 //! icmp 10.200.0.2 > 10.32.0.140 echo-request
+//! icmp 10.200.0.3 > 10.200.0.2 echo-reply, echo 4711
+//! icmp fe80::2 > ff02::1:ff00:1 type-135, ttl 255, len 16
 //! protocol 47 10.200.0.2 > 10.32.0.140
 //! arp        ethertype 0x88cc
 //! ```
@@ -16,6 +18,7 @@
 //! |---|---|
 //! | `len N` | bytes of payload |
 //! | `seq N`, `acks N` | TCP's sequence and acknowledgement number |
+//! | `echo N` | the identifier of an echo |
 //! | `zero-checksum` | UDP without a checksum |
 //! | `options N`, `tcp-options N` | words of options in the IPv4 or TCP header |
 //! | `ext hop-by-hop`, `destination`, `routing`, `authentication` | an IPv6 extension header; repeats |
@@ -38,7 +41,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, bail, ensure};
 use weir_ebpf::packet::TcpFlags;
 
-use super::packet::{self, Body, Chunk, Extension, FLAG_NAMES, Fragment, Packet, Tcp};
+use super::packet::{self, Body, Chunk, Echo, Extension, FLAG_NAMES, Fragment, Packet, Tcp};
 
 /// A packet's text, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +87,13 @@ pub enum BodyText {
     Udp,
     /// `sctp`, with the first chunk if it is said.
     Sctp(Option<Chunk>),
-    /// `icmp … echo-request`
-    Echo,
+    /// `icmp … echo-request`, `icmp … echo-reply`
+    Echo {
+        /// Which.
+        is_reply: bool,
+    },
+    /// `icmp … type-N`
+    Message(u8),
     /// `icmp … port-unreachable`
     PortUnreachable,
     /// `protocol N`
@@ -101,6 +109,7 @@ enum Setting {
     Len(u16),
     Sequence(u32),
     Acknowledges(u32),
+    Echo(u16),
     ZeroChecksum,
     Options(u8),
     TcpOptions(u8),
@@ -145,9 +154,13 @@ impl Notation {
             ("udp", _) if kind.is_none() => BodyText::Udp,
             ("sctp", _) => BodyText::Sctp(kind.map(parse_chunk).transpose()?),
             ("icmp", _) => match kind {
-                Some("echo-request") => BodyText::Echo,
+                Some("echo-request") => BodyText::Echo { is_reply: false },
+                Some("echo-reply") => BodyText::Echo { is_reply: true },
                 Some("port-unreachable") => BodyText::PortUnreachable,
-                _ => bail!("expected `echo-request` or `port-unreachable`"),
+                Some(kind) if kind.starts_with("type-") => {
+                    BodyText::Message(parse_number(&kind["type-".len()..])?)
+                }
+                _ => bail!("expected `echo-request`, `echo-reply`, `port-unreachable` or `type-N`"),
             },
             (_, Some(number)) if kind.is_none() => BodyText::Other(number),
             ("udp" | "protocol", _) => bail!("unknown setting {:?}", kind.unwrap_or_default()),
@@ -178,7 +191,11 @@ impl Notation {
             BodyText::Tcp(flags) => Body::Tcp(Tcp::new(flags.context("TCP needs its flags")?)),
             BodyText::Udp => Body::Udp { has_checksum: true },
             BodyText::Sctp(chunk) => Body::Sctp(chunk.context("SCTP needs its first chunk")?),
-            BodyText::Echo => Body::Echo,
+            BodyText::Echo { is_reply } => Body::Echo(Echo {
+                is_reply,
+                ..Echo::REQUEST
+            }),
+            BodyText::Message(number) => Body::Message(number),
             BodyText::PortUnreachable => bail!("an ICMP error cannot be sent: it quotes a packet"),
             BodyText::Other(number) => Body::Other(number),
         };
@@ -243,6 +260,7 @@ impl Setting {
             (Self::Len(bytes), _) => packet.payload = bytes,
             (Self::Sequence(number), Body::Tcp(tcp)) => tcp.sequence = number,
             (Self::Acknowledges(number), Body::Tcp(tcp)) => tcp.acknowledgement = number,
+            (Self::Echo(identifier), Body::Echo(echo)) => echo.identifier = identifier,
             (Self::TcpOptions(words), Body::Tcp(tcp)) => tcp.options = words,
             (Self::DataOffset(words), Body::Tcp(_)) => damage.data_offset = Some(words),
             (Self::ZeroChecksum, Body::Udp { has_checksum }) => *has_checksum = false,
@@ -262,6 +280,7 @@ impl Setting {
                 | Self::Acknowledges(_)
                 | Self::TcpOptions(_)
                 | Self::DataOffset(_)
+                | Self::Echo(_)
                 | Self::ZeroChecksum
                 | Self::Options(_)
                 | Self::DontFragment
@@ -280,6 +299,7 @@ impl Setting {
             "len" => Self::Len(parse_number(value)?),
             "seq" => Self::Sequence(parse_number(value)?),
             "acks" => Self::Acknowledges(parse_number(value)?),
+            "echo" => Self::Echo(parse_number(value)?),
             "zero-checksum" => Self::ZeroChecksum,
             "options" => Self::Options(parse_number(value)?),
             "tcp-options" => Self::TcpOptions(parse_number(value)?),
@@ -395,6 +415,8 @@ mod tests {
             "udp 10.200.0.2:40000 > 10.32.0.10:53, len 12",
             "sctp 10.200.0.2:40000 > 10.32.0.140:80 cookie-echo",
             "icmp fd00:10:200::2 > fd00:10:32::8c echo-request",
+            "icmp 10.200.0.3 > 10.200.0.2 echo-reply, echo 4711, len 8",
+            "icmp fe80::2 > ff02::1:ff00:1 type-135, len 16",
             "protocol 47 10.200.0.2 > 10.32.0.140",
         ] {
             let packet = Notation::parse(text).unwrap().to_packet().unwrap();

@@ -37,8 +37,11 @@ pub enum Body {
     },
     /// RFC 9260, with one chunk.
     Sctp(Chunk),
-    /// An echo request, by ICMP or `ICMPv6`.
-    Echo,
+    /// An echo request or its reply, by ICMP or `ICMPv6`.
+    Echo(Echo),
+    /// Another message of ICMP or `ICMPv6`, by its type; of the latter one that has to do with
+    /// neighbours, such as 135 (RFC 4861).
+    Message(u8),
     /// "Port unreachable", by ICMP or `ICMPv6`, about a packet of which it quotes this.
     PortUnreachable(Vec<u8>),
     /// An ICMP or `ICMPv6` error about a packet of which it quotes the network header, and behind
@@ -46,6 +49,23 @@ pub enum Body {
     Error(ErrorKind, Box<Packet>),
     /// Anything else.
     Other(u8),
+}
+
+/// An echo request or its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo {
+    /// Is it the reply?
+    pub is_reply: bool,
+    /// Which of its conversations the sender means.
+    pub identifier: u16,
+}
+
+impl Echo {
+    /// A request.
+    pub const REQUEST: Self = Self {
+        is_reply: false,
+        identifier: 7,
+    };
 }
 
 /// What an ICMP error says.
@@ -173,8 +193,12 @@ impl Packet {
             Body::Sctp(Chunk::INIT) => Body::Sctp(Chunk::INIT_ACK),
             Body::Sctp(Chunk::COOKIE_ECHO) => Body::Sctp(Chunk::COOKIE_ACK),
             Body::Sctp(_) => Body::Sctp(Chunk::DATA),
+            Body::Echo(echo) => Body::Echo(Echo {
+                is_reply: !echo.is_reply,
+                ..*echo
+            }),
             other @ (Body::Udp { .. }
-            | Body::Echo
+            | Body::Message(_)
             | Body::PortUnreachable(_)
             | Body::Error(..)
             | Body::Other(_)) => other.clone(),
@@ -272,7 +296,15 @@ impl fmt::Display for Packet {
             Body::Tcp(tcp) => ("tcp".to_owned(), format!(" {}", flag_words(tcp.flags))),
             Body::Udp { .. } => ("udp".to_owned(), String::new()),
             Body::Sctp(chunk) => ("sctp".to_owned(), format!(" {chunk}")),
-            Body::Echo => ("icmp".to_owned(), " echo-request".to_owned()),
+            Body::Echo(echo) => {
+                let kind = if echo.is_reply { "reply" } else { "request" };
+                let mut text = format!(" echo-{kind}");
+                if echo.identifier != Echo::REQUEST.identifier {
+                    text += &format!(", echo {}", echo.identifier);
+                }
+                ("icmp".to_owned(), text)
+            }
+            Body::Message(number) => ("icmp".to_owned(), format!(" type-{number}")),
             Body::PortUnreachable(quote) => (
                 "icmp".to_owned(),
                 format!(" port-unreachable, quoting {} bytes", quote.len()),

@@ -47,7 +47,12 @@ impl Places {
             match step {
                 Step::Apply(given) => places.add(world::read_objects(given, directory)?),
                 Step::Talk { talk, .. } => places.add_client(talk, scenario)?,
-                Step::Send { .. } | Step::Call { .. } | Step::Delete(_) | Step::Advance(_) => {}
+                Step::Send { .. }
+                | Step::Call { .. }
+                | Step::Delete(_)
+                | Step::Plug(_)
+                | Step::Unplug(_)
+                | Step::Advance(_) => {}
             }
         }
         Ok(places)

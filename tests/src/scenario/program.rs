@@ -10,14 +10,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use weir_agent::maps::kernel::KernelTables;
 use weir_agent::maps::{Contents, Plan};
-use weir_ebpf::tables::{Affinity, AffinityKey, Flow, Fragment, FragmentKey, Nanos, Tuple, name};
+use weir_ebpf::datapath::At;
+use weir_ebpf::event::Event;
+use weir_ebpf::tables::{
+    Affinity, AffinityKey, Connection, ConnectionKey, Flow, Fragment, FragmentKey, Nanos, Tuple,
+    name,
+};
 use weir_ebpf::verdict::{self, Hook, Verdict};
 
+use super::links;
+use super::memory::UPLINK;
 use super::runner::{Called, Executor, Sent, SocketCall};
 
 /// The environment variable that names the object.
@@ -36,7 +43,7 @@ pub const HOOKS: [Hook; 4] = [
 ];
 
 /// Small maps are soon made.
-const CAPACITIES: [(&str, u32); 13] = [
+const CAPACITIES: [(&str, u32); 19] = [
     (name::FRONTENDS, 1_024),
     (name::SERVICES, 1_024),
     (name::BACKENDS, 1_024),
@@ -50,6 +57,12 @@ const CAPACITIES: [(&str, u32); 13] = [
     (name::INTERFACES, 64),
     (name::FRAGMENTS, 1_024),
     (name::AFFINITY, 1_024),
+    (name::PODS, 64),
+    (name::POD_ADDRS, 256),
+    (name::PEERS, 1_024),
+    (name::PEER_RANGES, 1_024),
+    (name::RULES, 16_384),
+    (name::CONNECTIONS, 16_384),
 ];
 
 // Verdicts of TC programs (`linux/pkt_cls.h`).
@@ -69,6 +82,10 @@ pub struct Program {
     flows: Memory<{ size_of::<Tuple>() }, { size_of::<Flow>() }>,
     fragments: Memory<{ size_of::<FragmentKey>() }, { size_of::<Fragment>() }>,
     affinity: Memory<{ size_of::<AffinityKey>() }, { size_of::<Affinity>() }>,
+    connections: Memory<{ size_of::<ConnectionKey>() }, { size_of::<Connection>() }>,
+    events: RingBuf<MapData>,
+    /// Those that were taken out of it, so that there is always room.
+    told: Vec<Event>,
 }
 
 impl Program {
@@ -98,6 +115,12 @@ impl Program {
         let flows = Memory::open(&object, name::FLOWS, offset_of!(Flow, last_seen))?;
         let fragments = Memory::open(&object, name::FRAGMENTS, offset_of!(Fragment, first_seen))?;
         let affinity = Memory::open(&object, name::AFFINITY, offset_of!(Affinity, last_used))?;
+        let connections = Memory::open(
+            &object,
+            name::CONNECTIONS,
+            offset_of!(Connection, last_seen),
+        )?;
+        let events = Map::RingBuf(map(&object, name::EVENTS)?).try_into()?;
         Ok(Self {
             object,
             tables,
@@ -105,6 +128,9 @@ impl Program {
             flows,
             fragments,
             affinity,
+            connections,
+            events,
+            told: Vec::new(),
         })
     }
 
@@ -137,14 +163,23 @@ impl Program {
             .collect()
     }
 
-    fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+    fn run(&mut self, at: At, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let hook = at.hook;
         let mut output = vec![0; frame.len() + ROOM];
-        let result = classifier(&mut self.object, hook)?
-            .test_run(TestRunOptions {
-                data_in: Some(frame),
-                data_out: Some(&mut output),
-                ..TestRunOptions::default()
-            })
+        let program = classifier(&mut self.object, hook)?;
+        let context = context(at);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut output),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = if at.interface == UPLINK {
+            program.test_run(options)
+        } else {
+            links::among(|| program.test_run(options))?
+        };
+        let result = result
             .map_err(|error| match error {
                 ProgramError::SyscallError(error) => anyhow::Error::from(error),
                 other => other.into(),
@@ -192,9 +227,14 @@ impl Executor for Program {
         Ok(())
     }
 
-    fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent> {
+    fn send(&mut self, at: At, frame: &[u8]) -> Result<Sent> {
+        let hook = at.hook;
         let before = self.tables.counters()?;
-        let (action, output) = self.run(hook, frame)?;
+        let (action, output) = self.run(at, frame)?;
+        while let Some(bytes) = self.events.next() {
+            let event = Event::from_bytes(&bytes);
+            self.told.push(event.context("an event has another size")?);
+        }
         let verdict = self.counted(hook, &before)?;
         let expected = match verdict {
             Verdict::Pass | Verdict::PassFragment | Verdict::Translate => NEXT,
@@ -220,8 +260,23 @@ impl Executor for Program {
         let by = age(by)?;
         self.flows.make_older(by)?;
         self.fragments.make_older(by)?;
-        self.affinity.make_older(by)
+        self.affinity.make_older(by)?;
+        self.connections.make_older(by)
     }
+
+    fn take_events(&mut self) -> Result<Vec<Event>> {
+        Ok(std::mem::take(&mut self.told))
+    }
+}
+
+/// Where `BPF_PROG_TEST_RUN` says that a packet is: the beginning of a `__sk_buff`, up to what
+/// is of interest (`linux/bpf.h`).
+fn context(at: At) -> [u8; 44] {
+    let mut context = [0; 44];
+    let ingress = if at.is_from_node { 0 } else { UPLINK };
+    context[36..40].copy_from_slice(&ingress.to_ne_bytes());
+    context[40..44].copy_from_slice(&at.interface.to_ne_bytes());
+    context
 }
 
 /// The path that [`OBJECT`] names.
@@ -251,6 +306,7 @@ fn map(object: &Ebpf, name: &str) -> Result<MapData> {
         | Map::HashMap(data)
         | Map::LpmTrie(data)
         | Map::LruHashMap(data)
+        | Map::RingBuf(data)
         | Map::PerCpuArray(data) => data,
         other => bail!("the map {name} is of an unexpected type: {other:?}"),
     };

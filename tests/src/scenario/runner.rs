@@ -9,15 +9,21 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use weir_agent::maps::{Contents, Plan};
 use weir_ebpf::addr::Protocol;
+use weir_ebpf::datapath::At;
+use weir_ebpf::event::Event;
 use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::format::{
-    Call, CallKind, Expect, Outcome, PeerText, Relation, Scenario, SentText, Step,
+    Call, CallKind, Expect, Outcome, Path as Way, PeerText, Relation, Scenario, SentText, Step,
+    ToldText,
 };
+use super::journey::Routing;
+use super::memory::UPLINK;
 use super::notation;
 use super::packet::{Body, Packet};
 use super::places::Places;
 use super::talk::Talks;
+use super::told::Told;
 use super::world::{self, World};
 use super::{frame, judge};
 
@@ -32,7 +38,12 @@ pub trait Executor {
     ///
     /// # Errors
     /// The hook cannot be run.
-    fn send(&mut self, hook: Hook, frame: &[u8]) -> Result<Sent>;
+    fn send(&mut self, at: At, frame: &[u8]) -> Result<Sent>;
+    /// What the datapath has told since this was asked last.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn take_events(&mut self) -> Result<Vec<Event>>;
     /// A process makes a socket call.
     ///
     /// # Errors
@@ -139,12 +150,12 @@ impl<E: Executor> Course<'_, E> {
     fn take(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::Send {
-                hook,
+                way,
                 packet,
                 repeat,
                 expect,
                 binding,
-            } => self.send(*hook, packet, *repeat, expect, binding.as_deref()),
+            } => self.send(way, packet, *repeat, expect, binding.as_deref()),
             Step::Call {
                 call,
                 repeat,
@@ -152,7 +163,11 @@ impl<E: Executor> Course<'_, E> {
                 binding,
             } => self.call(call, *repeat, expect, binding.as_deref()),
             Step::Talk { talk, expected } => {
-                let replies = self.talks.play(self.executor, &self.places, talk)?;
+                let replies = {
+                    let interfaces = self.world.interfaces()?;
+                    let (executor, places) = (&mut *self.executor, &self.places);
+                    self.talks.play(executor, places, interfaces, talk)?
+                };
                 let node = self.scenario.node.addresses.iter().copied().collect();
                 talk.judge(expected, &node, &replies)
             }
@@ -166,13 +181,21 @@ impl<E: Executor> Course<'_, E> {
                 let plan = self.world.delete(references.collect::<Result<_>>()?);
                 self.executor.apply(&plan)
             }
+            Step::Plug(plug) => {
+                let plan = self.world.plug(plug)?;
+                self.executor.apply(&plan)
+            }
+            Step::Unplug(pod) => {
+                let plan = self.world.unplug(pod)?;
+                self.executor.apply(&plan)
+            }
             Step::Advance(by) => self.executor.advance(*by),
         }
     }
 
     fn send(
         &mut self,
-        hook: Hook,
+        way: &Way,
         text: &SentText,
         repeat: u16,
         expect: &Expect,
@@ -181,8 +204,13 @@ impl<E: Executor> Course<'_, E> {
         let input = match text {
             SentText::NotIp(ether_type) => {
                 let frame = frame::build_other(*ether_type);
-                let sent = self.executor.send(hook, &frame)?;
-                ensure_verdict(&format!("EtherType {ether_type:#06x}"), hook, &sent, expect)?;
+                let at = self
+                    .routing()?
+                    .at(way)?
+                    .context("it goes through no hook")?;
+                let sent = self.executor.send(at, &frame)?;
+                let text = format!("EtherType {ether_type:#06x}");
+                ensure_verdict(&text, way, sent.verdict, expect)?;
                 return frame::compare(&sent.frame, &frame);
             }
             SentText::Packet(notation) => notation.to_packet()?,
@@ -212,7 +240,7 @@ impl<E: Executor> Course<'_, E> {
         for round in 0..repeat {
             let mut input = input.clone();
             input.src.set_port(input.src.port() + round);
-            let output = self.send_one(hook, &input, expect)?;
+            let output = self.send_one(way, &input, expect)?;
             reached.insert(output.dst);
             if let Some(name) = binding {
                 self.packets.insert(name.to_owned(), (input, output));
@@ -221,11 +249,30 @@ impl<E: Executor> Course<'_, E> {
         ensure_reached(expect, &reached)
     }
 
-    fn send_one(&mut self, hook: Hook, input: &Packet, expect: &Expect) -> Result<Packet> {
-        let frame = frame::build(input)?;
-        let sent = self.executor.send(hook, &frame)?;
-        ensure_verdict(input, hook, &sent, expect)?;
-        let output = judge::became(input, &frame, &sent)?;
+    fn routing(&self) -> Result<Routing<'_>> {
+        Ok(Routing {
+            interfaces: self.world.interfaces()?,
+            node: &self.scenario.node.addresses,
+        })
+    }
+
+    fn send_one(&mut self, way: &Way, input: &Packet, expect: &Expect) -> Result<Packet> {
+        let routing = Routing {
+            interfaces: self.world.interfaces()?,
+            node: &self.scenario.node.addresses,
+        };
+        self.executor.take_events()?;
+        let (verdict, output) = match way {
+            Way::From(origin) => routing.carry(self.executor, origin, input)?,
+            Way::Hook { .. } => {
+                let at = routing.at(way)?.context("it goes through no hook")?;
+                send_at(self.executor, at, input)?
+            }
+        };
+        ensure_verdict(input, way, verdict, expect)?;
+        let events = self.executor.take_events()?;
+        let told = Told::read(&events, verdict, self.world.policies())?;
+        ensure_told(&expect.told, &told).with_context(|| format!("{input} {way}"))?;
         let expected = match &expect.result {
             Outcome::Packets(packets) => {
                 let any_port = self.scenario.node.snat_ports;
@@ -251,8 +298,7 @@ impl<E: Executor> Course<'_, E> {
         };
         ensure!(
             expected,
-            "{input} at {} became {output}, expected {}",
-            hook.name(),
+            "{input} {way} became {output}, expected {}",
             expect.result
         );
         Ok(output)
@@ -272,7 +318,8 @@ impl<E: Executor> Course<'_, E> {
                 Body::Tcp(tcp) => tcp.flags = notation::parse_flags(kind)?,
                 Body::Sctp(chunk) => *chunk = notation::parse_chunk(kind)?,
                 Body::Udp { .. }
-                | Body::Echo
+                | Body::Echo(_)
+                | Body::Message(_)
                 | Body::PortUnreachable(_)
                 | Body::Error(..)
                 | Body::Other(_) => {
@@ -366,26 +413,47 @@ pub fn send(
     hook: Hook,
     packet: &Packet,
 ) -> Result<(Verdict, Packet)> {
+    send_at(executor, At::new(hook, UPLINK), packet)
+}
+
+/// As [`send`], at the hook of a certain interface.
+///
+/// # Errors
+/// Likewise.
+pub fn send_at(executor: &mut impl Executor, at: At, packet: &Packet) -> Result<(Verdict, Packet)> {
     let frame = frame::build(packet)?;
-    let sent = executor.send(hook, &frame)?;
+    let sent = executor.send(at, &frame)?;
     let output = judge::became(packet, &frame, &sent)?;
     Ok((sent.verdict, output))
 }
 
 fn ensure_verdict(
     input: &impl fmt::Display,
-    hook: Hook,
-    sent: &Sent,
+    way: &Way,
+    verdict: Verdict,
     expect: &Expect,
 ) -> Result<()> {
     ensure!(
-        sent.verdict == expect.verdict,
-        "{input} at {}: expected {:?}, was {:?}\n  frame {}",
-        hook.name(),
-        expect.verdict,
-        sent.verdict,
-        frame::hex(&sent.frame)
+        verdict == expect.verdict,
+        "{input} {way}: expected {:?}, was {verdict:?}",
+        expect.verdict
     );
+    Ok(())
+}
+
+fn ensure_told(expected: &ToldText, told: &Told) -> Result<()> {
+    let rules: BTreeSet<String> = told.rules.iter().map(ToString::to_string).collect();
+    if let Some(expected) = &expected.rules {
+        ensure!(rules == *expected, "allowed by {rules:?}, not {expected:?}");
+    }
+    let policies = told.isolated_by.iter().flatten();
+    let policies: BTreeSet<String> = policies.map(ToString::to_string).collect();
+    if let Some(expected) = &expected.isolated_by {
+        ensure!(
+            policies == *expected,
+            "isolated by {policies:?}, not {expected:?}"
+        );
+    }
     Ok(())
 }
 
@@ -402,6 +470,31 @@ fn ensure_reached(expect: &Expect, reached: &BTreeSet<SocketAddr>) -> Result<()>
 
 /// What the agent's tables hold, a line an entry.
 fn describe(contents: &Contents) -> String {
+    let policies = contents
+        .pods
+        .iter()
+        .map(|(index, pod)| format!("  pod at {index}: {pod:?}"));
+    let policies: Vec<String> = policies
+        .chain(contents.pod_addrs.iter().map(|addr| format!("  {addr:?}")))
+        .chain(
+            contents
+                .peers
+                .iter()
+                .map(|(addr, class)| format!("  {addr:?}: {class:?}")),
+        )
+        .chain(
+            contents
+                .peer_ranges
+                .iter()
+                .map(|(cidr, class)| format!("  {cidr:?}: {class:?}")),
+        )
+        .chain(
+            contents
+                .rules
+                .iter()
+                .map(|(key, rule)| format!("  {key:?}: rule {rule}")),
+        )
+        .collect();
     let mut lines = vec!["the tables held".to_owned()];
     lines.extend(contents.frontends.iter().map(|(key, frontend)| {
         format!(
@@ -421,6 +514,8 @@ fn describe(contents: &Contents) -> String {
             backend.addr, backend.port, key.slot, key.service
         )
     }));
+    lines.extend(policies);
+    lines.push(format!("  {:?}", contents.policy));
     lines.push(format!("  {:?}", contents.node));
     lines.join("\n")
 }

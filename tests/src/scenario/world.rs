@@ -4,23 +4,31 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use weir_agent::compile::{Capacities, Ids, InterfaceAddresses, NodeContext, Skipped, compile};
+use weir_agent::compile::{
+    Capacities, Ids, InterfaceAddresses, NodeContext, PolicyNames, Skipped, compile,
+};
 use weir_agent::maps::diff::diff;
 use weir_agent::maps::{Contents, Plan};
-use weir_agent::model::{Change, Cluster, Event, Kind, Object, ObjectRef, SourceId};
+use weir_agent::model::{
+    Change, Cluster, Event, Kind, Object, ObjectRef, PodRef, Problem, SourceId,
+};
 use weir_agent::sources::manifests;
-use weir_ebpf::tables::PortRange;
+use weir_ebpf::tables::{PolicyFlags, PortRange};
 
 use super::format::{Given, Node};
+use super::interfaces::{Interfaces, Plug};
 
 /// A cluster, a node, and what the node's tables hold.
 #[derive(Debug)]
 pub struct World {
     cluster: Cluster,
     node: NodeContext,
+    /// Where the pods' objects say which interfaces there are.
+    interfaces: Option<Interfaces>,
     ids: Ids,
     contents: Contents,
     skipped: Vec<Skipped>,
+    policies: PolicyNames,
 }
 
 impl World {
@@ -53,19 +61,31 @@ impl World {
                 })
                 .collect(),
             service_cidrs: node.service_cidrs.clone(),
+            policy: node.policy(),
+            ..NodeContext::default()
         };
-        Self::at(context, objects)
+        Self::with(context, Some(Interfaces::new(node.claims)), objects)
     }
 
     /// A world of a node of which everything is said.
     #[must_use]
     pub fn at(context: NodeContext, objects: Vec<Object>) -> (Self, Plan) {
+        Self::with(context, None, objects)
+    }
+
+    fn with(
+        node: NodeContext,
+        interfaces: Option<Interfaces>,
+        objects: Vec<Object>,
+    ) -> (Self, Plan) {
         let mut world = Self {
             cluster: Cluster::from_objects(objects),
-            node: context,
+            node,
+            interfaces,
             ids: Ids::default(),
             contents: Contents::default(),
             skipped: Vec::new(),
+            policies: PolicyNames::default(),
         };
         let plan = world.sync();
         (world, plan)
@@ -90,10 +110,44 @@ impl World {
         self.change(references.into_iter().map(Change::Delete).collect())
     }
 
+    /// A pod's interface appears.
+    ///
+    /// # Errors
+    /// There is one of that name, or the pods' interfaces are said by the node's context.
+    pub fn plug(&mut self, plug: &Plug) -> Result<Plan> {
+        let interfaces = self.interfaces.as_mut();
+        interfaces.context(SAID_BY_CONTEXT)?.plug(plug)?;
+        Ok(self.sync())
+    }
+
+    /// A pod's interface disappears.
+    ///
+    /// # Errors
+    /// There is none of that name, or the pods' interfaces are said by the node's context.
+    pub fn unplug(&mut self, pod: &PodRef) -> Result<Plan> {
+        let interfaces = self.interfaces.as_mut();
+        interfaces.context(SAID_BY_CONTEXT)?.unplug(pod)?;
+        Ok(self.sync())
+    }
+
+    /// The pods' interfaces, where the pods' objects say which there are.
+    ///
+    /// # Errors
+    /// They are said by the node's context.
+    pub fn interfaces(&self) -> Result<&Interfaces> {
+        self.interfaces.as_ref().context(SAID_BY_CONTEXT)
+    }
+
     /// What the tables hold.
     #[must_use]
     pub const fn contents(&self) -> &Contents {
         &self.contents
+    }
+
+    /// What the numbers of policies in the tables stand for.
+    #[must_use]
+    pub const fn policies(&self) -> &PolicyNames {
+        &self.policies
     }
 
     /// What of the cluster did not reach the tables.
@@ -111,18 +165,30 @@ impl World {
     }
 
     fn sync(&mut self) -> Plan {
-        let desired = compile(
+        if let Some(interfaces) = &mut self.interfaces {
+            interfaces.follow(&self.cluster, &self.node.name);
+            self.node.pod_interfaces = interfaces.found();
+        }
+        let mut desired = compile(
             &self.cluster,
             &self.node,
             &mut self.ids,
             &Capacities::default(),
         );
+        // As if somebody watched.
+        let flags = &mut desired.contents.policy.flags;
+        *flags = flags.with(PolicyFlags::EVENTS_DENIED.with(PolicyFlags::EVENTS_OPENED));
         let plan = diff(&desired.contents, &self.contents);
-        self.contents = desired.contents;
+        for write in &plan.0 {
+            write.apply_to(&mut self.contents);
+        }
         self.skipped = desired.skipped;
+        self.policies = desired.policies;
         plan
     }
 }
+
+const SAID_BY_CONTEXT: &str = "this node's interfaces do not follow its pods' objects";
 
 fn first_v4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
     addresses.iter().find_map(|addr| match addr {
@@ -159,6 +225,20 @@ pub fn read_objects(given: &[Given], directory: &Path) -> Result<Vec<Object>> {
     Ok(objects)
 }
 
+/// Reads `shop/cart`.
+///
+/// # Errors
+/// It is no pod's name.
+pub fn parse_pod(text: &str) -> Result<PodRef> {
+    let (namespace, name) = text
+        .split_once('/')
+        .with_context(|| format!("{text:?} is not `NAMESPACE/NAME` of a pod"))?;
+    Ok(PodRef {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
 /// Reads `Service default/web`, `Node worker-0`.
 ///
 /// # Errors
@@ -181,7 +261,13 @@ pub fn parse_reference(text: &str) -> Result<ObjectRef> {
 /// Every object of a text of manifests, by the agent's own parser.
 fn parse(name: &str, text: &str) -> Result<Vec<Object>> {
     let parsed = manifests::parse::parse(name, text);
-    let problems = parsed.problems.iter().map(ToString::to_string);
+    // Said of a policy that is called so, it is what the scenario is about.
+    let is_meant = |problem: &&Problem| match &problem.object {
+        Some(object) => object.kind == Kind::NetworkPolicy && object.name == "unreadable",
+        None => false,
+    };
+    let problems = parsed.problems.iter().filter(|it| !is_meant(it));
+    let problems = problems.map(ToString::to_string);
     let unknown = parsed
         .unknown_kinds
         .iter()

@@ -14,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::protocol::{
-    Answer, Ends, Failure, Handle, Numbered, Page, Probed, Request, Response, Swept, Transferred,
-    Transport,
+    Answer, Ends, Failure, Handle, Inquiry, Numbered, Page, Probed, Request, Response, Swept,
+    Transferred, Transport,
 };
 use crate::bed::process::{Place, Process, Streams};
 
@@ -284,6 +284,24 @@ impl TestPod {
         };
         match self.call(request, SWEEP_TIMEOUT)? {
             Response::Swept(swept) => Ok(swept),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Serves SCTP at an address.
+    pub fn serve_sctp(&self, address: SocketAddr) -> Outcome<()> {
+        match self.call(Request::ServeSctp { address }, TIMEOUT)? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks many at once; for each question the name of the server that answered.
+    pub fn inquire(&self, questions: Vec<Inquiry>) -> Outcome<Vec<Outcome<String>>> {
+        let longest = questions.iter().map(|question| question.timeout).max();
+        let limit = Duration::from_millis(longest.unwrap_or(0));
+        match self.call(Request::Inquire { questions }, limit)? {
+            Response::Inquired(answers) => Ok(answers),
             other => Err(unexpected(&other)),
         }
     }

@@ -6,11 +6,14 @@
 
 pub mod client;
 mod dns;
+pub mod first;
 mod http;
+mod inquiry;
 mod pattern;
 mod probe;
 pub mod protocol;
 mod run;
+mod sctp;
 mod serve;
 mod sockets;
 mod sweep;

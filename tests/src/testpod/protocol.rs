@@ -34,6 +34,43 @@ impl Transport {
     pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
 }
 
+/// By which protocol a question of many goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Carrier {
+    /// A TCP connection, opened and closed.
+    Tcp,
+    /// A UDP datagram, and the answer to it.
+    Udp,
+    /// An SCTP association, opened and aborted.
+    Sctp,
+}
+
+impl Carrier {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// As the API says it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+/// One question of [`Request::Inquire`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inquiry {
+    /// Whom.
+    pub to: SocketAddr,
+    /// By which protocol.
+    pub by: Carrier,
+    /// Give up after.
+    pub timeout: u64,
+}
+
 /// What a test asks for. Times are in milliseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -46,6 +83,17 @@ pub enum Request {
         transport: Transport,
         /// Where.
         address: SocketAddr,
+    },
+    /// Serve SCTP at an address until the process ends. Answers [`Response::Done`].
+    ServeSctp {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Ask many at once who they are, each by a socket of its own. Answers
+    /// [`Response::Inquired`].
+    Inquire {
+        /// The questions.
+        questions: Vec<Inquiry>,
     },
     /// Serve DNS over UDP and TCP at an address. Answers [`Response::Opened`].
     ServeDns {
@@ -193,6 +241,8 @@ pub enum Response {
     Probed(Probed),
     /// A sweep's account.
     Swept(Swept),
+    /// For each question the name of the server that answered.
+    Inquired(Vec<Result<String, Failure>>),
     /// Nothing to say.
     Done,
     /// It did not work.

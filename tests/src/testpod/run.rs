@@ -19,7 +19,7 @@ use super::probe::Probe;
 use super::protocol::{Ends, Failure, Handle, Numbered, Request, Response};
 use super::sockets::Socket;
 use super::transfer::Transfer;
-use super::{dns, http, serve, sockets, sweep, transfer};
+use super::{dns, http, inquiry, sctp, serve, sockets, sweep, transfer};
 
 /// Serves requests until the input ends.
 pub fn run(name: &str) -> Result<()> {
@@ -32,6 +32,7 @@ pub fn run(name: &str) -> Result<()> {
 
 async fn work(name: Arc<str>) -> Result<()> {
     let pod = Arc::new(State {
+        sctp: sctp::Stack::new(Arc::clone(&name)),
         name,
         open: Mutex::default(),
     });
@@ -67,6 +68,7 @@ async fn work(name: Arc<str>) -> Result<()> {
 
 struct State {
     name: Arc<str>,
+    sctp: sctp::Stack,
     open: Mutex<Table>,
 }
 
@@ -98,6 +100,13 @@ impl State {
         match request {
             Request::Hello => Ok(Response::Done),
             Request::Serve { transport, address } => self.serve(transport, address).await,
+            Request::ServeSctp { address } => {
+                self.sctp.serve(address)?;
+                Ok(Response::Done)
+            }
+            Request::Inquire { questions } => Ok(Response::Inquired(
+                inquiry::inquire(&self.sctp, &questions).await,
+            )),
             Request::ServeDns { address, records } => {
                 let server = dns::serve(address, &records).await?;
                 Ok(self.opened(Thing::Dns(Box::new(server)), address, None))

@@ -27,7 +27,7 @@ pub fn context(node: &Node) -> NodeContext {
         interfaces: UPLINKS
             .map(|index| (index, InterfaceAddresses { v4, v6 }))
             .into(),
-        service_cidrs: Vec::new(),
+        ..NodeContext::default()
     }
 }
 

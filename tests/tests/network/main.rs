@@ -14,4 +14,5 @@ mod outside;
 mod packet;
 mod socket;
 mod uplink;
+mod why;
 mod world;

@@ -11,7 +11,7 @@ use weir_agent::model::Object;
 use weir_ebpf::packet::TcpFlags;
 use weir_ebpf::verdict::Hook;
 use weir_tests::scenario::format::{Given, Node};
-use weir_tests::scenario::packet::{Body, Chunk, Extension, Fragment, Packet, Tcp};
+use weir_tests::scenario::packet::{Body, Chunk, Echo, Extension, Fragment, Packet, Tcp};
 use weir_tests::scenario::world::{self, World};
 
 /// Services, each with the numbers of its backends in [`PODS`].
@@ -185,8 +185,8 @@ fn without_ports_if_later(mut packet: Packet) -> Packet {
             Body::Udp { .. } => Body::Other(17),
             Body::Sctp(_) => Body::Other(132),
             // Its checksum is in the first fragment.
-            Body::Echo if packet.src.is_ipv4() => Body::Other(1),
-            Body::Echo => Body::Other(58),
+            Body::Echo(_) | Body::Message(_) if packet.src.is_ipv4() => Body::Other(1),
+            Body::Echo(_) | Body::Message(_) => Body::Other(58),
             other @ (Body::PortUnreachable(_) | Body::Error(..) | Body::Other(_)) => other,
         };
         packet.src.set_port(0);
@@ -219,7 +219,7 @@ fn body() -> impl Strategy<Value = (Body, u16)> {
         5 => any::<bool>().prop_map(|has_checksum| (Body::Udp { has_checksum }, 53)),
         2 => prop::sample::select(Chunk::NAMES.map(|(chunk, _)| chunk).to_vec())
             .prop_map(|chunk| (Body::Sctp(chunk), 3868)),
-        1 => Just((Body::Echo, 0)),
+        1 => Just((Body::Echo(Echo::REQUEST), 0)),
         1 => Just((Body::Other(47), 0)),
     ]
 }

@@ -335,6 +335,7 @@ proptest! {
         let limits = Limits {
             backends: most(|it| it.backends.len().max(it.serving.len())),
             source_ranges: most(|it| it.source_ranges.len()),
+            ..Limits::AMPLE
         };
         let plan = diff_within(&desired, &actual, limits);
         let prefixes = prefixes(&plan, &actual);

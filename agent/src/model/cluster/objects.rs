@@ -67,6 +67,16 @@ impl Cluster {
         })
     }
 
+    /// All nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.objects(Kind::Node).filter_map(|object| {
+            let Object::Node(node) = object else {
+                return None;
+            };
+            Some(node)
+        })
+    }
+
     /// The node of this name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {

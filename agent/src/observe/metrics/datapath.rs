@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::Result;
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tracing::warn;
-use weir_ebpf::verdict::{Hook, Verdict, counter};
+use weir_ebpf::verdict::{Hook, LOST_EVENTS, Verdict, counter};
 
 use super::{Own, add};
 
@@ -34,6 +34,7 @@ pub(super) struct Datapath {
     packets: IntCounterVec,
     rejects: IntCounterVec,
     drops: IntCounterVec,
+    lost_events: IntCounter,
     /// The last reading failed, and that was said.
     has_failed: AtomicBool,
 }
@@ -66,6 +67,13 @@ impl Datapath {
                 "Packets or calls that were dropped in silence, by reason",
                 &["hook", "reason"],
             ),
+            lost_events: add(
+                registry,
+                IntCounter::new(
+                    "weir_lost_events_total",
+                    "Packets that nobody was told of, because the ring buffer of events was full",
+                ),
+            ),
             has_failed: AtomicBool::new(false),
         }
     }
@@ -76,6 +84,7 @@ impl Datapath {
         for vector in [&self.packets, &self.rejects, &self.drops] {
             vector.reset();
         }
+        self.lost_events.reset();
         match (self.read)() {
             Ok(readings) => {
                 self.has_failed.store(false, Ordering::Relaxed);
@@ -93,10 +102,14 @@ impl Datapath {
     }
 
     fn count(&self, counters: &[u64]) {
+        let count_of = |index| {
+            let index = usize::try_from(index).unwrap_or(usize::MAX);
+            counters.get(index).copied().unwrap_or(0)
+        };
+        self.lost_events.inc_by(count_of(LOST_EVENTS));
         for hook in Hook::ALL {
             for verdict in Verdict::ALL {
-                let index = usize::try_from(counter(hook, verdict)).unwrap_or(usize::MAX);
-                let count = counters.get(index).copied().unwrap_or(0);
+                let count = count_of(counter(hook, verdict));
                 self.packets
                     .with_label_values(&[hook.name(), verdict.name()])
                     .inc_by(count);

@@ -14,6 +14,7 @@ pub struct Own {
     table_entries: IntGaugeVec,
     table_capacity: IntGaugeVec,
     interfaces: IntGaugeVec,
+    pods: IntGaugeVec,
     skipped: IntGauge,
     problems: IntGauge,
 }
@@ -61,6 +62,17 @@ impl Own {
                     &["role"],
                 ),
             ),
+            pods: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "weir_pod_interfaces",
+                        "Pods' interfaces, by what is known of the pod: unknown (nobody knows \
+                         whose it is), isolated (its labels are not known yet), programmed",
+                    ),
+                    &["state"],
+                ),
+            ),
             skipped: add(
                 registry,
                 IntGauge::new(
@@ -94,6 +106,11 @@ impl Own {
         self.interfaces
             .with_label_values(&[role])
             .set(gauge(interfaces));
+    }
+
+    /// At how many pods' interfaces so much is known of the pod.
+    pub fn set_pods(&self, state: &str, interfaces: usize) {
+        self.pods.with_label_values(&[state]).set(gauge(interfaces));
     }
 
     /// How many entries a table has.

@@ -2,8 +2,10 @@ use std::{net::SocketAddr, num::NonZeroU16};
 
 use tokio::time::timeout;
 use weir_ebpf::addr::Addr;
+use weir_ebpf::tables::Pod;
 
 use super::*;
+use crate::compile::PolicyOptions;
 use crate::{
     compile::testing::service_ref,
     config::TcAttach,
@@ -16,6 +18,8 @@ fn config() -> Config {
         node_name: "worker-0".to_owned(),
         cgroup_root: "/nowhere".into(),
         netns_dir: "/nowhere".into(),
+        cni_results_dir: "/nowhere".into(),
+        policy: PolicyOptions::default(),
         bpffs: "/nowhere".into(),
         run_dir: "/nowhere".into(),
         nodeport_addresses: NodePortAddresses::Primary,
@@ -89,6 +93,7 @@ impl World {
     fn synchronise_with(&mut self, checks: &Checks) {
         let contents = Contents {
             node_port_addrs: BTreeSet::from([Addr::from(Ipv4Addr::LOCALHOST)]),
+            pods: BTreeMap::from([(5, Pod::default()), (6, Pod::default())]),
             ..Contents::default()
         };
         self.surface.synchronised(Synchronised {
@@ -159,6 +164,8 @@ async fn the_port_of_metrics_has_kube_proxys_paths() {
         "weir_table_writes_total 3",
         "weir_attached_interfaces{role=\"network\"} 1",
         "weir_attached_interfaces{role=\"pod\"} 2",
+        "weir_pod_interfaces{state=\"unknown\"} 2",
+        "weir_pod_interfaces{state=\"programmed\"} 0",
         "weir_skipped_entries 1",
     ] {
         assert!(page.body.contains(sample), "{sample}\n{}", page.body);

@@ -171,8 +171,10 @@ impl Parser<'_> {
             Kind::ServiceCidr => read::<networking::ServiceCIDR>(node),
             Kind::Namespace => read::<core::Namespace>(node),
             Kind::Pod => read::<core::Pod>(node),
-            Kind::NetworkPolicy => read::<networking::NetworkPolicy>(node)
-                .or_else(|invalid| NetworkPolicy::unreadable(&node.to_json(), invalid)),
+            Kind::NetworkPolicy => {
+                let read = read_strictly::<networking::NetworkPolicy>(node);
+                read.or_else(|invalid| NetworkPolicy::unreadable(&node.to_json(), invalid))
+            }
         };
         match result {
             Ok(object) => {
@@ -229,11 +231,69 @@ where
     T: DeserializeOwned,
     Object: TryFrom<T, Error = Invalid>,
 {
-    let api: T = serde_path_to_error::deserialize(node.to_json()).map_err(|error| Invalid {
+    let api: T = serde_path_to_error::deserialize(node.to_json()).map_err(not_of_this_form)?;
+    Object::try_from(api)
+}
+
+/// The same, and every field must be one that we know. A rule whose `from` is misspelt would
+/// allow everyone; clients of the API refuse it before it gets there.
+fn read_strictly<T>(node: &Node) -> Result<Object, Invalid>
+where
+    T: DeserializeOwned,
+    Object: TryFrom<T, Error = Invalid>,
+{
+    let mut unknown = None;
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(node.to_json(), &mut track);
+    let api = serde_ignored::deserialize(tracked, |path| {
+        let field = unknown_field(&path);
+        if is_meant(&field) {
+            unknown.get_or_insert(field);
+        }
+    });
+    let api: T = api.map_err(|error| {
+        let path = track.path();
+        not_of_this_form(serde_path_to_error::Error::new(path, error))
+    })?;
+    match unknown {
+        Some(field) => Err(Invalid {
+            field,
+            message: "is not a field that Weir knows".to_owned(),
+        }),
+        None => Object::try_from(api),
+    }
+}
+
+fn not_of_this_form<E: std::fmt::Display>(error: serde_path_to_error::Error<E>) -> Invalid {
+    Invalid {
         field: field_path(error.path()),
         message: error.inner().to_string(),
-    })?;
-    Object::try_from(api)
+    }
+}
+
+/// Does a field say what the author wants? Whatever else stands beside it was put there by
+/// servers and tools.
+fn is_meant(field: &FieldPath) -> bool {
+    let first = field.0.first();
+    ![Some("metadata"), Some("status")].contains(&first.and_then(|step| match step {
+        Step::Key(key) => Some(key.as_str()),
+        Step::Index(_) => None,
+    }))
+}
+
+fn unknown_field(path: &serde_ignored::Path<'_>) -> FieldPath {
+    use serde_ignored::Path;
+    let (parent, step) = match path {
+        Path::Root => return FieldPath::default(),
+        Path::Seq { parent, index } => (parent, Some(Step::Index(*index))),
+        Path::Map { parent, key } => (parent, Some(Step::Key(key.clone()))),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => (parent, None),
+    };
+    let mut field = unknown_field(parent);
+    field.0.extend(step);
+    field
 }
 
 /// What the object is called, if that much can be read.

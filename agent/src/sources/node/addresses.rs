@@ -21,6 +21,33 @@ pub struct Address {
     pub is_deprecated: bool,
 }
 
+/// An address inside a pod's network namespace: one that packets of the pod may come from, from
+/// the moment on that it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodAddress {
+    /// The index of its interface there.
+    pub interface: u32,
+    /// The address.
+    pub addr: IpAddr,
+}
+
+/// The loopback's index in each network namespace.
+const LOOPBACK: u32 = 1;
+
+/// The addresses that belong to one of a pod's interfaces: those of the end inside the pod,
+/// where it is known which that is, else all but the loopback's.
+#[must_use]
+pub fn pod_addresses(addresses: &[PodAddress], peer: Option<u32>) -> BTreeSet<IpAddr> {
+    addresses
+        .iter()
+        .filter(|address| match peer {
+            Some(peer) => address.interface == peer,
+            None => address.interface != LOOPBACK,
+        })
+        .map(|address| address.addr)
+        .collect()
+}
+
 /// The addresses by which others reach the node, the best first.
 ///
 /// Those of interfaces that lead to the network come before those of bridges, dummies and the
@@ -115,11 +142,7 @@ mod tests {
         let network = Purpose::Network {
             has_link_header: true,
         };
-        let purposes = BTreeMap::from([
-            (1, Purpose::None),
-            (2, network),
-            (3, Purpose::Pod("cni-a".to_owned())),
-        ]);
+        let purposes = BTreeMap::from([(1, Purpose::None), (2, network), (3, Purpose::Pod(1))]);
         let addresses = [
             address(1, "127.0.0.1"),
             address(1, "203.0.113.9"),

@@ -20,7 +20,7 @@
 //! so has a bridge without ports, for the port that it may get. (When that is a pod's, they go:
 //! until then no packet can pass there.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An interface as the kernel lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Link {
     pub is_loopback: bool,
     /// The index of the device that it is a port of.
     pub master: Option<u32>,
+    /// The index of its peer, in the peer's network namespace (`IFLA_LINK`).
+    pub peer: Option<u32>,
     /// The network namespace of its peer, where that is another one (`IFLA_LINK_NETNSID`).
     pub peer_namespace: Option<i32>,
 }
@@ -77,11 +79,15 @@ impl LinkHeader {
     }
 }
 
+/// The files of pods' network namespaces, by the numbers with which links name these. Most often
+/// there is one, but anybody may bind another to look into a pod.
+pub type Namespaces = BTreeMap<i32, BTreeSet<String>>;
+
 /// What an interface is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// It leads to the pod with this network namespace.
-    Pod(String),
+    /// It leads to the pod with the network namespace of this number.
+    Pod(i32),
     /// It leads to the network.
     Network {
         /// Do its packets begin with an Ethernet header?
@@ -101,19 +107,18 @@ const CARRY_NOTHING: &[&str] = &["dummy", "ifb", "nlmon", "vsockmon", "can", "vc
 /// Interfaces whose packets are a virtual machine's, and do not meet the node's IP layer.
 const CARRY_OTHERS: &[&str] = &["macvtap", "ipvtap"];
 
-/// What each interface is for. `namespaces`: pods' network namespaces, by the numbers with which
-/// links name them.
+/// What each interface is for.
 #[must_use]
-pub fn purposes(links: &[Link], namespaces: &BTreeMap<i32, String>) -> BTreeMap<u32, Purpose> {
+pub fn purposes(links: &[Link], namespaces: &Namespaces) -> BTreeMap<u32, Purpose> {
     links
         .iter()
         .map(|link| (link.index, purpose(link, links, namespaces)))
         .collect()
 }
 
-fn purpose(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> Purpose {
-    if let Some(namespace) = pod_namespace(link, namespaces) {
-        return Purpose::Pod(namespace.clone());
+fn purpose(link: &Link, links: &[Link], namespaces: &Namespaces) -> Purpose {
+    if let Some(number) = pod_namespace(link, namespaces) {
+        return Purpose::Pod(number);
     }
     let is_port = link.master.is_some_and(|master| !is_vrf(master, links));
     if link.is_loopback
@@ -136,8 +141,9 @@ fn purpose(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> P
     }
 }
 
-fn pod_namespace<'a>(link: &Link, namespaces: &'a BTreeMap<i32, String>) -> Option<&'a String> {
-    namespaces.get(&link.peer_namespace?)
+fn pod_namespace(link: &Link, namespaces: &Namespaces) -> Option<i32> {
+    link.peer_namespace
+        .filter(|number| namespaces.contains_key(number))
 }
 
 /// The ports of a VRF keep their own IP configuration: it is but a routing table.
@@ -153,7 +159,7 @@ fn carries_nothing(link: &Link) -> bool {
 
 /// A bridge of whose ports at least one is a pod's, and none anything else that carries packets.
 /// (A dummy is a common way to keep a bridge up, or its address the same.)
-fn is_pods_bridge(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> bool {
+fn is_pods_bridge(link: &Link, links: &[Link], namespaces: &Namespaces) -> bool {
     if link.kind != "bridge" {
         return false;
     }
@@ -176,6 +182,7 @@ mod tests {
             header: LinkHeader::Ethernet,
             is_loopback: false,
             master: None,
+            peer: None,
             peer_namespace: None,
         }
     }
@@ -198,7 +205,8 @@ mod tests {
     }
 
     fn found(links: &[Link]) -> Vec<Purpose> {
-        let namespaces = BTreeMap::from([(POD, "cni-a".to_owned()), (7, "cni-z".to_owned())]);
+        let namespace = |number, name: &str| (number, BTreeSet::from([name.to_owned()]));
+        let namespaces = BTreeMap::from([namespace(POD, "cni-a"), namespace(7, "cni-z")]);
         let found = purposes(links, &namespaces);
         links
             .iter()
@@ -213,8 +221,8 @@ mod tests {
         has_link_header: false,
     };
 
-    fn pod() -> Purpose {
-        Purpose::Pod("cni-a".to_owned())
+    const fn pod() -> Purpose {
+        Purpose::Pod(POD)
     }
 
     #[test]

@@ -1,80 +1,206 @@
 //! Asking the kernel for links, addresses and the numbers of network namespaces.
+//!
+//! What was listed is kept, and only what is [`Stale`] is asked again: what happens in one pod
+//! costs one short question, however many there are. Pods' addresses are asked for by the number
+//! of the network namespace (`IFA_TARGET_NETNSID`), so that it need not be entered.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
-use std::path::Path;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
-use super::NodeState;
-use super::addresses::Address;
-use super::links::{Link, LinkHeader};
+use super::addresses::{Address, PodAddress};
+use super::files::{self, NamespaceFile};
+use super::links::{Link, LinkHeader, Namespaces};
+use super::stale::Stale;
 
-/// A connection to the kernel.
+/// A connection to the kernel, and what was last heard by it.
 pub(super) struct Lister {
     handle: Handle,
     connection: JoinHandle<()>,
+    netns_dir: PathBuf,
+    listed: Listed,
+}
+
+/// The kernel's lists.
+#[derive(Default)]
+pub(super) struct Listed {
+    /// The node's interfaces.
+    pub(super) links: Vec<Link>,
+    /// The node's addresses.
+    pub(super) addresses: Vec<Address>,
+    /// The files of network namespaces, by name.
+    files: BTreeMap<String, NamespaceFile>,
+    /// The addresses in those that interfaces lead to, by number.
+    pub(super) within: BTreeMap<i32, Vec<PodAddress>>,
+}
+
+impl Listed {
+    /// The network namespaces that have a number here.
+    pub(super) fn namespaces(&self) -> Namespaces {
+        let mut found = Namespaces::new();
+        for (name, file) in &self.files {
+            if let Some(number) = file.number {
+                found.entry(number).or_default().insert(name.clone());
+            }
+        }
+        found
+    }
+
+    /// The numbers of the namespaces that the links lead to.
+    fn peer_namespaces(&self) -> BTreeSet<i32> {
+        self.links
+            .iter()
+            .filter_map(|link| link.peer_namespace)
+            .collect()
+    }
 }
 
 impl Lister {
     /// Opens it in the calling thread's network namespace.
-    pub(super) fn open() -> Result<Self> {
+    pub(super) fn open(netns_dir: PathBuf) -> Result<Self> {
+        // Only a strict check lets the kernel look at which namespace's addresses are wanted.
         let (connection, handle, _) =
-            rtnetlink::new_connection().context("open a netlink socket")?;
+            rtnetlink::new_connection_with_strict_check().context("open a netlink socket")?;
         Ok(Self {
             handle,
             connection: tokio::spawn(connection),
+            netns_dir,
+            listed: Listed::default(),
         })
     }
 
-    pub(super) async fn list(&mut self, netns_dir: &Path) -> Result<NodeState> {
+    /// Lists what is stale. Where this fails, that is as stale as before.
+    pub(super) async fn refresh(&mut self, stale: &Stale) -> Result<&Listed> {
+        let known = self.listed.namespaces();
+        let is_own = |number: &i32| !known.contains_key(number);
         // The kernel numbers a peer's namespace when it lists the link, so links come first.
-        let links: Vec<Link> = self
-            .handle
+        if stale.everything || stale.node || stale.within.iter().any(is_own) {
+            self.listed.links = self.links().await?;
+            self.listed.addresses = self.addresses().await?;
+        }
+        let peers = self.listed.peer_namespaces();
+        if stale.everything || stale.files || peers.iter().any(is_own) {
+            self.list_files(stale).await?;
+        }
+        self.list_within(stale, &known, &peers).await?;
+        Ok(&self.listed)
+    }
+
+    async fn links(&mut self) -> Result<Vec<Link>> {
+        self.handle
             .link()
             .get()
             .execute()
             .map_ok(link)
             .try_collect()
             .await
-            .context("list interfaces")?;
-        let addresses: Vec<Address> = self
-            .handle
+            .context("list interfaces")
+    }
+
+    async fn addresses(&mut self) -> Result<Vec<Address>> {
+        self.handle
             .address()
             .get()
             .execute()
             .try_filter_map(|message| std::future::ready(Ok(address(&message))))
             .try_collect()
             .await
-            .context("list addresses")?;
-        let namespaces = self.namespaces(netns_dir).await?;
-        Ok(NodeState::new(&links, &addresses, &namespaces))
+            .context("list addresses")
     }
 
-    /// The numbers by which links name the network namespaces in a directory. Files that are no
-    /// namespaces (yet) are left out, and so are namespaces that no link leads to.
-    async fn namespaces(&mut self, netns_dir: &Path) -> Result<BTreeMap<i32, String>> {
+    /// Files that are no namespaces (yet) are left out; a namespace that no link leads to has no
+    /// number (yet).
+    async fn list_files(&mut self, stale: &Stale) -> Result<()> {
         let mut found = BTreeMap::new();
-        for (name, file) in namespace_files(netns_dir)? {
-            if let Some(number) = self.number(&file).await? {
-                found.entry(number).or_insert(name);
+        for (name, mut file) in files::list(&self.netns_dir)? {
+            let known = self.listed.files.get(&name);
+            file.number = known
+                .filter(|known| !stale.everything && known.identity == file.identity)
+                .and_then(|known| known.number)
+                .filter(|number| !stale.numbers.contains(number));
+            if file.number.is_none() {
+                let Some(open) = file.open(&self.netns_dir, &name) else {
+                    continue;
+                };
+                file.number = self.number(&open).await?;
             }
+            found.insert(name, file);
         }
-        Ok(found)
+        self.listed.files = found;
+        Ok(())
     }
 
-    async fn number(&mut self, namespace: &File) -> Result<Option<i32>> {
+    /// The addresses in the namespaces of pods.
+    async fn list_within(
+        &mut self,
+        stale: &Stale,
+        known: &Namespaces,
+        peers: &BTreeSet<i32>,
+    ) -> Result<()> {
+        let namespaces = self.listed.namespaces();
+        let mut within = BTreeMap::new();
+        for (number, names) in &namespaces {
+            if !peers.contains(number) {
+                continue;
+            }
+            let is_stale = stale.everything
+                || stale.within.contains(number)
+                || known.get(number) != Some(names);
+            let addresses = match self.listed.within.get(number) {
+                Some(addresses) if !is_stale => addresses.clone(),
+                Some(_) | None => self.addresses_within(*number).await.with_context(|| {
+                    format!("list the addresses in network namespace {names:?}")
+                })?,
+            };
+            within.insert(*number, addresses);
+        }
+        self.listed.within = within;
+        Ok(())
+    }
+
+    /// The addresses in a namespace; none where it has just gone.
+    async fn addresses_within(&mut self, namespace: i32) -> Result<Vec<PodAddress>> {
+        let mut question = self.handle.address().get();
+        let target = AddressAttribute::TargetNetNsId(namespace);
+        question.message_mut().attributes.push(target.clone());
+        let answers = question
+            .execute()
+            .try_filter_map(|message| {
+                let answer = if message.attributes.contains(&target) {
+                    Ok(pod_address(&message))
+                } else {
+                    Err(rtnetlink::Error::RequestFailed)
+                };
+                std::future::ready(answer)
+            })
+            .try_collect()
+            .await;
+        match answers {
+            Ok(addresses) => Ok(addresses),
+            Err(rtnetlink::Error::NetlinkError(error))
+                if error.raw_code() == -libc::EINVAL || error.raw_code() == -libc::ENOENT =>
+            {
+                Ok(Vec::new())
+            }
+            Err(rtnetlink::Error::RequestFailed) => {
+                Err(anyhow!("the kernel answered for another namespace"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn number(&mut self, namespace: &std::fs::File) -> Result<Option<i32>> {
         let mut question = NsidMessage::default();
         question.attributes = vec![NsidAttribute::Fd(u32::try_from(namespace.as_raw_fd())?)];
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
@@ -111,27 +237,6 @@ impl Drop for Lister {
     }
 }
 
-/// The open network namespaces of a directory, by file name; none where there is no directory.
-fn namespace_files(directory: &Path) -> Result<BTreeMap<String, File>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        entries => entries.with_context(|| format!("list {}", directory.display()))?,
-    };
-    let mut files = BTreeMap::new();
-    for entry in entries {
-        let entry = entry.with_context(|| format!("list {}", directory.display()))?;
-        // It may go at any moment, and what cannot be opened or is something else (a namespace
-        // is a file, bound to one later) is no pod's.
-        let Ok(file) = File::open(entry.path()) else {
-            continue;
-        };
-        if fstatfs(&file).is_ok_and(|status| status.filesystem_type() == NSFS_MAGIC) {
-            files.insert(entry.file_name().to_string_lossy().into_owned(), file);
-        }
-    }
-    Ok(files)
-}
-
 fn link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
@@ -140,12 +245,14 @@ fn link(message: LinkMessage) -> Link {
         header: LinkHeader::from_link_type(message.header.link_layer_type.into()),
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         master: None,
+        peer: None,
         peer_namespace: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Link(index) => link.peer = Some(index),
             LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
             LinkAttribute::LinkInfo(info) => {
                 let kind = info.into_iter().find_map(|info| match info {
@@ -162,18 +269,7 @@ fn link(message: LinkMessage) -> Link {
 
 /// `None`: it is not the node's, or not yet.
 fn address(message: &AddressMessage) -> Option<Address> {
-    let mut addr = None;
-    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
-    for attribute in &message.attributes {
-        match attribute {
-            // Of a point-to-point link this is the node's, the other the peer's.
-            AddressAttribute::Local(local) => addr = Some(*local),
-            AddressAttribute::Address(address) => addr = addr.or(Some(*address)),
-            // The header has room for some of them only.
-            AddressAttribute::Flags(all) => flags = *all,
-            _ => {}
-        }
-    }
+    let (addr, flags) = read_address(message);
     // Duplicate address detection goes on, or has found another machine with this address.
     let is_pending =
         flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
@@ -187,4 +283,33 @@ fn address(message: &AddressMessage) -> Option<Address> {
         is_secondary: flags.contains(AddressFlags::Secondary),
         is_deprecated: flags.contains(AddressFlags::Deprecated),
     })
+}
+
+/// `None`: another machine has it. One that is being asked for may be the pod's at any moment,
+/// earlier than anybody would have told.
+fn pod_address(message: &AddressMessage) -> Option<PodAddress> {
+    let (addr, flags) = read_address(message);
+    if flags.contains(AddressFlags::Dadfailed) {
+        return None;
+    }
+    Some(PodAddress {
+        interface: message.header.index,
+        addr: addr?,
+    })
+}
+
+fn read_address(message: &AddressMessage) -> (Option<IpAddr>, AddressFlags) {
+    let mut addr = None;
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    for attribute in &message.attributes {
+        match attribute {
+            // Of a point-to-point link this is this end's, the other the peer's.
+            AddressAttribute::Local(local) => addr = Some(*local),
+            AddressAttribute::Address(address) => addr = addr.or(Some(*address)),
+            // The header has room for some of them only.
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    (addr, flags)
 }

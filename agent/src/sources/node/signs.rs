@@ -1,4 +1,7 @@
-//! Signs that the node has changed, not what has: that is listed afresh.
+//! Signs that the node has changed. What exactly has is listed afresh, as far as it is doubtful.
+//!
+//! The kernel tells of interfaces and addresses ([`Events`]), inotify of the files of network
+//! namespaces, and `/proc/…/mounts` of namespaces that are bound to them.
 
 use std::fs::File;
 use std::io;
@@ -9,19 +12,17 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-/// Links, addresses and network namespaces (`enum rtnetlink_groups`).
-const GROUPS: [u32; 4] = [1, 5, 9, 28];
+use super::events::Events;
+use super::stale::Stale;
 
 /// Watches.
 pub(super) struct Signs {
-    netlink: TokioSocket,
+    netlink: Events,
     files: Arc<Notify>,
     watcher: RecommendedWatcher,
     netns_dir: PathBuf,
@@ -43,7 +44,7 @@ impl Signs {
             .context("watch files")?
         };
         let mut signs = Self {
-            netlink: listen().context("listen for netlink events")?,
+            netlink: Events::listen().context("listen for netlink events")?,
             _mounts: watch_mounts(Arc::clone(&files)).context("watch the mounts")?,
             files,
             watcher,
@@ -53,25 +54,17 @@ impl Signs {
         Ok(signs)
     }
 
-    /// Waits for a sign.
-    pub(super) async fn next(&mut self) -> Result<()> {
-        let mut datagram = Vec::with_capacity(16 * 1024);
+    /// Waits for a sign, and notes what it makes doubtful. What was noted stays noted where the
+    /// wait is given up.
+    pub(super) async fn next(&mut self, stale: &mut Stale) -> Result<()> {
         tokio::select! {
-            received = self.netlink.recv(&mut datagram) => match received {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    tracing::debug!("netlink events were lost; everything is listed afresh");
-                }
-                Err(error) => return Err(error).context("read netlink events"),
-            },
-            () = self.files.notified() => self.watch_directory(),
+            heard = self.netlink.next(stale) => heard.context("read netlink events")?,
+            () = self.files.notified() => {
+                stale.files = true;
+                self.watch_directory();
+            }
         }
         Ok(())
-    }
-
-    /// Makes the next wait end at once.
-    pub(super) fn again(&self) {
-        self.files.notify_one();
     }
 
     /// Watches the directory, and its parent for the time when it does not exist. It may have
@@ -86,16 +79,6 @@ impl Signs {
             }
         }
     }
-}
-
-fn listen() -> io::Result<TokioSocket> {
-    let mut netlink = TokioSocket::new(NETLINK_ROUTE)?;
-    let socket = netlink.socket_mut();
-    socket.bind(&SocketAddr::new(0, 0))?;
-    for group in GROUPS {
-        socket.add_membership(group)?;
-    }
-    Ok(netlink)
 }
 
 /// A namespace is bound to its file by a mount, of which the directory's own watch says nothing.

@@ -1,9 +1,13 @@
 //! The YAML of what is expected of a step.
 //!
+//! Of any packet that policies judge, `rules` are those by which it opens a conversation, and
+//! `isolated_by` the policies that isolate the end which refuses it.
+//!
 //! Of a translated packet one of `packet` (also `answer to NAME`, `like NAME`, `error from ADDRESS
 //! about NAME`), `one_of` and `reaches` is expected, of a call `peer` (also `backend of NAME`), `one_of` and `reaches`; of
 //! conversations see [`talk`](super::talk).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -16,7 +20,7 @@ use weir_ebpf::verdict::{DropReason, RejectReason, Verdict};
 use super::super::notation::Notation;
 use super::talk::{AnswersText, Expected, Talk, WordText};
 use super::text::parse_from_about;
-use super::{Expect, Outcome, PeerText};
+use super::{Expect, Outcome, PeerText, ToldText};
 
 /// Fields, or a word that says it all.
 pub(super) enum ExpectText {
@@ -72,6 +76,8 @@ pub(super) struct FieldsText {
     #[serde(default)]
     served_by: Vec<SocketAddr>,
     client_seen_as: Option<String>,
+    rules: Option<BTreeSet<String>>,
+    isolated_by: Option<BTreeSet<String>>,
 }
 
 impl ExpectText {
@@ -98,6 +104,8 @@ impl ExpectText {
                 reaches,
                 served_by,
                 client_seen_as,
+                rules: None,
+                isolated_by: None,
             }) if one_of.is_empty() => AnswersText {
                 served_by,
                 reaches,
@@ -154,7 +162,23 @@ impl FieldsText {
             ),
             Verdict::Reject(_) => {}
         }
-        Ok(Expect { verdict, result })
+        let is_refused = matches!(
+            verdict,
+            Verdict::Drop(DropReason::EgressPolicy | DropReason::IngressPolicy)
+        );
+        ensure!(
+            is_refused || self.isolated_by.is_none(),
+            "only what policies refuse is `isolated_by` some"
+        );
+        let told = ToldText {
+            rules: self.rules,
+            isolated_by: self.isolated_by,
+        };
+        Ok(Expect {
+            verdict,
+            result,
+            told,
+        })
     }
 }
 

@@ -7,32 +7,46 @@
 //!     as: query
 //!   - send: {hook: to_pod, packet: "reply of query, len 10"}
 //!     expect: {verdict: translate, packet: answer to query}
+//!   - send: {from: shop/cart, packet: "tcp 10.200.0.2:40000 > 10.200.0.3:80 syn"}
+//!     expect: {verdict: drop, reason: ingress-policy}
+//!   - send: {hook: to_pod, pod: shop/cart, from_node: true, packet: again query}
+//!     expect: {verdict: pass}
 //!   - connect: {caller: pod, socket: 1, protocol: tcp, peer: "10.32.0.140:80"}
 //!     expect: {verdict: reject, reason: no-backend}
 //!   - talk: {tcp: "10.200.0.9 > 10.32.0.140:80", times: 64}
 //!     expect: {reaches: ["10.200.0.2:8080", "10.200.128.1:8080"]}
 //!   - apply: [../common/dns-none.yaml]
 //!   - delete: [Service default/web]
+//!   - plug: {pod: shop/new, addresses: ["10.200.0.7"], uid: "1", claimed: true}
+//!   - unplug: shop/new
 //!   - advance: 31s
 //! ```
+//!
+//! A packet reaches a hook, of a pod's interface where `pod` names one; or it comes `from` a pod,
+//! `node` or `outside` and takes its whole way: in, routed by its destination, and out. Pods of
+//! the node have interfaces by themselves, `plug` makes others.
 //!
 //! A packet that is sent is written as in [`notation`], or made from an earlier one: `reply of
 //! NAME`, `output of NAME`, `again NAME`, followed by what is different. What may be expected is
 //! in [`expect`](super::expect), conversations are in [`talk`](super::talk).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
+use weir_agent::compile::UnknownPods;
 use weir_ebpf::addr::Protocol;
 use weir_ebpf::verdict::Hook;
 
+use super::super::interfaces::Plug;
 use super::super::notation::{self, Notation};
 use super::super::packet::ErrorKind;
+use super::super::world::parse_pod;
 use super::expect::ExpectText;
 use super::talk::TalkText;
-use super::{Call, CallKind, Given, PeerText, Relation, SentText, Step};
+use super::{Call, CallKind, Given, Origin, Path, PeerText, Relation, SentText, Step};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +59,8 @@ pub(super) struct StepText {
     talk: Option<TalkText>,
     apply: Option<Vec<Given>>,
     delete: Option<Vec<String>>,
+    plug: Option<PlugText>,
+    unplug: Option<String>,
     advance: Option<String>,
     expect: Option<ExpectText>,
     #[serde(rename = "as")]
@@ -54,7 +70,11 @@ pub(super) struct StepText {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SendText {
-    hook: HookText,
+    hook: Option<HookText>,
+    pod: Option<String>,
+    #[serde(default)]
+    from_node: bool,
+    from: Option<String>,
     packet: String,
     #[serde(default = "once")]
     repeat: u16,
@@ -67,6 +87,26 @@ enum HookText {
     ToPod,
     FromNetwork,
     ToNetwork,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlugText {
+    pod: String,
+    #[serde(default)]
+    addresses: BTreeSet<IpAddr>,
+    #[serde(default)]
+    uid: String,
+    claimed: bool,
+}
+
+/// How [`UnknownPods`] is written.
+#[derive(Deserialize)]
+#[serde(remote = "UnknownPods", rename_all = "snake_case")]
+pub(super) enum UnknownPodsText {
+    Auto,
+    Deny,
+    Allow,
 }
 
 #[derive(Deserialize)]
@@ -117,6 +157,8 @@ fn read_step(text: StepText) -> Result<Step> {
         talk,
         apply,
         delete,
+        plug,
+        unplug,
         advance,
         mut expect,
         binding,
@@ -130,7 +172,7 @@ fn read_step(text: StepText) -> Result<Step> {
     };
     if let Some(send) = send {
         steps.push(Step::Send {
-            hook: send.hook.into(),
+            way: send.path()?,
             packet: SentText::parse(&send.packet)?,
             repeat: send.repeat,
             expect: expected()?.read()?,
@@ -160,6 +202,12 @@ fn read_step(text: StepText) -> Result<Step> {
     let has_effect = !steps.is_empty();
     steps.extend(apply.map(Step::Apply));
     steps.extend(delete.map(Step::Delete));
+    if let Some(plug) = plug {
+        steps.push(Step::Plug(plug.read()?));
+    }
+    if let Some(pod) = unplug {
+        steps.push(Step::Unplug(parse_pod(&pod)?));
+    }
     if let Some(advance) = advance {
         steps.push(Step::Advance(parse_duration(&advance)?));
     }
@@ -171,8 +219,57 @@ fn read_step(text: StepText) -> Result<Step> {
         (Some(step), true) => Ok(step),
         _ => bail!(
             "a step is exactly one of send, connect, sendmsg, recvmsg, getpeername, talk, apply, \
-             delete, advance"
+             delete, plug, unplug, advance"
         ),
+    }
+}
+
+impl SendText {
+    fn path(&self) -> Result<Path> {
+        match (self.hook, &self.from) {
+            (Some(hook), None) => {
+                let hook = hook.into();
+                let pod = self.pod.as_deref().map(parse_pod).transpose()?;
+                ensure!(
+                    pod.is_none() || matches!(hook, Hook::FromPod | Hook::ToPod),
+                    "`pod` belongs to the hooks from_pod and to_pod"
+                );
+                ensure!(
+                    !self.from_node || hook == Hook::ToPod,
+                    "`from_node` belongs to the hook to_pod"
+                );
+                Ok(Path::Hook {
+                    hook,
+                    pod,
+                    is_from_node: self.from_node,
+                })
+            }
+            (None, Some(from)) => {
+                ensure!(
+                    self.pod.is_none() && !self.from_node,
+                    "`pod` and `from_node` belong to a hook"
+                );
+                Ok(Path::From(match from.as_str() {
+                    "node" => Origin::Node,
+                    "outside" => Origin::Outside,
+                    pod => Origin::Pod(parse_pod(pod)?),
+                }))
+            }
+            (Some(_), Some(_)) | (None, None) => {
+                bail!("a packet is sent to a `hook` or comes `from` somewhere")
+            }
+        }
+    }
+}
+
+impl PlugText {
+    fn read(self) -> Result<Plug> {
+        Ok(Plug {
+            pod: parse_pod(&self.pod)?,
+            uid: self.uid,
+            addresses: self.addresses,
+            is_claimed: self.claimed,
+        })
     }
 }
 
@@ -323,6 +420,19 @@ mod tests {
             (
                 "{send: {hook: to_pod, packet: arp}}".to_owned(),
                 "needs `expect`",
+            ),
+            (
+                "{send: {packet: arp}, expect: {verdict: pass}}".to_owned(),
+                "to a `hook` or comes `from`",
+            ),
+            (
+                "{send: {from: nowhere, packet: arp}, expect: {verdict: pass}}".to_owned(),
+                "\"nowhere\" is not `NAMESPACE/NAME`",
+            ),
+            (
+                "{send: {hook: to_network, pod: shop/cart, packet: arp}, expect: {verdict: pass}}"
+                    .to_owned(),
+                "`pod` belongs to",
             ),
             (
                 "{send: {hook: uplink, packet: arp}, expect: {verdict: pass}}".to_owned(),

@@ -1,17 +1,17 @@
 //! A scenario's objects as the one file of manifests that agents watch.
 //!
-//! One file, replaced as a whole: an agent sees all of a step or nothing. A *marker* goes with
-//! each version: a service port that has to be left out of the tables, and is therefore named by
-//! the very synchronisation that took the version in.
+//! One file, replaced as a whole: an agent sees all of a step or nothing. A [`Marker`] goes with
+//! each version.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use weir_agent::model::{DEFAULT_NAMESPACE, ObjectRef};
 
 use crate::bed::manifests::Manifests;
+use crate::bed::marker::Marker;
 use crate::scenario::format::Given;
 use crate::scenario::world::parse_reference;
 
@@ -21,7 +21,7 @@ const FILE: &str = "scenario.yaml";
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     objects: BTreeMap<ObjectRef, Value>,
-    version: u32,
+    marker: Marker,
 }
 
 impl Objects {
@@ -46,35 +46,16 @@ impl Objects {
 
     /// Writes the file anew, with the next marker.
     pub(super) fn write(&mut self, manifests: &Manifests) -> Result<()> {
-        self.version += 1;
-        let marker = [Self::marker_service("holder"), self.marker()];
-        let objects: Vec<Value> = self.objects.values().cloned().chain(marker).collect();
+        self.marker.advance();
+        let objects = self.objects.values().cloned();
+        let objects: Vec<Value> = objects.chain(self.marker.objects()).collect();
         manifests.put(FILE, &objects)?;
         Ok(())
     }
 
-    /// What is left out of the tables that the last version led to.
-    pub(super) fn marker_reference(&self) -> String {
-        format!("Service marker/{}", self.marker_name())
-    }
-
-    fn marker_name(&self) -> String {
-        format!("version-{}", self.version)
-    }
-
-    /// The address is the holder's, whose name comes first: a marker does not get it, and is named.
-    fn marker(&self) -> Value {
-        Self::marker_service(&self.marker_name())
-    }
-
-    fn marker_service(name: &str) -> Value {
-        json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": { "name": name, "namespace": "marker" },
-            // No scenario's: the last of the services' addresses.
-            "spec": { "clusterIP": "10.32.0.254", "ports": [{ "port": 9, "protocol": "SCTP" }] },
-        })
+    /// That of the version written last.
+    pub(super) fn marker(&self) -> Marker {
+        self.marker
     }
 }
 
@@ -106,8 +87,7 @@ mod tests {
     use weir_agent::model::Object;
 
     use super::*;
-    use crate::scenario::format::Node;
-    use crate::scenario::world::{World, read_objects};
+    use crate::scenario::world::read_objects;
 
     /// What an agent reads of a file of these objects.
     fn as_read(objects: &[Value]) -> Vec<Object> {
@@ -116,22 +96,6 @@ mod tests {
             .map(|object| Given::Inline(object.as_object().unwrap().clone()))
             .collect();
         read_objects(&given, Path::new(".")).unwrap()
-    }
-
-    #[test]
-    fn a_marker_is_left_out_of_the_tables_and_named() {
-        let mut objects = Objects::default();
-        for version in 1..=2 {
-            objects.version = version;
-            let marker = [Objects::marker_service("holder"), objects.marker()];
-            let (world, _) = World::new(&Node::default(), as_read(&marker));
-            let left_out: Vec<String> = world
-                .skipped()
-                .iter()
-                .map(|skipped| skipped.object.to_string())
-                .collect();
-            assert_eq!(left_out, [objects.marker_reference()]);
-        }
     }
 
     #[test]

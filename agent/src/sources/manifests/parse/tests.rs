@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod policies;
+
 const SERVICE: &str = "\
 apiVersion: v1
 kind: Service
@@ -298,62 +300,4 @@ fn a_field_that_is_not_in_force_is_named_with_its_line_and_the_object_is_read() 
         ]
     );
     assert!(!parsed.has_unreadable);
-}
-
-#[test]
-fn namespaces_pods_and_policies_are_read() {
-    let parsed = parse(
-        "shop.yaml",
-        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n\
-         apiVersion: v1\nkind: Pod\nmetadata: {name: cart-1, namespace: shop}\n---\n\
-         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
-         metadata: {name: deny, namespace: shop}\nspec: {podSelector: {}}\n",
-    );
-    assert_eq!(problems(&parsed), [""; 0]);
-    assert_eq!(parsed.unknown_kinds, BTreeSet::new());
-    assert_eq!(
-        names(&parsed),
-        [
-            "1 Namespace shop",
-            "5 Pod shop/cart-1",
-            "9 NetworkPolicy shop/deny"
-        ]
-    );
-}
-
-#[test]
-fn a_policy_that_cannot_be_read_is_reported_and_kept() {
-    const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  \
-        name: cart\nspec:\n  podSelector:\n    matchLabels: {app: cart}\n  ingress:\n  \
-        - ports:\n    - port: 80\n      endPort: 90\n";
-    let rest = "until this is mended the policy isolates the pods that it selects and allows \
-                nothing (NetworkPolicy default/cart)";
-    for (from, to, expected) in [
-        (
-            "90",
-            "79",
-            format!(
-                "a.yaml:11: spec.ingress[0].ports[0].endPort: 79 is below the port, 80; {rest}"
-            ),
-        ),
-        (
-            "90",
-            "ninety",
-            format!(
-                "a.yaml:11: spec.ingress[0].ports[0].endPort: invalid type: string \"ninety\", \
-                 expected i32; {rest}"
-            ),
-        ),
-    ] {
-        let parsed = parse("a.yaml", &POLICY.replace(from, to));
-        assert_eq!(problems(&parsed), [expected]);
-        assert_eq!(names(&parsed), ["1 NetworkPolicy default/cart"]);
-        assert!(!parsed.has_unreadable);
-    }
-    let parsed = parse("a.yaml", &POLICY.replace("name: cart", "name: The_Cart"));
-    assert_eq!(names(&parsed), ["1 NetworkPolicy default/The_Cart"]);
-    assert_eq!(parsed.problems.len(), 1);
-    let parsed = parse("a.yaml", &POLICY.replace("  name: cart", "  labels: {}"));
-    assert_eq!(names(&parsed), [""; 0]);
-    assert!(parsed.has_unreadable);
 }
