@@ -131,6 +131,7 @@ fn what_cannot_be_removed_is_said() {
 /// Prints how long it takes for a large cluster; run it by hand, in release.
 #[test]
 #[ignore = "a measurement: it asserts nothing about time"]
+#[allow(clippy::print_stdout, reason = "what it measures is to be read")]
 fn five_thousand_pods_under_five_hundred_policies() {
     use std::fmt::Write as _;
 
