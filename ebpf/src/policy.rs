@@ -28,7 +28,7 @@ use crate::{
     verdict::DropReason,
 };
 
-pub(crate) use connection::{judge, judge_opening, write};
+pub(crate) use connection::{judge, judge_opening, passes_as_is, write};
 pub(crate) use error::judge_error;
 
 /// Where a packet to a pod comes from.

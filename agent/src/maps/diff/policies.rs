@@ -106,14 +106,15 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
         }));
     }
     plan.extend(unknown.into_iter().map(settle_pod));
-    plan.extend(peers.iter().map(|it| match it.desired {
-        Some(class) => Write::PutPeer(it.key, class),
-        None => Write::RemovePeer(it.key),
-    }));
-    plan.extend(ranges.iter().map(|it| match it.desired {
-        Some(class) => Write::PutPeerRange(it.key, class),
-        None => Write::RemovePeerRange(it.key),
-    }));
+    // Each kind by itself: the kernel takes many writes of a kind at once.
+    let put = peers.iter().filter_map(|it| Some((it.key, it.desired?)));
+    plan.extend(put.map(|(addr, class)| Write::PutPeer(addr, class)));
+    let gone = peers.iter().filter(|it| it.desired.is_none());
+    plan.extend(gone.map(|it| Write::RemovePeer(it.key)));
+    let put = ranges.iter().filter_map(|it| Some((it.key, it.desired?)));
+    plan.extend(put.map(|(range, class)| Write::PutPeerRange(range, class)));
+    let gone = ranges.iter().filter(|it| it.desired.is_none());
+    plan.extend(gone.map(|it| Write::RemovePeerRange(it.key)));
     plan.extend(rules.unused.iter().map(|key| Write::RemoveRule(*key)));
     let gone = actual.pod_addrs.difference(&desired.pod_addrs);
     plan.extend(gone.map(|addr| Write::RemovePodAddr(*addr)));
