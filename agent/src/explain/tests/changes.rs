@@ -127,3 +127,69 @@ fn what_cannot_be_removed_is_said() {
         "no NetworkPolicy shop/none is known"
     );
 }
+
+/// Prints how long it takes for a large cluster; run it by hand, in release.
+#[test]
+#[ignore = "a measurement: it asserts nothing about time"]
+#[allow(clippy::print_stdout, reason = "what it measures is to be read")]
+fn five_thousand_pods_under_five_hundred_policies() {
+    use std::fmt::Write as _;
+
+    let mut cluster = String::new();
+    for number in 0..5_000 {
+        let (namespace, app) = (number % 50, number % 500);
+        let addr = format!(
+            "10.{}.{}.{}",
+            100 + number / 25_000,
+            number / 250,
+            number % 250 + 1
+        );
+        write!(
+            cluster,
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p-{number}, namespace: n-{namespace}, \
+             labels: {{app: a-{app}}}}}, spec: {{nodeName: here, containers: [{{name: main}}]}}, \
+             status: {{phase: Running, podIPs: [{{ip: {addr}}}]}}}}\n---\n"
+        )
+        .unwrap();
+    }
+    for number in 0..50 {
+        write!(
+            cluster,
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: n-{number}, \
+             labels: {{kubernetes.io/metadata.name: n-{number}}}}}}}\n---\n"
+        )
+        .unwrap();
+    }
+    for number in 0..500 {
+        let (namespace, port) = (number % 50, 1_000 + number);
+        write!(
+            cluster,
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: q-{number}, \
+             namespace: n-{namespace}}}, spec: {{podSelector: {{matchLabels: {{app: a-{number}}}}}, \
+             ingress: [{{from: [{{ipBlock: {{cidr: 10.100.{}.0/24}}}}, {{podSelector: \
+             {{matchLabels: {{app: a-{}}}}}}}], ports: [{{port: {port}}}]}}]}}}}\n---\n",
+            number % 20,
+            (number + 50) % 500
+        )
+        .unwrap();
+    }
+    let deny = DENY.replace("namespace: shop", "namespace: n-7");
+    let start = std::time::Instant::now();
+    let scene = scene(&cluster);
+    let read = start.elapsed();
+    let proposal = Proposal {
+        files: vec![File {
+            name: "deny.yaml".to_owned(),
+            text: deny,
+        }],
+        without: Vec::new(),
+    };
+    let tested = test(&scene, &proposal).unwrap();
+    println!(
+        "read in {read:?}, compared in {:?}: {} groups, {} changes",
+        start.elapsed() - read,
+        tested.comparison.groups.len(),
+        tested.comparison.changes.len()
+    );
+    assert!(!tested.comparison.changes.is_empty());
+}
