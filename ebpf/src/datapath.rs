@@ -15,6 +15,7 @@
 //!
 //! A decision is a value; [`carry_out`] performs it on the packet.
 
+mod decision;
 mod flow;
 mod masquerade;
 mod open;
@@ -29,12 +30,16 @@ use crate::{
     policy, reject,
     service::{self, Choice, Origin},
     tables::{Flow, FlowRole, Tables, Tuple},
-    verdict::{DropReason, RejectReason, Verdict},
+    verdict::{DropReason, RejectReason},
 };
 #[cfg(not(target_arch = "bpf"))]
-use crate::{packet, verdict::Hook};
+use crate::{
+    packet,
+    verdict::{Hook, Verdict},
+};
 
 pub use crate::policy::Sender;
+pub use decision::Decision;
 pub use pod::{from_pod, to_pod};
 pub use report::report;
 
@@ -112,46 +117,13 @@ impl Step {
     const BEGIN: Self = Self(2);
 }
 
-/// What to do with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Leave it as it is.
-    Pass,
-    /// Give it the addresses and ports that its [`Flow`] says.
-    Translate,
-    /// Let it, an ICMP error, speak of the packet that its receiver sent, by the [`Flow`] of the
-    /// answers to that packet.
-    TranslateError,
-    /// Leave it, a later fragment, as it is.
-    PassFragment,
-    /// Answer it.
-    Reject(RejectReason),
-    /// Let it disappear.
-    Drop(DropReason),
-}
-
-impl Decision {
-    /// The verdict, if carrying out the decision succeeds.
-    #[inline(always)]
-    #[must_use]
-    pub const fn verdict(self) -> Verdict {
-        match self {
-            Self::Pass => Verdict::Pass,
-            Self::Translate | Self::TranslateError => Verdict::Translate,
-            Self::PassFragment => Verdict::PassFragment,
-            Self::Reject(reason) => Verdict::Reject(reason),
-            Self::Drop(reason) => Verdict::Drop(reason),
-        }
-    }
-}
-
 /// The decision about a packet whose headers could not be read.
 #[inline(always)]
 #[must_use]
 pub const fn not_parsed(why: NotParsed) -> Decision {
     match why {
-        NotParsed::NotIp => Decision::Pass,
-        NotParsed::Malformed => Decision::Drop(DropReason::Malformed),
+        NotParsed::NotIp => Decision::PASS,
+        NotParsed::Malformed => Decision::drop(DropReason::Malformed),
     }
 }
 
@@ -187,15 +159,15 @@ fn entering<P: Packet, T: Tables>(
 ) -> Decision {
     if !work.headers.kind().has_ports() {
         return match follow(packet, tables, work, true, false) {
-            Decision::Pass | Decision::PassFragment => refuse_without_port(tables, &work.headers),
+            Decision::PASS | Decision::PASS_FRAGMENT => refuse_without_port(tables, &work.headers),
             decision => decision,
         };
     }
     let decision = match flow::known(tables, work) {
-        Some(role) if role.is_entering() => Decision::Translate,
-        Some(_) => Decision::Pass,
+        Some(role) if role.is_entering() => Decision::TRANSLATE,
+        Some(_) => Decision::PASS,
         None => match open::choose(tables, work, origin) {
-            Decision::Translate => open::begin(tables, work),
+            Decision::TRANSLATE => open::begin(tables, work),
             decision => decision,
         },
     };
@@ -215,7 +187,7 @@ fn leaving<P: Packet, T: Tables>(
             follow(packet, tables, work, false, interface.is_some()),
             interface,
         ) {
-            (Decision::Pass | Decision::PassFragment, Some(_)) => {
+            (Decision::PASS | Decision::PASS_FRAGMENT, Some(_)) => {
                 keep_service_addrs(tables, &work.headers)
             }
             (decision, _) => decision,
@@ -226,8 +198,8 @@ fn leaving<P: Packet, T: Tables>(
             masquerade::translate(tables, work, interface)
         }
         (role, None) => towards_pod(role, work),
-        (Some(role), _) if !role.is_entering() => Decision::Translate,
-        (Some(_), _) => Decision::Pass,
+        (Some(role), _) if !role.is_entering() => Decision::TRANSLATE,
+        (Some(_), _) => Decision::PASS,
         (None, Some(_)) => keep_service_addrs(tables, &work.headers),
     };
     remember_fragment(tables, work, decision, false);
@@ -240,9 +212,9 @@ fn towards_pod(role: Option<FlowRole>, work: &Workspace) -> Decision {
     match role {
         // What is to be masqueraded, and reaches a pod of this node: its answer comes back here
         // all the same.
-        Some(FlowRole::SNAT_FORWARD) if work.flow.to.src.is_unspecified() => Decision::Pass,
-        Some(role) if !role.is_entering() => Decision::Translate,
-        Some(_) | None => Decision::Pass,
+        Some(FlowRole::SNAT_FORWARD) if work.flow.to.src.is_unspecified() => Decision::PASS,
+        Some(role) if !role.is_entering() => Decision::TRANSLATE,
+        Some(_) | None => Decision::PASS,
     }
 }
 
@@ -262,18 +234,18 @@ fn follow<P: Packet, T: Tables>(
                 && (work.flow.to.src != work.headers.tuple.src
                     || work.flow.to.dst != work.headers.tuple.dst)
             {
-                Decision::Translate
+                Decision::TRANSLATE
             } else {
-                Decision::PassFragment
+                Decision::PASS_FRAGMENT
             }
         }
         Transport::IcmpError(_) => {
             work.quote.is_leaving_node = is_leaving_node;
             icmp::read(packet, work);
             if icmp::find_flow(tables, work, is_entering) {
-                Decision::TranslateError
+                Decision::TRANSLATE_ERROR
             } else {
-                Decision::Pass
+                Decision::PASS
             }
         }
         Transport::Tcp(_)
@@ -282,7 +254,7 @@ fn follow<P: Packet, T: Tables>(
         | Transport::Echo
         | Transport::EchoReply
         | Transport::Discovery
-        | Transport::Other => Decision::Pass,
+        | Transport::Other => Decision::PASS,
     }
 }
 
@@ -291,13 +263,13 @@ fn follow<P: Packet, T: Tables>(
 fn refuse_without_port<T: Tables>(tables: &T, headers: &Headers) -> Decision {
     if !covers(tables, headers.tuple.dst) || !service::is_cluster_ip(tables, headers.tuple.dst) {
         return match headers.kind() {
-            Transport::LaterFragment => Decision::PassFragment,
-            _ => Decision::Pass,
+            Transport::LaterFragment => Decision::PASS_FRAGMENT,
+            _ => Decision::PASS,
         };
     }
     match headers.kind() {
-        Transport::LaterFragment => Decision::Drop(DropReason::NoFirstFragment),
-        _ => Decision::Reject(RejectReason::NoSuchPort),
+        Transport::LaterFragment => Decision::drop(DropReason::NoFirstFragment),
+        _ => Decision::reject(RejectReason::NoSuchPort),
     }
 }
 
@@ -309,11 +281,11 @@ fn keep_service_addrs<T: Tables>(tables: &T, headers: &Headers) -> Decision {
     if covers(tables, addr)
         && (service::is_cluster_ip(tables, addr) || tables.is_service_addr(&addr))
     {
-        return Decision::Drop(DropReason::ServiceAddress);
+        return Decision::drop(DropReason::ServiceAddress);
     }
     match headers.kind() {
-        Transport::LaterFragment => Decision::PassFragment,
-        _ => Decision::Pass,
+        Transport::LaterFragment => Decision::PASS_FRAGMENT,
+        _ => Decision::PASS,
     }
 }
 
@@ -332,35 +304,34 @@ fn remember_fragment<T: Tables>(
     is_entering: bool,
 ) {
     if work.headers.is_fragment {
-        let to = (decision == Decision::Translate).then_some(&work.flow.to);
+        let to = (decision == Decision::TRANSLATE).then_some(&work.flow.to);
         fragments::remember(&work.headers, tables, is_entering, to);
     }
 }
 
-/// Performs a decision. The verdict differs from the decision's own where the packet could not
-/// be changed or answered.
+/// Performs a decision. What comes of it differs from the decision where the packet could not be
+/// changed or answered.
 #[inline(always)]
 pub fn carry_out<P: PacketMut>(
     packet: &mut P,
     work: &mut Workspace,
     decision: Decision,
-) -> Verdict {
-    match decision {
-        Decision::Pass => Verdict::Pass,
-        Decision::PassFragment => Verdict::PassFragment,
-        Decision::Translate => match nat::translate(packet, &work.headers, &work.flow.to) {
-            Some(()) => Verdict::Translate,
-            None => Verdict::Drop(DropReason::NotRewritten),
-        },
-        Decision::TranslateError => match icmp::translate(packet, work) {
-            Some(()) => Verdict::Translate,
-            None => Verdict::Drop(DropReason::NotRewritten),
-        },
-        Decision::Reject(reason) => match reject::answer(packet, &work.headers) {
-            Some(()) => Verdict::Reject(reason),
-            None => Verdict::Drop(DropReason::Unanswerable),
-        },
-        Decision::Drop(reason) => Verdict::Drop(reason),
+) -> Decision {
+    let (is_done, otherwise) = match decision {
+        Decision::TRANSLATE => (
+            nat::translate(packet, &work.headers, &work.flow.to),
+            DropReason::NotRewritten,
+        ),
+        Decision::TRANSLATE_ERROR => (icmp::translate(packet, work), DropReason::NotRewritten),
+        _ if decision.is_rejected() => (
+            reject::answer(packet, &work.headers),
+            DropReason::Unanswerable,
+        ),
+        _ => return decision,
+    };
+    match is_done {
+        Some(()) => decision,
+        None => Decision::drop(otherwise),
     }
 }
 
@@ -413,7 +384,7 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
             Hook::Socket => panic!("no packet meets a socket call"),
         },
     };
-    let verdict = carry_out(packet, &mut work, decision);
-    report(tables, at.hook, &mut work, verdict);
-    (verdict, work)
+    let decision = carry_out(packet, &mut work, decision);
+    report(tables, at.hook, &mut work, decision);
+    (decision.verdict(), work)
 }

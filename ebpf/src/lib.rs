@@ -10,8 +10,9 @@
 //!      └ packet             bytes → Headers
 //!         └ conntrack       known flow? how it stands, how long it lives
 //!            └ service      frontend → backend
-//!               └ nat       which bytes change        reject: the answer instead
-//!                  └ verdict, counters
+//!               └ policy    whose packet it is, and whether rules allow it
+//!                  └ nat    which bytes change        reject: the answer instead
+//!                     └ verdict, counters, events
 //! ```
 //!
 //! Everything is generic over two small traits, [`packet::Packet`] and [`tables::Tables`], each

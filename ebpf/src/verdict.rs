@@ -245,7 +245,7 @@ impl Hook {
 }
 
 /// Counters a hook has at most.
-const COUNTERS_PER_HOOK: u32 = 32;
+pub const COUNTERS_PER_HOOK: u32 = 32;
 
 /// Entries of the `COUNTERS` table.
 pub const COUNTERS: u32 = 8 * COUNTERS_PER_HOOK;

@@ -422,3 +422,53 @@ fn echoes_are_answered() {
         assert!(world.send(POD, &answer).is_ok());
     }
 }
+
+#[test]
+fn an_established_connection_is_not_looked_for_among_flows() {
+    let world = World::with_isolated_pod();
+    world.allow(EGRESS, FRIENDS, Protocol::TCP, 80, 1);
+    let asked = tuple(Protocol::TCP, (V4.pod, 4_000), (V4.friend, 80));
+    world.send(POD, &packet(&asked, SYN)).expect("a rule");
+    let answer = packet(&asked.reversed(), frame::SYN_ACK);
+    let segment = packet(&asked, frame::ACK);
+    for _ in 0..2 {
+        world.receive(POD, &answer).expect("an answer");
+        world.send(POD, &segment).expect("established");
+    }
+    let counted = std::rc::Rc::new(std::cell::Cell::new(false));
+    let seen = counted.clone();
+    world.interrupt(0, move |_| seen.set(true));
+    world.receive(POD, &answer).expect("an answer");
+    world.send(POD, &segment).expect("established");
+    assert!(!counted.get(), "FLOWS was read");
+    // What opens a connection is.
+    world.send(POD, &packet(&asked, SYN)).expect("a repetition");
+    assert!(counted.get());
+}
+
+#[test]
+fn a_connection_through_a_service_takes_the_place_of_a_direct_one() {
+    let world = World::with_isolated_pod();
+    world.allow(EGRESS, FRIENDS, Protocol::TCP, 8_080, 1);
+    world.add_frontend(addr(V4.service), 80, Protocol::TCP, 1);
+    world.set_backends(1, &[backend(V4.friend, 8_080)]);
+    let direct = tuple(Protocol::TCP, (V4.pod, 4_000), (V4.friend, 8_080));
+    let answer = packet(&direct.reversed(), frame::SYN_ACK);
+    world.send(POD, &packet(&direct, SYN)).expect("a rule");
+    for _ in 0..2 {
+        world.receive(POD, &answer).expect("an answer");
+        world
+            .send(POD, &packet(&direct, frame::ACK))
+            .expect("established");
+    }
+    // From the same port, as sockets may that see another destination.
+    let asked = tuple(Protocol::TCP, (V4.pod, 4_000), (V4.service, 80));
+    let sent = world.send(POD, &packet(&asked, SYN)).expect("a rule");
+    let between = frame::tuple_of(&sent.frame);
+    for flags in [frame::SYN_ACK, frame::ACK] {
+        let heard = world
+            .receive(POD, &packet(&between.reversed(), flags))
+            .expect("an answer");
+        assert_eq!(frame::tuple_of(&heard.frame), asked.reversed());
+    }
+}

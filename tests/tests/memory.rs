@@ -157,7 +157,7 @@ fn policies_do_what_the_reference_evaluator_says() -> Result<()> {
 fn compare_with_the_evaluator(histories: u32) -> Result<verdicts::Met> {
     let all = verdicts::Extent { with_time: true };
     let met = RefCell::new(verdicts::Met::default());
-    let cases = (verdicts::history(10..=60), any::<u64>());
+    let cases = (verdicts::history(8..=40), any::<u64>());
     random::check(histories, &cases, |(history, seed)| {
         let of_history = verdicts::compare(&mut Memory::new(seed), &history, all)?;
         met.borrow_mut().extend(&of_history);

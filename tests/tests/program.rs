@@ -2,7 +2,9 @@
 //! through them and through memory. Needs root.
 
 mod clusters;
+mod policies;
 mod random;
+mod verdicts;
 
 use std::cell::RefCell;
 use std::process::ExitCode;
@@ -36,6 +38,10 @@ fn main() -> Result<ExitCode> {
         needs_root(
             "the_programs_do_what_the_reference_model_says",
             the_programs_do_what_the_reference_model_says,
+        ),
+        needs_root(
+            "the_programs_judge_as_the_reference_evaluator_says",
+            the_programs_judge_as_the_reference_evaluator_says,
         ),
     ];
     trials.extend(
@@ -147,6 +153,28 @@ fn the_programs_do_what_the_reference_model_says() -> Result<()> {
         }
     }
     met.into_inner().check(false)
+}
+
+/// Clusters under policy in each round, and how many rounds there may be until every kind of
+/// answer was met.
+const CLUSTERS: u32 = 24;
+const ROUNDS: usize = 12;
+
+/// Clusters that change, and packets between their pods, each with maps of its own.
+fn the_programs_judge_as_the_reference_evaluator_says() -> Result<()> {
+    let all = verdicts::Extent { with_time: true };
+    let met = RefCell::new(verdicts::Met::default());
+    for _ in 0..ROUNDS {
+        random::check(CLUSTERS, &verdicts::history(60..=120), |history| {
+            let of_history = verdicts::compare(&mut Program::load()?, &history, all)?;
+            met.borrow_mut().extend(&of_history);
+            Ok(())
+        })?;
+        if met.borrow().is_complete() {
+            break;
+        }
+    }
+    met.into_inner().check()
 }
 
 /// Both executors in step.

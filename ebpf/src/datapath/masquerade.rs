@@ -21,7 +21,7 @@ const TRIES: u32 = 4;
 #[inline(never)]
 pub(super) fn translate<T: Tables>(tables: &T, work: &mut Workspace, interface: u32) -> Decision {
     if !work.flow.to.src.is_unspecified() {
-        return Decision::Translate;
+        return Decision::TRANSLATE;
     }
     let is_v4 = work.headers.is_v4;
     // As Linux's MASQUERADE: the address of the interface, so that the backend's node finds the
@@ -36,11 +36,11 @@ pub(super) fn translate<T: Tables>(tables: &T, work: &mut Workspace, interface: 
         addr
     };
     if addr.is_unspecified() {
-        return Decision::Drop(DropReason::NoNodeAddress);
+        return Decision::drop(DropReason::NoNodeAddress);
     }
     work.flow.to.src = addr;
     if !claim(tables, work) {
-        return Decision::Drop(DropReason::NoSourcePort);
+        return Decision::drop(DropReason::NoSourcePort);
     }
     let Workspace { headers, flow, .. } = work;
     // Another processor may have been quicker: then its choice counts, and this one's ages.
@@ -51,7 +51,7 @@ pub(super) fn translate<T: Tables>(tables: &T, work: &mut Workspace, interface: 
             flow.to = present.to;
         }
     });
-    Decision::Translate
+    Decision::TRANSLATE
 }
 
 /// Takes a port, and with it the tuple of the answers.

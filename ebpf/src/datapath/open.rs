@@ -21,14 +21,14 @@ pub(super) fn choose<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin
         Lookup::Chosen(choice) => choice,
         Lookup::NotAService => match beside_translated(tables, work) {
             Some(choice) => choice,
-            None => return Decision::Pass,
+            None => return Decision::PASS,
         },
-        Lookup::NoSuchPort => return Decision::Reject(RejectReason::NoSuchPort),
-        Lookup::NoBackend => return Decision::Reject(RejectReason::NoBackend),
-        Lookup::NoLocalEndpoint => return Decision::Drop(DropReason::NoLocalEndpoint),
-        Lookup::NotAllowed => return Decision::Drop(DropReason::SourceRange),
+        Lookup::NoSuchPort => return Decision::reject(RejectReason::NoSuchPort),
+        Lookup::NoBackend => return Decision::reject(RejectReason::NoBackend),
+        Lookup::NoLocalEndpoint => return Decision::drop(DropReason::NoLocalEndpoint),
+        Lookup::NotAllowed => return Decision::drop(DropReason::SourceRange),
     };
-    Decision::Translate
+    Decision::TRANSLATE
 }
 
 /// The beginning of a connection past all services. Its client may have talked from the same port
@@ -104,7 +104,7 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
     if (is_own_reply || !claim_reply(tuple, flow, spare, tables))
         && !claim_with_other_port(tuple, flow, spare, tables)
     {
-        return Decision::Drop(DropReason::NoSourcePort);
+        return Decision::drop(DropReason::NoSourcePort);
     }
     // Last, since the next packet relies on this entry alone.
     if is_hairpin {
@@ -118,7 +118,7 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
             spare,
             tables,
         ) {
-            return Decision::Drop(DropReason::NoSourcePort);
+            return Decision::drop(DropReason::NoSourcePort);
         }
     } else if choice.is_masqueraded {
         *inner = *flow;
@@ -128,7 +128,7 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
         tables.put_flow(&flow.to, inner);
     }
     tables.put_flow(&headers.tuple, flow);
-    Decision::Translate
+    Decision::TRANSLATE
 }
 
 /// Takes the tuple of the replies to a flow with this tuple. `false`: another flow that lives

@@ -9,7 +9,7 @@ use crate::{
     event::Direction,
     fragments,
     packet::{Packet, Transport},
-    policy::{self, Regime, Sender},
+    policy::{self, Sender},
     service::Origin,
     tables::Tables,
     verdict::DropReason,
@@ -26,16 +26,23 @@ pub fn from_pod<P: Packet, T: Tables>(
     interface: u32,
     work: &mut Workspace,
 ) -> Decision {
-    match policy::enter(tables, work, interface, Direction::EGRESS, Sender::Other) {
-        Regime::Refused => return refuse_unknown(work),
-        Regime::Forged => return Decision::Drop(DropReason::ForgedSource),
-        Regime::Open => {}
+    let (way, sender) = (Direction::EGRESS, Sender::Other);
+    policy::enter(tables, &mut work.case, interface, way, sender);
+    if work.case.is_refused() {
+        return refuse_unknown(work);
+    }
+    // What is known of the connection tells that the source is the pod's, too.
+    if work.case.is_judged() && policy::passes_as_is(tables, work) {
+        return Decision::PASS;
+    }
+    if policy::is_forged(tables, work) {
+        return Decision::drop(DropReason::ForgedSource);
     }
     if work.headers.kind().has_ports() {
         send(packet, tables, work)
     } else {
         let decision = match follow(packet, tables, work, true, false) {
-            Decision::Pass | Decision::PassFragment => refuse_without_port(tables, &work.headers),
+            Decision::PASS | Decision::PASS_FRAGMENT => refuse_without_port(tables, &work.headers),
             decision => decision,
         };
         without_port(packet, tables, work, decision)
@@ -54,9 +61,18 @@ pub fn to_pod<P: Packet, T: Tables>(
     sender: Sender,
     work: &mut Workspace,
 ) -> Decision {
-    match policy::enter(tables, work, interface, Direction::INGRESS, sender) {
-        Regime::Refused if sender == Sender::Other => return refuse_unknown(work),
-        Regime::Refused | Regime::Forged | Regime::Open => {}
+    policy::enter(
+        tables,
+        &mut work.case,
+        interface,
+        Direction::INGRESS,
+        sender,
+    );
+    if work.case.is_refused() && sender == Sender::Other {
+        return refuse_unknown(work);
+    }
+    if work.case.is_judged() && policy::passes_as_is(tables, work) {
+        return Decision::PASS;
     }
     if work.headers.kind().has_ports() {
         receive(packet, tables, work)
@@ -71,8 +87,8 @@ pub fn to_pod<P: Packet, T: Tables>(
 #[inline(always)]
 fn refuse_unknown(work: &Workspace) -> Decision {
     match work.headers.kind() {
-        Transport::Discovery => Decision::Pass,
-        _ => Decision::Drop(DropReason::UnknownPod),
+        Transport::Discovery => Decision::PASS,
+        _ => Decision::drop(DropReason::UnknownPod),
     }
 }
 
@@ -85,19 +101,19 @@ fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> D
         Some(role) if role.is_entering() => Step::TRANSLATE,
         Some(_) => Step::PASS,
         None => match open::choose(tables, work, Origin::Pod) {
-            Decision::Translate => Step::BEGIN,
-            Decision::Pass => Step::PASS,
+            Decision::TRANSLATE => Step::BEGIN,
+            Decision::PASS => Step::PASS,
             decision => return decision,
         },
     };
     if work.case.is_judged()
         && let Err(reason) = judge_sent(packet, tables, work)
     {
-        return Decision::Drop(reason);
+        return Decision::drop(reason);
     }
     if work.step == Step::BEGIN {
         match open::begin(tables, work) {
-            Decision::Translate => {}
+            Decision::TRANSLATE => {}
             decision => return decision,
         }
     }
@@ -147,13 +163,13 @@ fn receive<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -
     let role = flow::known(tables, work);
     work.case.set_flow(role);
     work.step = match towards_pod(role, work) {
-        Decision::Translate => Step::TRANSLATE,
+        Decision::TRANSLATE => Step::TRANSLATE,
         _ => Step::PASS,
     };
     if work.case.is_judged()
         && let Err(reason) = judge_received(packet, tables, work)
     {
-        return Decision::Drop(reason);
+        return Decision::drop(reason);
     }
     finish(tables, work)
 }
@@ -181,8 +197,8 @@ fn judge_received<P: Packet, T: Tables>(
 fn finish<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
     note(tables, work);
     match work.step {
-        Step::PASS => Decision::Pass,
-        _ => Decision::Translate,
+        Step::PASS => Decision::PASS,
+        _ => Decision::TRANSLATE,
     }
 }
 
@@ -224,21 +240,20 @@ fn without_port<P: Packet, T: Tables>(
     if !work.case.is_judged() {
         return decision;
     }
-    // By name: across a call the reason of a decision that has none would be a register that was
-    // never written.
     work.step = match decision {
-        Decision::Reject(_) | Decision::Drop(_) => return decision,
-        Decision::Pass | Decision::PassFragment => Step::PASS,
-        Decision::Translate | Decision::TranslateError => Step::TRANSLATE,
+        Decision::PASS | Decision::PASS_FRAGMENT => Step::PASS,
+        Decision::TRANSLATE | Decision::TRANSLATE_ERROR => Step::TRANSLATE,
+        // The service step has refused it.
+        _ => return decision,
     };
     if let Err(reason) = judge_without_port(packet, tables, work) {
-        return Decision::Drop(reason);
+        return Decision::drop(reason);
     }
     match (work.headers.kind(), work.step) {
-        (Transport::IcmpError(_), Step::TRANSLATE) => Decision::TranslateError,
-        (_, Step::TRANSLATE) => Decision::Translate,
-        (Transport::LaterFragment, _) => Decision::PassFragment,
-        _ => Decision::Pass,
+        (Transport::IcmpError(_), Step::TRANSLATE) => Decision::TRANSLATE_ERROR,
+        (_, Step::TRANSLATE) => Decision::TRANSLATE,
+        (Transport::LaterFragment, _) => Decision::PASS_FRAGMENT,
+        _ => Decision::PASS,
     }
 }
 

@@ -1,35 +1,37 @@
 //! What is told of a packet at a pod's interface: that it was refused, or opened something.
 
-use super::Workspace;
+use super::{Decision, Workspace};
 use crate::{
     addr::{Addr, Port},
     event::Direction,
     policy::Finding,
     tables::{FlowRole, PolicyFlags, Tables},
-    verdict::{DropReason, Hook, Verdict},
+    verdict::{DropReason, Hook},
 };
 
 /// Tells what has become of a packet, if that is asked for.
 #[inline(always)]
-pub fn report<T: Tables>(tables: &T, hook: Hook, work: &mut Workspace, verdict: Verdict) {
+pub fn report<T: Tables>(tables: &T, hook: Hook, work: &mut Workspace, decision: Decision) {
     if !matches!(hook, Hook::FromPod | Hook::ToPod) {
         return;
     }
-    let has_opened = work.case.finding.has_opened;
-    let wanted = match verdict {
-        // Nothing was found out about it.
-        Verdict::Drop(DropReason::Malformed) => return,
-        Verdict::Drop(_) | Verdict::Reject(_) => PolicyFlags::EVENTS_DENIED,
-        Verdict::Pass | Verdict::Translate if has_opened => PolicyFlags::EVENTS_OPENED,
-        Verdict::Pass | Verdict::Translate | Verdict::PassFragment => return,
+    // Nothing was found out about what could not be read.
+    if decision == Decision::drop(DropReason::Malformed) {
+        return;
+    }
+    let wanted = if decision.is_dropped() || decision.is_rejected() {
+        PolicyFlags::EVENTS_DENIED
+    } else if work.case.finding.has_opened {
+        PolicyFlags::EVENTS_OPENED
+    } else {
+        return;
     };
     if work.case.policy().flags.contains(wanted) {
-        #[allow(clippy::cast_possible_truncation, reason = "both number a few dozen")]
-        {
-            work.event.verdict = verdict.number() as u8;
-            work.event.hook = hook.number() as u8;
-        }
-        tell(tables, work, matches!(verdict, Verdict::Reject(_)));
+        #[allow(clippy::cast_possible_truncation, reason = "there are a few")]
+        let hook = hook.number() as u8;
+        work.event.hook = hook;
+        work.event.verdict = decision.number();
+        tell(tables, work, decision.is_rejected());
     }
 }
 

@@ -4,13 +4,14 @@
 //! Invariants:
 //! - An entry is written by a packet that passes. A packet that is refused changes nothing but to
 //!   mark the entry as refused.
+//! - The pod's address in an entry is its own, or source addresses are not checked.
 //! - The entry of a conversation that is refused stays until it is forgotten for its silence, so
 //!   that what goes on of it is not taken for a new one that was opened the other way round.
 //!
 //! Between the steps everything is in the [`Case`], where the verifier knows nothing of it: else it
 //! would follow each step once for every way through those before.
 
-use super::{Case, ask, refusal};
+use super::{Case, ask, is_own_addr, refusal};
 use crate::{
     addr::Protocol,
     conntrack,
@@ -47,6 +48,31 @@ struct Looked {
     policy: Policy,
     now: Nanos,
     is_from_node: bool,
+    /// Is it a TCP segment that belongs to no flow?
+    is_as_is: bool,
+}
+
+impl Looked {
+    #[inline(always)]
+    const fn new(kind: Transport, case: &Case, now: Nanos) -> Self {
+        Self {
+            kind,
+            way: case.way,
+            policy: case.policy,
+            now,
+            is_from_node: case.is_from_node,
+            is_as_is: matches!(kind, Transport::Tcp(_)) && !case.has_flow,
+        }
+    }
+
+    /// The flag of a connection whose packets that go this way have no flow.
+    #[inline(always)]
+    const fn as_is(&self) -> ConnectionFlags {
+        match self.way {
+            Direction::EGRESS => ConnectionFlags::SENT_AS_IS,
+            _ => ConnectionFlags::RECEIVED_AS_IS,
+        }
+    }
 }
 
 /// Judges a packet whose conversation is in `work`. What is to be written of it is put there, too:
@@ -120,13 +146,7 @@ fn find<T: Tables>(tables: &T, work: &mut Workspace) {
     let now = tables.now();
     let Workspace { headers, case, .. } = work;
     case.now = now;
-    let looked = Looked {
-        kind: headers.kind(),
-        way: case.way,
-        policy: case.policy,
-        now,
-        is_from_node: case.is_from_node,
-    };
+    let looked = Looked::new(headers.kind(), case, now);
     case.standing = Standing::ABSENT;
     // It would be taken for a part of the echoes under the number zero.
     if is_lone_message(looked.kind, case.key.protocol) {
@@ -165,9 +185,10 @@ fn look(entry: &mut Connection, protocol: Protocol, packet: &Looked) -> Standing
     if is_opening && entry.state.0 >= FlowState::CLOSING.0 {
         return Standing::ABSENT;
     }
-    // The first packet of a connection is never an answer.
+    // The first packet of a connection is never an answer. It takes the place of one that is
+    // refused, or that may be from now on.
     if is_opening && !is_original {
-        return if is_denied {
+        return if is_denied || is_stale(entry, packet.policy) {
             Standing::ABSENT
         } else {
             Standing::BESIDE
@@ -177,7 +198,10 @@ fn look(entry: &mut Connection, protocol: Protocol, packet: &Looked) -> Standing
     if packet.is_from_node {
         if is_original {
             // Whatever was said of it: it is the node's.
-            entry.flags = ConnectionFlags::FROM_NODE;
+            entry.flags = entry
+                .flags
+                .without(ConnectionFlags::DENIED)
+                .with(ConnectionFlags::FROM_NODE);
         } else if is_denied {
             return Standing::BESIDE;
         }
@@ -197,7 +221,35 @@ fn look(entry: &mut Connection, protocol: Protocol, packet: &Looked) -> Standing
         }
     }
     note(entry, packet.kind, is_original, packet.now);
+    let is_as_is = packet.is_as_is && entry.state == FlowState::ESTABLISHED && !is_opening;
+    if is_as_is != entry.flags.contains(packet.as_is()) {
+        entry.flags = entry.flags.without(packet.as_is());
+        if is_as_is {
+            entry.flags = entry.flags.with(packet.as_is());
+        }
+    }
     Standing::ALLOWED
+}
+
+/// Does a packet with ports belong to an established connection that is allowed and no service's
+/// business? One lookup, and nothing else is to be done about it.
+#[inline(never)]
+pub(crate) fn passes_as_is<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
+    let kind = work.headers.kind();
+    if !matches!(kind, Transport::Tcp(_)) || conntrack::is_opening(kind) || work.headers.is_fragment
+    {
+        return false;
+    }
+    let case = &mut work.case;
+    case.set_conversation(&work.headers.tuple);
+    let looked = Looked::new(kind, case, tables.now());
+    let protocol = case.key.protocol;
+    tables
+        .update_connection(&case.key, |entry| {
+            entry.flags.contains(looked.as_is())
+                && look(entry, protocol, &looked) == Standing::ALLOWED
+        })
+        .unwrap_or(false)
 }
 
 /// Notes in an entry that a packet passes.
@@ -283,7 +335,8 @@ fn settle<T: Tables>(tables: &T, work: &mut Workspace, is_allowed: bool) -> Resu
             let is_kept =
                 is_keeping && case.is_sure && (!case.has_flow || case.opened == Direction::EGRESS);
             let is_passing = is_allowed || is_kept;
-            if is_passing {
+            // What a bridge floods is not the pod's, and lends it no source.
+            if is_passing && (case.is_sent() || is_own_addr(tables, case, case.key.pod)) {
                 prepare(case, kind, is_original);
             }
             is_passing

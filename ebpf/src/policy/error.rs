@@ -37,14 +37,11 @@ pub(crate) fn judge_error<T: Tables>(tables: &T, work: &mut Workspace) -> Result
             is_denied = entry.flags.contains(ConnectionFlags::DENIED);
             *opened = connection::opened_in(entry);
         });
-        if is_known && !is_stale {
-            return if is_denied {
-                Err(refusal(case.opened))
-            } else {
-                Ok(())
-            };
+        if is_known && !is_stale && !is_denied {
+            return Ok(());
         }
-        // Of one to be judged again, the rules decide; nothing is written of it here.
+        // Of one to be judged again, the rules decide; nothing is written of it here. Of one that
+        // was refused they say why.
         case.is_sure = is_known;
     } else {
         case.is_sure = false;

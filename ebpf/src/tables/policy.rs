@@ -330,6 +330,11 @@ impl ConnectionFlags {
     pub const DENIED: Self = Self(1 << 1);
     /// The node itself opened it: no policy says no.
     pub const FROM_NODE: Self = Self(1 << 2);
+    /// What the pod sends of it is no service's business: a TCP connection that is established and
+    /// belongs to no flow, so that its segments need not be looked for among those.
+    pub const SENT_AS_IS: Self = Self(1 << 3);
+    /// What the pod receives of it likewise.
+    pub const RECEIVED_AS_IS: Self = Self(1 << 4);
 }
 
 bits!(ConnectionFlags);

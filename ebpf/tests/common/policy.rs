@@ -166,11 +166,13 @@ impl World {
         passed(self.pass_at(at, frame))
     }
 
-    /// The flags in the only entry of `CONNECTIONS`.
+    /// The flags in the only entry of `CONNECTIONS`, but for those that only save lookups.
     pub fn only_connection(&self) -> Option<ConnectionFlags> {
         let connections = self.connections.borrow();
         assert!(connections.len() < 2, "{connections:?}");
-        connections.values().next().map(|entry| entry.flags)
+        let short_cuts = ConnectionFlags::SENT_AS_IS.with(ConnectionFlags::RECEIVED_AS_IS);
+        let mut flags = connections.values().map(|entry| entry.flags);
+        flags.next().map(|flags| flags.without(short_cuts))
     }
 }
 

@@ -163,7 +163,11 @@ impl<E: Executor> Course<'_, E> {
                 binding,
             } => self.call(call, *repeat, expect, binding.as_deref()),
             Step::Talk { talk, expected } => {
-                let replies = self.talks.play(self.executor, &self.places, talk)?;
+                let replies = {
+                    let interfaces = self.world.interfaces()?;
+                    let (executor, places) = (&mut *self.executor, &self.places);
+                    self.talks.play(executor, places, interfaces, talk)?
+                };
                 let node = self.scenario.node.addresses.iter().copied().collect();
                 talk.judge(expected, &node, &replies)
             }

@@ -15,14 +15,17 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use weir_ebpf::addr::Protocol;
+use weir_ebpf::datapath::At;
 use weir_ebpf::packet::TcpFlags;
 use weir_ebpf::verdict::{Hook, Verdict};
 
 use super::format::CallKind;
 use super::format::talk::{By, Reply, Talk, Way, canonical};
+use super::interfaces::Interfaces;
+use super::memory::UPLINK;
 use super::packet::{Body, Packet, Tcp};
 use super::places::{Place, Places, Side};
-use super::runner::{Executor, SocketCall, send};
+use super::runner::{Executor, SocketCall, send_at};
 
 /// The first port of clients of which none is said.
 const FIRST_PORT: u16 = 50_000;
@@ -57,6 +60,7 @@ impl Talks {
         &mut self,
         executor: &mut impl Executor,
         places: &Places,
+        interfaces: &Interfaces,
         talk: &Talk,
     ) -> Result<Vec<Reply>> {
         let mut replies = Vec::new();
@@ -65,6 +69,7 @@ impl Talks {
             let mut line = Line {
                 executor: &mut *executor,
                 places,
+                interfaces,
                 talk,
                 socket: living.unwrap_or_else(|| self.open(talk)),
             };
@@ -112,6 +117,7 @@ enum Carried {
 struct Line<'a, E> {
     executor: &'a mut E,
     places: &'a Places,
+    interfaces: &'a Interfaces,
     talk: &'a Talk,
     socket: Socket,
 }
@@ -295,7 +301,8 @@ impl<E: Executor> Line<'_, E> {
             return Ok(Carried::Lost);
         }
         if let Some(hook) = entry(from) {
-            let (verdict, output) = send(self.executor, hook, &packet)?;
+            let at = self.at(hook, &packet);
+            let (verdict, output) = send_at(self.executor, at, &packet)?;
             match verdict {
                 Verdict::Pass | Verdict::PassFragment | Verdict::Translate => packet = output,
                 Verdict::Reject(_) => return Ok(Carried::Refused),
@@ -303,7 +310,8 @@ impl<E: Executor> Line<'_, E> {
             }
         }
         if let Some(hook) = exit(self.places.side(packet.dst.ip())) {
-            let (verdict, output) = send(self.executor, hook, &packet)?;
+            let at = self.at(hook, &packet);
+            let (verdict, output) = send_at(self.executor, at, &packet)?;
             match verdict {
                 Verdict::Pass | Verdict::PassFragment | Verdict::Translate => packet = output,
                 Verdict::Reject(_) => bail!("{packet} was refused at {}", hook.name()),
@@ -326,9 +334,23 @@ impl<E: Executor> Line<'_, E> {
         Ok(packet)
     }
 
+    /// Where a hook sees a packet: at the pod's own interface, if the pod is known.
+    fn at(&self, hook: Hook, packet: &Packet) -> At {
+        let pod = match hook {
+            Hook::FromPod => Some(packet.src.ip()),
+            Hook::ToPod => Some(packet.dst.ip()),
+            Hook::FromNetwork | Hook::ToNetwork | Hook::Socket => None,
+        };
+        let interface = pod.and_then(|addr| self.interfaces.at(addr));
+        At {
+            is_from_node: hook == Hook::ToPod && self.places.side(packet.src.ip()) == Side::Node,
+            ..At::new(hook, interface.unwrap_or(UPLINK))
+        }
+    }
+
     /// A packet that nothing may stop.
     fn cross(&mut self, hook: Hook, packet: &Packet) -> Result<Packet> {
-        let (verdict, output) = send(self.executor, hook, packet)
+        let (verdict, output) = send_at(self.executor, self.at(hook, packet), packet)
             .with_context(|| format!("{packet} at {}", hook.name()))?;
         match verdict {
             Verdict::Pass | Verdict::PassFragment | Verdict::Translate => Ok(output),

@@ -25,9 +25,10 @@ use weir_tests::scenario::world::{self, World};
 
 use super::histories::{Happening, History};
 use super::met::Met;
-use super::place::{Interfaces, is_here, sender_at};
+use super::place::{Interfaces, sender_at};
 use super::record::{Key, Outcome, Records, Seen};
 use super::segment::{Conversation, Segment};
+use crate::policies::plan::{OUTSIDE, addr};
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +54,7 @@ pub fn compare(executor: &mut impl Executor, history: &History, extent: Extent) 
         cluster: history.world.clone(),
         world,
         interfaces,
-        records: Records {
-            is_kept: history.is_kept,
-            ..Records::default()
-        },
+        records: Records::new(history.is_kept),
         now: 0,
         met: Met::default(),
     };
@@ -89,6 +87,19 @@ impl<E: Executor> Comparison<'_, E> {
                 segment,
                 is_of_client,
             } => self.send(self.conversation(conversation), *segment, *is_of_client),
+            Happening::Error {
+                conversation,
+                segment,
+                is_of_client,
+                is_of_end,
+            } => {
+                let quoted = Part {
+                    conversation: self.conversation(conversation),
+                    segment: *segment,
+                    is_of_client: *is_of_client,
+                };
+                self.send_error(quoted, *is_of_end)
+            }
             Happening::Begin(conversation) => {
                 let conversation = self.conversation(conversation);
                 self.send(conversation, Segment::Opening, true)?;
@@ -151,6 +162,11 @@ impl<E: Executor> Comparison<'_, E> {
         segment: Segment,
         is_of_client: bool,
     ) -> Result<()> {
+        let part = Part {
+            conversation,
+            segment,
+            is_of_client,
+        };
         let Connection { from, to, .. } = &conversation.connection;
         let from = if is_of_client {
             from.clone()
@@ -158,22 +174,52 @@ impl<E: Executor> Comparison<'_, E> {
             sender_at(&self.cluster, *to)
         };
         let packet = conversation.packet(segment, is_of_client);
+        self.carry(&from, &packet, |this, at, own, peer| {
+            this.expect(at, own, peer, part)
+        })
+    }
+
+    /// An error about a packet of a conversation goes to who sent that.
+    fn send_error(&mut self, part: Part<'_>, is_of_end: bool) -> Result<()> {
+        let quoted = part.conversation.packet(part.segment, part.is_of_client);
+        let (receiver, sender) = (quoted.dst.ip(), quoted.src.ip());
+        if receiver == sender {
+            return Ok(());
+        }
+        let from = if is_of_end {
+            sender_at(&self.cluster, receiver)
+        } else {
+            let [v4, v6] = OUTSIDE[2].map(addr);
+            Sender::Outside(if sender.is_ipv4() { v4 } else { v6 })
+        };
+        let error = part
+            .conversation
+            .error(part.segment, part.is_of_client, from.addr());
+        self.carry(&from, &error, |this, at, own, peer| {
+            let is_about_own = own == sender;
+            let other = if is_about_own { receiver } else { sender };
+            this.expect_of_error(at, own, peer, (other, is_about_own), part)
+        })
+    }
+
+    /// A packet goes its way; what is expected at a pod's interface says `expect`, which is told
+    /// the pod's address and the other one.
+    fn carry(
+        &mut self,
+        from: &Sender,
+        packet: &Packet,
+        expect: impl Fn(&mut Self, At, IpAddr, IpAddr) -> Outcome,
+    ) -> Result<()> {
         // Nobody sends to itself by way of others.
         if packet.src.ip() == packet.dst.ip() && !matches!(from, Sender::Pod(_)) {
             return Ok(());
         }
-        let way = self.interfaces.way(&self.cluster, &from, packet.dst.ip());
-        let Some(way) = way else { return Ok(()) };
-        for at in way {
-            let verdict = self
-                .cross(at, conversation, segment, is_of_client, &packet)
-                .with_context(|| {
-                    format!(
-                        "{packet} from {from:?} at {} of {}",
-                        at.hook.name(),
-                        at.interface
-                    )
-                })?;
+        let way = self.interfaces.way(&self.cluster, from, packet.dst.ip());
+        for at in way.into_iter().flatten() {
+            let verdict = self.cross(at, packet, &expect).with_context(|| {
+                let (hook, interface) = (at.hook.name(), at.interface);
+                format!("{packet} from {from:?} at {hook} of {interface}")
+            })?;
             if matches!(verdict, Verdict::Drop(_)) {
                 break;
             }
@@ -184,74 +230,68 @@ impl<E: Executor> Comparison<'_, E> {
     fn cross(
         &mut self,
         at: At,
-        conversation: &Conversation,
-        segment: Segment,
-        is_of_client: bool,
         packet: &Packet,
+        expect: impl Fn(&mut Self, At, IpAddr, IpAddr) -> Outcome,
     ) -> Result<Verdict> {
         self.executor.take_events()?;
         let (verdict, _) = send_at(self.executor, at, packet)?;
         let events = self.executor.take_events()?;
-        let direction = match at.hook {
-            Hook::FromPod => Direction::Egress,
-            Hook::ToPod => Direction::Ingress,
-            _ => {
-                ensure!(
-                    verdict == Verdict::Pass && events.is_empty(),
-                    "{verdict:?}, {events:?}: beyond the pods nobody judges"
-                );
-                return Ok(verdict);
-            }
-        };
-        let (own, peer) = match direction {
-            Direction::Egress => (packet.src.ip(), packet.dst.ip()),
-            Direction::Ingress => (packet.dst.ip(), packet.src.ip()),
+        let (own, peer) = match at.hook {
+            Hook::FromPod => (packet.src.ip(), packet.dst.ip()),
+            Hook::ToPod => (packet.dst.ip(), packet.src.ip()),
+            Hook::FromNetwork | Hook::ToNetwork | Hook::Socket => return passed(verdict, &events),
         };
         let subject = self.cluster.owner(own).context("a pod is there")?;
         if own == peer {
             self.met.itself();
             return passed(verdict, &events);
         }
-        if !Direction::ALL
-            .iter()
-            .any(|direction| is_isolated(&self.cluster, subject, *direction))
-        {
+        let is_isolated = |direction| is_isolated(&self.cluster, subject, direction);
+        if !Direction::ALL.into_iter().any(is_isolated) {
             self.met.unjudged();
             return passed(verdict, &events);
         }
-        // The pod's port and the other's, whichever of them is the client.
-        let (client_port, server_port) = conversation.ports();
-        let is_pod_client = is_of_client == (direction == Direction::Egress);
-        let (pod_port, peer_port) = if is_pod_client {
-            (client_port, server_port)
-        } else {
-            (server_port, client_port)
-        };
-        let key = Key {
-            interface: at.interface,
-            pod: own,
-            peer,
-            protocol: conversation.protocol(),
-            pod_port,
-            peer_port,
-        };
-        let seen = Seen {
-            way: direction,
-            segment,
-            is_echo_reply: conversation.is_echo() && !is_of_client,
-            is_echo_request: conversation.is_echo() && is_of_client,
-            is_from_node: at.is_from_node,
-            now: self.now,
-        };
-        let cluster = &self.cluster;
-        let traffic = conversation.connection.traffic;
-        let outcome = self
-            .records
-            .judge(key, &seen, |opened| ask(cluster, &key, traffic, opened));
-        self.met.outcome(direction, &outcome);
+        let outcome = expect(self, at, own, peer);
         judge(&outcome, verdict, &events, self.world.policies())
             .with_context(|| format!("expected {outcome:?}"))?;
         Ok(verdict)
+    }
+
+    fn expect(&mut self, at: At, own: IpAddr, peer: IpAddr, part: Part<'_>) -> Outcome {
+        let seen = part.seen(at, self.now);
+        let is_pod_client = part.is_of_client == (seen.way == Direction::Egress);
+        let key = part.key(at, own, peer, is_pod_client);
+        let cluster = &self.cluster;
+        let traffic = part.conversation.connection.traffic;
+        let ask = |opened| ask(cluster, &key, traffic, opened);
+        let outcome = self.records.judge(key, &seen, ask);
+        self.met.outcome(seen.way, &outcome);
+        outcome
+    }
+
+    /// The quoted packet is between the pod and `other`, and its own or the other's.
+    fn expect_of_error(
+        &mut self,
+        at: At,
+        own: IpAddr,
+        peer: IpAddr,
+        (other, is_about_own): (IpAddr, bool),
+        part: Part<'_>,
+    ) -> Outcome {
+        let seen = part.seen(at, self.now);
+        let key = part.key(at, own, other, part.is_of_client == is_about_own);
+        let cluster = &self.cluster;
+        let traffic = part.conversation.connection.traffic;
+        let by_itself = Key { peer, ..key };
+        let protocol = if own.is_ipv4() { 1 } else { 58 };
+        let outcome = self.records.judge_error(
+            &key,
+            &seen,
+            |opened| ask(cluster, &key, traffic, opened),
+            || ask(cluster, &by_itself, Traffic::Other { protocol }, seen.way),
+        );
+        self.met.error(&outcome);
+        outcome
     }
 
     /// A pod of the node sends what another would.
@@ -278,6 +318,50 @@ impl<E: Executor> Comparison<'_, E> {
             "{packet} by the interface {interface}: {verdict:?}"
         );
         Ok(())
+    }
+}
+
+/// A packet of a conversation.
+#[derive(Clone, Copy, Debug)]
+struct Part<'a> {
+    conversation: &'a Conversation,
+    segment: Segment,
+    is_of_client: bool,
+}
+
+impl Part<'_> {
+    fn seen(self, at: At, now: u64) -> Seen {
+        let is_echo = self.conversation.is_echo();
+        Seen {
+            way: if at.hook == Hook::FromPod {
+                Direction::Egress
+            } else {
+                Direction::Ingress
+            },
+            segment: self.segment,
+            is_echo_reply: is_echo && !self.is_of_client,
+            is_echo_request: is_echo && self.is_of_client,
+            is_from_node: at.is_from_node,
+            now,
+        }
+    }
+
+    /// What the conversation is known by at the interface of a pod that is its client, or not.
+    fn key(self, at: At, pod: IpAddr, peer: IpAddr, is_client: bool) -> Key {
+        let (client_port, server_port) = self.conversation.ports();
+        let (pod_port, peer_port) = if is_client {
+            (client_port, server_port)
+        } else {
+            (server_port, client_port)
+        };
+        Key {
+            interface: at.interface,
+            pod,
+            peer,
+            protocol: self.conversation.protocol(),
+            pod_port,
+            peer_port,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use weir_tests::reference::policy::world::{
 };
 
 use super::segment::{Conversation, Segment};
-use crate::policies::connections::connection;
+use crate::policies::connections::connections;
 use crate::policies::plan::NAMESPACES;
 use crate::policies::rules::policy;
 use crate::policies::worlds::{labels, world};
@@ -41,6 +41,17 @@ pub enum Happening {
         segment: Segment,
         /// From the client, or from the server?
         is_of_client: bool,
+    },
+    /// An ICMP error about a packet of a conversation.
+    Error {
+        /// Of which.
+        conversation: Index,
+        /// About which packet.
+        segment: Segment,
+        /// Of the client, or of the server?
+        is_of_client: bool,
+        /// Does the packet's receiver say so? Else somebody on the way.
+        is_of_end: bool,
     },
     /// A conversation's beginning: its opening, the answer to that, and data.
     Begin(Index),
@@ -83,7 +94,7 @@ pub fn history(events: RangeInclusive<usize>) -> impl Strategy<Value = History> 
         world(),
         any::<bool>(),
         prop::bool::weighted(0.15),
-        vec(conversation(), 6..14),
+        conversations(),
         vec(happening(), events),
     )
         .prop_map(
@@ -98,13 +109,16 @@ pub fn history(events: RangeInclusive<usize>) -> impl Strategy<Value = History> 
 }
 
 /// Few ports, so that they are used again, and by the other side.
-fn conversation() -> impl Strategy<Value = Conversation> {
-    (connection(), select(vec![80_u16, 81, 40_000, 40_001])).prop_map(
-        |(connection, client_port)| Conversation {
+fn conversations() -> impl Strategy<Value = Vec<Conversation>> {
+    let client_ports = vec(select(vec![80_u16, 81, 40_000, 40_001]), 6..14);
+    (connections(), client_ports).prop_map(|(connections, client_ports)| {
+        let both = connections.into_iter().zip(client_ports);
+        both.map(|(connection, client_port)| Conversation {
             connection,
             client_port,
-        },
-    )
+        })
+        .collect()
+    })
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -115,6 +129,20 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Segment::End),
         1 => Just(Segment::Reset),
     ];
+    let error = (
+        any::<Index>(),
+        segment.clone(),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(conversation, segment, is_of_client, is_of_end)| Happening::Error {
+                conversation,
+                segment,
+                is_of_client,
+                is_of_end,
+            },
+        );
     let packet = (any::<Index>(), segment, prop::bool::weighted(0.6)).prop_map(
         |(conversation, segment, is_of_client)| Happening::Packet {
             conversation,
@@ -124,6 +152,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     );
     prop_oneof![
         12 => packet,
+        2 => error,
         6 => any::<Index>().prop_map(Happening::Begin),
         1 => (any::<Index>(), any::<Index>()).prop_map(|(pod, of)| Happening::Forgery(pod, of)),
         1 => select(&DELAYS).prop_map(Happening::Time),

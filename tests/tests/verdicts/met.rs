@@ -9,7 +9,7 @@ use weir_tests::reference::policy::world::Direction;
 use super::record::Outcome;
 
 /// Everything that has to be met.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 18] = [
     "a pod that nothing isolates",
     "a pod to itself",
     "forged",
@@ -26,6 +26,8 @@ const KINDS: [&str; 16] = [
     "refused although it was open, out of the pod",
     "refused although it was open, into the pod",
     "time",
+    "an error about what is open",
+    "an error about nothing",
 ];
 
 /// Kinds of answers that were met.
@@ -52,6 +54,16 @@ impl Met {
 
     pub(super) fn time(&mut self) {
         self.0.insert(KINDS[15]);
+    }
+
+    /// What became of an error.
+    pub(super) fn error(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Refused {
+                was_open: false, ..
+            } => self.0.insert(KINDS[17]),
+            _ => self.0.insert(KINDS[16]),
+        };
     }
 
     /// What became of a packet that goes this way.
@@ -108,7 +120,7 @@ impl Met {
             .filter(|kind| !self.0.contains(*kind))
             .collect();
         ensure!(
-            missing.is_empty(),
+            self.is_complete(),
             "these clusters show too little: never {missing:?}"
         );
         Ok(())

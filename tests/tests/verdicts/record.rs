@@ -89,14 +89,21 @@ const TCP: u8 = 6;
 const SCTP: u8 = 132;
 
 /// Everything that is remembered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Records {
     records: BTreeMap<Key, Record>,
-    /// Is what was let through once not judged again?
-    pub is_kept: bool,
+    is_kept: bool,
 }
 
 impl Records {
+    /// Nothing yet. Is what was let through once not judged again?
+    pub const fn new(is_kept: bool) -> Self {
+        Self {
+            records: BTreeMap::new(),
+            is_kept,
+        }
+    }
+
     /// What becomes of a packet at the interface of an isolated pod. `ask` says what the policies
     /// in force say of the conversation, opened in a direction.
     pub fn judge(
@@ -165,6 +172,37 @@ impl Records {
             direction: record.opened,
             why,
             was_open: true,
+        }
+    }
+
+    /// What becomes of an ICMP error at the interface of an isolated pod, about a packet of a
+    /// conversation that the pod has sent or received. It passes with its conversation, and
+    /// changes nothing; `alone` says what the policies in force say of it by itself.
+    pub fn judge_error(
+        &self,
+        key: &Key,
+        seen: &Seen,
+        ask: impl Fn(Direction) -> Judgement,
+        alone: impl Fn() -> Judgement,
+    ) -> Outcome {
+        if seen.is_from_node {
+            return Outcome::Alone;
+        }
+        let record = self.records.get(key);
+        let record =
+            record.filter(|record| seen.now - record.last <= lifetime(key.protocol, record.stage));
+        let (why, direction) = match record {
+            Some(record) if record.is_of_node || self.is_kept => return Outcome::Alone,
+            Some(record) => (ask(record.opened), record.opened),
+            None => (alone(), seen.way),
+        };
+        if why.is_allowed() {
+            return Outcome::Alone;
+        }
+        Outcome::Refused {
+            direction,
+            why,
+            was_open: record.is_some(),
         }
     }
 

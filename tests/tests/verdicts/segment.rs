@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use weir_ebpf::packet::TcpFlags;
 use weir_tests::reference::policy::world::Protocol;
 use weir_tests::reference::policy::{Connection, Traffic};
-use weir_tests::scenario::packet::{Body, Chunk, Echo, Packet, Tcp};
+use weir_tests::scenario::packet::{Body, Chunk, Echo, ErrorKind, Packet, Tcp};
 
 /// A packet of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +70,16 @@ impl Conversation {
         let (src, dst) = (place(client, client_port), place(server, server_port));
         let (src, dst) = if is_of_client { (src, dst) } else { (dst, src) };
         Packet::new(src, dst, self.body(segment, is_of_client))
+    }
+
+    /// An error about a packet of one of its sides, to that side.
+    pub fn error(&self, segment: Segment, is_of_client: bool, from: IpAddr) -> Packet {
+        let quoted = self.packet(segment, is_of_client);
+        Packet::new(
+            SocketAddr::new(from, 0),
+            SocketAddr::new(quoted.src.ip(), 0),
+            Body::Error(ErrorKind::TimeExceeded, Box::new(quoted)),
+        )
     }
 
     fn body(&self, segment: Segment, is_of_client: bool) -> Body {

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use weir_ebpf::{
     addr::{Addr, Port, Protocol},
-    datapath::Workspace,
+    datapath::{Decision, Workspace},
     event::Event,
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, Class, Connection, ConnectionKey, Flow,
@@ -315,8 +315,7 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn tell(&self, event: &Event) {
         if EVENTS.output::<Event>(event, 0).is_err() {
-            // Counted where counters are: see `verdict::LOST_EVENTS`.
-            lose_event();
+            add_one(verdict::LOST_EVENTS);
         }
     }
 
@@ -348,19 +347,22 @@ pub fn workspace<'a>() -> Option<&'a mut Workspace> {
     Some(unsafe { &mut *work })
 }
 
-/// Counts an event that found no room.
-#[inline(always)]
-fn lose_event() {
-    if let Some(counter) = COUNTERS.get_ptr_mut(verdict::LOST_EVENTS) {
-        // SAFETY: as in `count`.
-        unsafe { *counter += 1 }
-    }
-}
-
 /// Counts a verdict at a hook.
 #[inline(always)]
 pub fn count(hook: Hook, verdict: Verdict) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(verdict::counter(hook, verdict)) {
+    add_one(verdict::counter(hook, verdict));
+}
+
+/// Counts what was done with a packet at a hook.
+#[inline(always)]
+pub fn count_packet(hook: Hook, decision: Decision) {
+    let first = verdict::counter(hook, Verdict::Pass);
+    add_one(first + u32::from(decision.number()));
+}
+
+#[inline(always)]
+fn add_one(counter: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: the element is this processor's own, and a program of this kind is not
         // interrupted by another on the same processor in the middle of this addition.
         unsafe { *counter += 1 }

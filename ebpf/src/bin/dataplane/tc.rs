@@ -5,7 +5,7 @@ use aya_log_ebpf::macro_support;
 use weir_ebpf::{
     datapath::{self, Decision, Sender, Workspace},
     packet,
-    verdict::{Hook, Verdict},
+    verdict::Hook,
 };
 
 use crate::{
@@ -116,29 +116,29 @@ fn run<'a, const LINK: u32>(
         return NEXT;
     };
     if let Err(why) = packet::parse_into(&Skb::<LINK>(ctx), &mut work.headers) {
-        let verdict = datapath::not_parsed(why).verdict();
-        maps::count(hook, verdict);
-        return action(ctx, verdict);
+        let decision = datapath::not_parsed(why);
+        maps::count_packet(hook, decision);
+        return action(ctx, decision);
     }
     let decision = decide(&Skb(ctx), &KernelTables, work);
     if macro_support::level_enabled(macro_support::Level::Debug) {
         trace::packet(ctx, hook, &work.headers.tuple, decision, &work.flow.to);
     }
-    let verdict = datapath::carry_out(&mut Skb::<LINK>(ctx), work, decision);
-    // Counted first: across a call the reason of a verdict that has none would be a register that
-    // was never written.
-    maps::count(hook, verdict);
-    datapath::report(&KernelTables, hook, work, verdict);
-    action(ctx, verdict)
+    let decision = datapath::carry_out(&mut Skb::<LINK>(ctx), work, decision);
+    maps::count_packet(hook, decision);
+    datapath::report(&KernelTables, hook, work, decision);
+    action(ctx, decision)
 }
 
 #[inline(always)]
-fn action(ctx: &TcContext, verdict: Verdict) -> i32 {
-    match verdict {
-        Verdict::Pass | Verdict::Translate | Verdict::PassFragment => NEXT,
+fn action(ctx: &TcContext, decision: Decision) -> i32 {
+    if decision.is_dropped() {
+        DROP
+    } else if decision.is_rejected() {
         // The answer leaves by the interface of the question.
         // SAFETY: the context is valid; the helper only takes numbers.
-        Verdict::Reject(_) => unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 },
-        Verdict::Drop(_) => DROP,
+        unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+    } else {
+        NEXT
     }
 }

@@ -20,11 +20,9 @@ const SENTENCE: usize = 88;
 /// Says what is about to happen to a packet.
 #[inline(always)]
 pub fn packet(ctx: &TcContext, hook: Hook, tuple: &Tuple, decision: Decision, to: &Tuple) {
-    // The decision is taken apart here: passed to a function, the part that a variant leaves
-    // unset would be a register that was never written, which the verifier refuses.
     match decision {
-        Decision::Pass | Decision::PassFragment => {}
-        Decision::TranslateError => {
+        Decision::PASS | Decision::PASS_FRAGMENT => {}
+        Decision::TRANSLATE_ERROR => {
             tuple_is(
                 ctx,
                 hook,
@@ -32,45 +30,44 @@ pub fn packet(ctx: &TcContext, hook: Hook, tuple: &Tuple, decision: Decision, to
                 const { &filled("is about a packet of a flow") },
             );
         }
-        Decision::Translate => {
+        Decision::TRANSLATE => {
             tuple_is(ctx, hook, tuple, const { &filled("is translated") });
             tuple_is(ctx, hook, to, const { &filled("is what it becomes") });
         }
-        Decision::Reject(reason) => tuple_is(ctx, hook, tuple, rejected(reason)),
-        Decision::Drop(reason) => tuple_is(ctx, hook, tuple, dropped(reason)),
+        _ => tuple_is(ctx, hook, tuple, refused(decision)),
     }
 }
 
-const fn rejected(reason: RejectReason) -> &'static [u8; SENTENCE] {
-    use RejectReason::{NoBackend, NoSuchPort, SourceRange};
-    match reason {
-        SourceRange => const { &filled(SourceRange.sentence()) },
-        NoBackend => const { &filled(NoBackend.sentence()) },
-        NoSuchPort => const { &filled(NoSuchPort.sentence()) },
+/// The sentence of a refusal.
+#[inline(always)]
+fn refused(decision: Decision) -> &'static [u8; SENTENCE] {
+    /// One after the other: a table would be read at an index that older verifiers do not follow.
+    macro_rules! sentences {
+        ($($make:ident $reason:expr),* $(,)?) => {
+            $(if decision == const { Decision::$make($reason) } {
+                return const { &filled($reason.sentence()) };
+            })*
+        };
     }
-}
-
-const fn dropped(reason: DropReason) -> &'static [u8; SENTENCE] {
-    use DropReason::{
-        EgressPolicy, ForgedSource, IngressPolicy, Malformed, NoFirstFragment, NoLocalEndpoint,
-        NoNodeAddress, NoSourcePort, NotRewritten, ServiceAddress, SourceRange, Unanswerable,
-        UnknownPod,
-    };
-    match reason {
-        NoFirstFragment => const { &filled(NoFirstFragment.sentence()) },
-        EgressPolicy => const { &filled(EgressPolicy.sentence()) },
-        IngressPolicy => const { &filled(IngressPolicy.sentence()) },
-        ForgedSource => const { &filled(ForgedSource.sentence()) },
-        UnknownPod => const { &filled(UnknownPod.sentence()) },
-        NoNodeAddress => const { &filled(NoNodeAddress.sentence()) },
-        ServiceAddress => const { &filled(ServiceAddress.sentence()) },
-        SourceRange => const { &filled(SourceRange.sentence()) },
-        Malformed => const { &filled(Malformed.sentence()) },
-        NoSourcePort => const { &filled(NoSourcePort.sentence()) },
-        NotRewritten => const { &filled(NotRewritten.sentence()) },
-        Unanswerable => const { &filled(Unanswerable.sentence()) },
-        NoLocalEndpoint => const { &filled(NoLocalEndpoint.sentence()) },
-    }
+    sentences!(
+        reject RejectReason::NoBackend,
+        reject RejectReason::NoSuchPort,
+        reject RejectReason::SourceRange,
+        drop DropReason::Malformed,
+        drop DropReason::NoSourcePort,
+        drop DropReason::NotRewritten,
+        drop DropReason::Unanswerable,
+        drop DropReason::NoLocalEndpoint,
+        drop DropReason::SourceRange,
+        drop DropReason::ServiceAddress,
+        drop DropReason::NoNodeAddress,
+        drop DropReason::NoFirstFragment,
+        drop DropReason::EgressPolicy,
+        drop DropReason::IngressPolicy,
+        drop DropReason::ForgedSource,
+        drop DropReason::UnknownPod,
+    );
+    const { &filled("is refused") }
 }
 
 const fn name(hook: Hook) -> &'static [u8; NAME] {
