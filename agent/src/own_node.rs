@@ -201,7 +201,7 @@ mod tests {
         let addrs = |addrs: &[&str]| addrs.iter().map(|addr| addr.parse().unwrap()).collect();
         let interface = |name: &str, inside: &[&str]| Interface {
             name: name.to_owned(),
-            namespace: format!("cni-{name}"),
+            namespaces: [format!("cni-{name}")].into(),
             netns: 4,
             addrs: addrs(inside),
         };

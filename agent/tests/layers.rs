@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const PURE: &[&str] = &[
     "src/model",
     "src/compile",
+    "src/explain",
     "src/maps/mod.rs",
     "src/maps/cover.rs",
     "src/maps/flows.rs",

@@ -43,17 +43,6 @@ pub enum Sender {
     Other,
 }
 
-/// How a packet at a pod's interface is treated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Regime {
-    /// Nobody knows whose the interface is, and so nothing passes.
-    Refused,
-    /// It is a pod's, and the packet comes from an address that is not the pod's.
-    Forged,
-    /// It goes on, and where the pod is isolated it is judged: [`Case::is_judged`].
-    Open,
-}
-
 /// A packet of a pod before the law.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
@@ -64,6 +53,8 @@ pub(crate) struct Case {
     way: Direction,
     /// Does the node itself send it?
     is_from_node: bool,
+    /// Is it known whose interface it is?
+    is_known: bool,
     /// Is the pod isolated, so that policies have a say?
     is_judged: bool,
     /// Has the packet a flow?
@@ -117,6 +108,7 @@ impl Case {
             interface: 0,
             way: Direction::NONE,
             is_from_node: false,
+            is_known: false,
             is_judged: false,
             has_flow: false,
             role: FlowRole::FORWARD,
@@ -137,6 +129,12 @@ impl Case {
 
     pub(crate) const fn interface(&self) -> u32 {
         self.interface
+    }
+
+    /// Is it nobody's interface, so that nothing passes?
+    #[inline(always)]
+    pub(crate) const fn is_refused(&self) -> bool {
+        !self.is_known && self.policy.flags.contains(PolicyFlags::DENY_UNKNOWN)
     }
 
     /// Do policies have a say?
@@ -226,55 +224,53 @@ impl Case {
     }
 }
 
-/// Finds out how a packet at an interface is to be treated, which goes this way.
+/// Finds out whose interface it is, and whether policies have a say in a packet there that goes this
+/// way.
 #[inline(never)]
 pub(crate) fn enter<T: Tables>(
     tables: &T,
-    work: &mut Workspace,
+    case: &mut Case,
     interface: u32,
     way: Direction,
     sender: Sender,
-) -> Regime {
-    let Workspace { headers, case, .. } = work;
+) {
     case.policy = tables.policy();
     case.interface = interface;
     case.way = way;
     case.is_from_node = matches!(sender, Sender::Node);
     case.set_flow(None);
-    case.is_judged = false;
     case.is_new = false;
     case.finding = Finding::NONE;
-    let is_known = match tables.pod(interface) {
+    case.is_known = match tables.pod(interface) {
         Some(pod) => {
             case.pod = pod;
             pod.state != PodState::UNKNOWN
         }
         None => false,
     };
-    if !is_known {
-        return if case.policy.flags.contains(PolicyFlags::DENY_UNKNOWN) {
-            Regime::Refused
-        } else {
-            Regime::Open
-        };
-    }
-    if case.is_sent() && !is_own_source(tables, case, headers.tuple.src) {
-        return Regime::Forged;
-    }
-    case.is_judged = !matches!(sender, Sender::Itself)
+    case.is_judged = case.is_known
+        && !matches!(sender, Sender::Itself)
         && (case.is_isolated(Direction::EGRESS) || case.is_isolated(Direction::INGRESS));
-    Regime::Open
 }
 
-/// May the pod at the interface send from this address? From none at all it asks for one (RFC 2131
-/// section 4.1, RFC 4862 section 5.4); one that counts on the link alone says nothing beyond it.
+/// Does a pod send from an address that is not its own?
+#[inline(never)]
+pub(crate) fn is_forged<T: Tables>(tables: &T, work: &Workspace) -> bool {
+    let (case, src) = (&work.case, work.headers.tuple.src);
+    case.is_known
+        && !is_own_addr(tables, case, src)
+        && !src.is_unspecified()
+        && src != Addr::UNSPECIFIED_V4
+}
+
+/// May the pod at the interface talk from this address? One that counts on the link alone says
+/// nothing beyond it. (From none at all it asks for one: RFC 2131 section 4.1, RFC 4862 section
+/// 5.4.)
 #[inline(always)]
-fn is_own_source<T: Tables>(tables: &T, case: &Case, src: Addr) -> bool {
+fn is_own_addr<T: Tables>(tables: &T, case: &Case, addr: Addr) -> bool {
     case.policy.flags.contains(PolicyFlags::NO_SOURCE_CHECK)
-        || is_pod_addr(tables, case, src)
-        || src.is_link_local()
-        || src.is_unspecified()
-        || src == Addr::UNSPECIFIED_V4
+        || is_pod_addr(tables, case, addr)
+        || addr.is_link_local()
 }
 
 /// Is it the pod's own address?

@@ -355,3 +355,18 @@ fn a_socket_in_the_pod_does_not_lend_itself_to_a_syn() {
     let sent = world.send(POD, &packet(&refused, frame::SYN));
     assert_eq!(sent, Err(DropReason::EgressPolicy));
 }
+
+#[test]
+fn what_a_bridge_floods_lends_no_source() {
+    let world = World::with_pods();
+    world.set_pod(POD, NOBODY, INGRESS);
+    world.allow_everything(INGRESS, FRIENDS, 1);
+    for protocol in [Protocol::TCP, Protocol::UDP] {
+        let flooded = tuple(protocol, (V4.friend, 4_000), (V4.other, 80));
+        let received = world.receive(POD, &packet(&flooded, frame::SYN));
+        assert!(received.is_ok(), "a rule allows it");
+        assert!(world.connections.borrow().is_empty());
+        let forged = world.send(POD, &packet(&flooded.reversed(), frame::ACK));
+        assert_eq!(forged, Err(DropReason::ForgedSource));
+    }
+}

@@ -155,6 +155,16 @@ fn a_refused_connection_gives_way_to_one_that_the_other_side_opens() {
 }
 
 #[test]
+fn one_that_would_be_refused_gives_way_before_it_is() {
+    let connection = Connection::open(V4, Protocol::TCP, true);
+    let world = &connection.world;
+    world.revise(|world| world.allow(INGRESS, FRIENDS, Protocol::TCP, 4_000, 1));
+    assert_eq!(connection.answer(frame::SYN), Ok(()));
+    assert_eq!(connection.ask(frame::SYN_ACK), Ok(()));
+    assert_eq!(world.only_connection(), Some(ConnectionFlags::NONE));
+}
+
+#[test]
 fn established_connections_are_kept_if_that_is_wanted() {
     for (protocol, connection) in all_connections() {
         let world = &connection.world;

@@ -214,7 +214,8 @@ impl Model {
             now - alive.heard <= lifetime(&conversation)
                 && (self.keeps || alive.opened.iter().any(allows_again))
         });
-        let is_part = lives && !is_first;
+        // What opens a connection is no part of another. An echo opens none: its number goes on.
+        let is_part = lives && !(is_first && conversation.protocol.is_ok());
         assert!(
             is_allowed || is_part,
             "{what}, and neither a rule nor a conversation allows it"

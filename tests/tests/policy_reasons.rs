@@ -9,6 +9,7 @@ mod policies;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
 use policies::connections::connections;
@@ -17,8 +18,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use weir_agent::explain::{self, Explainer, Explanation, Scene};
-use weir_agent::model::{Cluster, Invalid, NetworkPolicy, Object};
+use weir_agent::explain::{self, Explainer, Explanation, FlowRecord, Scene};
+use weir_agent::model::{Cluster, Direction, Invalid, NetworkPolicy, Object, Pod};
 use weir_tests::reference::policy::world::World;
 use weir_tests::reference::policy::{
     Connection, Judgement, Missed, Sender, Traffic, Verdict, evaluate, manifests,
@@ -181,6 +182,107 @@ proptest! {
             prop_assert_eq!(explanation.doubt, None, "{:?}", connection);
         }
     }
+
+    #[test]
+    fn an_event_is_told_in_the_evaluators_words(world in world(), asked in connections()) {
+        let scene = Arc::new(scene(&world));
+        let mut explainer = Explainer::new(&scene);
+        for connection in asked.iter().filter(|it| !is_martian(it)) {
+            let verdict = evaluate(&world, connection);
+            let question = question(&scene, connection);
+            let sender = match &question.from {
+                explain::Sender::Pod(pod, _) => scene.pod(pod),
+                explain::Sender::Node(..) | explain::Sender::Outside(_) => None,
+            };
+            let receiver = scene.owner(question.to);
+            for (pod, direction, expected) in [
+                (sender, Direction::Egress, &verdict.egress),
+                (receiver, Direction::Ingress, &verdict.ingress),
+            ] {
+                let Some(pod) = pod else { continue };
+                if let Some(record) = told(&scene, &mut explainer, pod, direction, &question) {
+                    check_record(&record, expected)?;
+                }
+            }
+        }
+    }
+}
+
+/// What is told of a connection's first packet at one of its ends, in names.
+fn told(
+    scene: &Arc<Scene>,
+    explainer: &mut Explainer<'_>,
+    pod: &Pod,
+    direction: Direction,
+    question: &explain::Connection,
+) -> Option<FlowRecord> {
+    let judge = explainer.judge(pod.node.as_deref());
+    let interface = judge
+        .interface(&pod.id)
+        .expect("whoever is judged has an interface");
+    let is_own_node = match &question.from {
+        explain::Sender::Node(name, _) => pod.node.as_ref() == Some(name),
+        explain::Sender::Pod(..) | explain::Sender::Outside(_) => false,
+    };
+    let from = question.from.addr();
+    let judged = judge.judge(
+        interface,
+        direction,
+        is_own_node,
+        from,
+        question.to,
+        question.traffic,
+    );
+    let now = explain::Snapshot {
+        scene: Arc::clone(scene),
+        desired: Arc::new(judge.desired().clone()),
+        node: String::new(),
+    };
+    let event = judged.event?;
+    Some(explain::record(&event, String::new(), &now, None).expect("an event of this version"))
+}
+
+fn check_record(record: &FlowRecord, expected: &Judgement) -> Result<(), TestCaseError> {
+    let line = record.to_string();
+    match expected {
+        Judgement::Refused {
+            isolated_by,
+            nearest,
+        } => {
+            let isolated_by: Vec<String> = isolated_by.iter().map(ToString::to_string).collect();
+            let nearest = nearest.as_ref().map(|near| near.rule.to_string());
+            prop_assert!(line.starts_with("dropped "), "{}", line);
+            prop_assert_eq!(&record.isolated_by, &isolated_by, "{}", line);
+            prop_assert_eq!(
+                record.nearest.as_ref().map(|near| &near.rule),
+                nearest.as_ref()
+            );
+            let sentence = format!("isolated by {}; ", isolated_by.join(", "));
+            prop_assert!(line.contains(&sentence), "{}", line);
+            let near = nearest.map_or_else(
+                || "no rule comes near".to_owned(),
+                |rule| format!("nearest: {rule} allows "),
+            );
+            prop_assert!(line.contains(&near), "{}", line);
+        }
+        Judgement::ByRules(rules) => {
+            let rules = names(rules);
+            let rule = record.rule.as_ref().expect("a rule that is known");
+            prop_assert!(
+                line.starts_with("forwarded ") && rules.contains(rule),
+                "{}",
+                line
+            );
+        }
+        Judgement::NoSubject | Judgement::Itself | Judgement::OwnNode | Judgement::NotIsolated => {
+            prop_assert!(
+                line.starts_with("forwarded ") && record.rule.is_none(),
+                "{}",
+                line
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Random worlds are no good if they never meet what they are made for.

@@ -3,7 +3,7 @@
 //! Only attachments of ours are ever given to this module, so no other program can be touched
 //! by what it returns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A packet hook of an interface.
@@ -160,6 +160,8 @@ pub enum Action {
 /// mode, and no other interface with any of ours. `program`: the ids of the loaded programs.
 ///
 /// Attached first, removed last: an interface that changes its mode is never without a program.
+/// Where others have their programs already, those that judge what a new pod sends come before all
+/// else: each takes the kernel a grace period, and the pod starts meanwhile.
 #[must_use]
 pub fn plan(
     wanted: &BTreeMap<u32, Role>,
@@ -167,11 +169,6 @@ pub fn plan(
     mode: TcMode,
     program: impl Fn(&'static str) -> u32,
 ) -> Vec<Action> {
-    let severed = present
-        .iter()
-        .filter(|(_, state)| **state == State::Severed)
-        .map(|(attachment, _)| Action::Remove(*attachment));
-
     let needed: BTreeMap<Attachment, &'static str> = wanted
         .iter()
         .flat_map(|(interface, role)| {
@@ -185,13 +182,27 @@ pub fn plan(
             })
         })
         .collect();
-    let set = needed
+    let mut set: Vec<Action> = needed
         .iter()
         .filter_map(|(&attachment, &name)| match present.get(&attachment) {
             Some(State::Live(id)) if *id == program(name) => None,
             Some(State::Live(_)) => Some(Action::Replace(attachment, name)),
             Some(State::Severed) | None => Some(Action::Attach(attachment, name)),
+        })
+        .collect();
+    let in_use: BTreeSet<u32> = present.keys().map(|it| it.interface).collect();
+    if !in_use.is_empty() {
+        set.sort_by_key(|action| match action {
+            Action::Attach(it, _) => it.hook != TcHook::FromPod || in_use.contains(&it.interface),
+            Action::Replace(..) | Action::Remove(_) => true,
         });
+    }
+
+    let severed = present
+        .iter()
+        .filter(|(_, state)| **state == State::Severed)
+        .map(|(attachment, _)| *attachment);
+    let (in_the_way, left): (Vec<_>, Vec<_>) = severed.partition(|it| needed.contains_key(it));
 
     let superfluous = present
         .iter()
@@ -201,7 +212,13 @@ pub fn plan(
         })
         .map(|(attachment, _)| Action::Remove(*attachment));
 
-    severed.chain(set).chain(superfluous).collect()
+    let in_the_way = in_the_way.into_iter().map(Action::Remove);
+    let left = left.into_iter().map(Action::Remove);
+    in_the_way
+        .chain(set)
+        .chain(left)
+        .chain(superfluous)
+        .collect()
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ mod tests {
         };
         let pod = Interface {
             name: "veth-a".to_owned(),
-            namespace: "cni-a".to_owned(),
+            namespaces: BTreeSet::from(["cni-a".to_owned()]),
             netns: 1,
             addrs: BTreeSet::new(),
         };

@@ -1,23 +1,27 @@
 //! Which pairs would change their verdict under other policies.
 //!
-//! Exact for every port: policies and pods name finitely many, and between two that are named
-//! next to each other all ports are alike. Pods that the tables treat alike, in both states, are a
+//! Exact for every port: the tables name finitely many, and between two that are named next to
+//! each other all ports are alike. Pods that the tables treat alike, in both states, are a
 //! group and are asked about once. Of the addresses beyond the cluster one of each block that
 //! a policy names stands for all, and one for those that none names.
+
+mod parties;
+mod ports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use weir_ebpf::addr::Protocol as Number;
-use weir_ebpf::tables::ANYONE;
+use weir_ebpf::tables::{ANYONE, RuleKey};
 use weir_ebpf::verdict::{DropReason, Verdict};
 
 use super::record::isolated;
 use super::tables::Judge;
 use super::{End, Scene, Traffic, reasons};
 use crate::compile::Ids;
-use crate::model::{Direction, Peer, Peers, Pod, PodRef, PolicyPorts, PortMatch, Protocol};
+use crate::model::{Direction, Protocol};
+use parties::{Member, alike, may_differ, pair};
+use ports::{Asked, Entries, questions, what};
 
 /// Two states of a cluster, compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +51,7 @@ pub struct Change {
     pub from: usize,
     /// To whom: likewise; of one group each to all others.
     pub to: usize,
-    /// `80 TCP`, `1-79 and 81-65535 TCP`, `everything`
+    /// `80 TCP`, `1-79, 81-65535 TCP`, `every UDP port`, `everything`
     pub what: String,
     /// In one family only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -63,28 +67,34 @@ pub struct Change {
 pub fn compare(before: &Scene, after: &Scene) -> Comparison {
     // The same content has the same number in both.
     let mut ids = Ids::default();
-    let mut states = [before, after].map(|scene| State {
-        scene,
-        judge: Judge::of_all(scene, &mut ids),
-        known: BTreeMap::new(),
+    let mut states = [before, after].map(|scene| {
+        let judge = Judge::of_all(scene, &mut ids);
+        State {
+            scene,
+            entries: Entries::of(judge.contents()),
+            judge,
+            known: BTreeMap::new(),
+        }
     });
     let groups = alike(&states);
-    let questions = questions(&states);
     let mut changes = BTreeSet::new();
-    for (from, senders) in groups.iter().enumerate() {
-        for (to, receivers) in groups.iter().enumerate() {
+    for (from, (of_senders, senders)) in groups.iter().enumerate() {
+        for (to, (of_receivers, receivers)) in groups.iter().enumerate() {
             let Some((sender, receiver)) = pair(senders, receivers, from == to) else {
                 continue;
             };
             let [v4, v6] = [0, 1].map(|family| {
                 let (from, to) = (sender.addrs[family]?, receiver.addrs[family]?);
+                if !may_differ(of_senders, of_receivers, family) {
+                    return Some(Vec::new());
+                }
                 let asked = Pair {
                     sender,
                     receiver,
                     from,
                     to,
                 };
-                Some(differences(&mut states, &asked, family, &questions))
+                Some(differences(&mut states, &asked, family))
             });
             let found = match (v4, v6) {
                 (None, None) => Vec::new(),
@@ -104,7 +114,7 @@ pub fn compare(before: &Scene, after: &Scene) -> Comparison {
             }
         }
     }
-    let groups = groups.into_iter().map(|members| Group {
+    let groups = groups.into_iter().map(|(_, members)| Group {
         outside: members.iter().all(|it| it.pod.is_none()),
         members: members.into_iter().map(|it| it.name).collect(),
     });
@@ -118,15 +128,10 @@ pub fn compare(before: &Scene, after: &Scene) -> Comparison {
 struct State<'a> {
     scene: &'a Scene,
     judge: Judge,
+    /// What its tables allow.
+    entries: Entries,
     /// Does a subject set allow this traffic with an address of this class?
     known: BTreeMap<(u32, u32, Traffic), bool>,
-}
-
-/// Somebody, with an address of each family.
-struct Member {
-    name: String,
-    pod: Option<PodRef>,
-    addrs: [Option<IpAddr>; 2],
 }
 
 /// Two, and their addresses of one family.
@@ -157,6 +162,19 @@ impl State<'_> {
         let contents = self.judge.contents();
         let class = contents.class(addr.into());
         class.map_or(ANYONE, |class| class.0.get(contents.policy.slot()))
+    }
+
+    /// The entries that can decide at either end.
+    fn deciding(&self, pair: &Pair<'_>) -> Vec<RuleKey> {
+        let ends = [
+            (pair.sender, Direction::Egress, pair.to),
+            (pair.receiver, Direction::Ingress, pair.from),
+        ];
+        let ends = ends.into_iter().flat_map(|(member, direction, peer)| {
+            let subject = self.subject(member, direction);
+            self.entries.deciding(subject, self.class(peer))
+        });
+        ends.copied().collect()
     }
 
     /// Do both ends let it pass?
@@ -194,175 +212,6 @@ impl State<'_> {
     }
 }
 
-/// All that the tables say of somebody, in both states.
-type Key = [([u32; 2], [Option<u32>; 2]); 2];
-
-/// Everybody, in groups that the tables of both states treat alike.
-fn alike(states: &[State<'_>; 2]) -> Vec<Vec<Member>> {
-    let mut groups: BTreeMap<(bool, Key), Vec<Member>> = BTreeMap::new();
-    for member in pods(states).into_iter().chain(addresses(states)) {
-        let key = [0, 1].map(|state| {
-            let state = &states[state];
-            let subjects =
-                [Direction::Egress, Direction::Ingress].map(|it| state.subject(&member, it));
-            (
-                subjects,
-                member.addrs.map(|addr| addr.map(|addr| state.class(addr))),
-            )
-        });
-        let group = groups.entry((member.pod.is_none(), key)).or_default();
-        group.push(member);
-    }
-    groups.into_values().collect()
-}
-
-/// The pods that are there in both states.
-fn pods([before, after]: &[State<'_>; 2]) -> Vec<Member> {
-    let is_in = |state: &State<'_>, pod: &Pod| state.judge.interface(&pod.id).is_some();
-    after
-        .scene
-        .cluster()
-        .pods()
-        .filter(|pod| is_in(before, pod) && is_in(after, pod))
-        .map(|pod| Member {
-            name: pod.id.to_string(),
-            pod: Some(pod.id.clone()),
-            addrs: [true, false].map(|v4| {
-                let mut addrs = pod.own_addrs().iter().copied();
-                addrs.find(|addr| addr.is_ipv4() == v4)
-            }),
-        })
-        .collect()
-}
-
-/// Where nobody's blocks are (RFC 5737, RFC 3849), as a rule.
-const ELSEWHERE: [&str; 2] = ["198.51.100.1", "2001:db8::1"];
-
-/// One address beyond the cluster for each block and each exception from one, and one of each
-/// family for all others.
-fn addresses(states: &[State<'_>; 2]) -> Vec<Member> {
-    let mut blocks = BTreeSet::new();
-    for state in states {
-        for policy in state.scene.cluster().network_policies() {
-            let rules = [Direction::Ingress, Direction::Egress].map(|it| policy.rules(it));
-            for rule in rules.into_iter().flatten() {
-                let Peers::AnyOf(peers) = &rule.peers else {
-                    continue;
-                };
-                for peer in peers {
-                    if let Peer::IpBlock(block) = peer {
-                        blocks.insert(block.cidr);
-                        blocks.extend(&block.except);
-                    }
-                }
-            }
-        }
-    }
-    let of = |name: String, addr: IpAddr| Member {
-        name,
-        pod: None,
-        addrs: match addr {
-            IpAddr::V4(_) => [Some(addr), None],
-            IpAddr::V6(_) => [None, Some(addr)],
-        },
-    };
-    let is_a_pods = |addr| states.iter().any(|state| state.scene.owner(addr).is_some());
-    let mut found: Vec<_> = blocks
-        .into_iter()
-        .filter(|block| !is_a_pods(block.network()))
-        .map(|block| of(block.to_string(), block.network()))
-        .collect();
-    found.push(Member {
-        name: "elsewhere".to_owned(),
-        pod: None,
-        addrs: ELSEWHERE.map(|addr| addr.parse().ok()),
-    });
-    found
-}
-
-/// Two of two groups, or of one.
-fn pair<'a>(
-    senders: &'a [Member],
-    receivers: &'a [Member],
-    is_one: bool,
-) -> Option<(&'a Member, &'a Member)> {
-    let (sender, receiver) = (senders.first()?, receivers.get(usize::from(is_one))?);
-    // Nobody judges what has nothing to do with a pod.
-    (sender.pod.is_some() || receiver.pod.is_some()).then_some((sender, receiver))
-}
-
-/// Ports of a protocol that nobody tells apart; of a protocol without ports all there is.
-struct Asked {
-    protocol: Option<Protocol>,
-    first: u16,
-    last: u16,
-}
-
-impl Asked {
-    const fn traffic(&self, family: usize) -> Traffic {
-        match self.protocol {
-            Some(protocol) => Traffic::Ports {
-                protocol,
-                port: self.first,
-            },
-            None => Traffic::Other {
-                protocol: [Number::ICMP.0, Number::ICMPV6.0][family],
-            },
-        }
-    }
-}
-
-/// What there is to ask: all ports of all protocols, and the protocols without ports.
-fn questions(states: &[State<'_>; 2]) -> Vec<Asked> {
-    // Where ports begin that differ from the one before them.
-    let mut borders = BTreeSet::from([1_u32]);
-    let mut note = |first: u16, last: u16| {
-        borders.insert(u32::from(first));
-        borders.insert(u32::from(last) + 1);
-    };
-    for state in states {
-        for pod in state.scene.cluster().pods() {
-            for port in &pod.ports {
-                note(port.port.get(), port.port.get());
-            }
-        }
-        for policy in state.scene.cluster().network_policies() {
-            let rules = [Direction::Ingress, Direction::Egress].map(|it| policy.rules(it));
-            for rule in rules.into_iter().flatten() {
-                let PolicyPorts::AnyOf(ports) = &rule.ports else {
-                    continue;
-                };
-                for entry in ports {
-                    if let PortMatch::Range { first, last } = &entry.port {
-                        note(first.get(), last.get());
-                    }
-                }
-            }
-        }
-    }
-    let starts: Vec<u16> = borders
-        .iter()
-        .filter_map(|it| u16::try_from(*it).ok())
-        .collect();
-    let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
-    let ranges: Vec<_> = starts.iter().copied().zip(ends).collect();
-    let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-    let ported = protocols.into_iter().flat_map(|protocol| {
-        let ranges = ranges.iter();
-        ranges.map(move |&(first, last)| Asked {
-            protocol: Some(protocol),
-            first,
-            last,
-        })
-    });
-    let other = Asked {
-        protocol: None,
-        first: 0,
-        last: 0,
-    };
-    ported.chain([other]).collect()
-}
-
 /// What is different, of two in one family.
 #[derive(PartialEq, Eq)]
 struct Difference {
@@ -371,24 +220,9 @@ struct Difference {
     why: String,
 }
 
-fn differences(
-    states: &mut [State<'_>; 2],
-    pair: &Pair<'_>,
-    family: usize,
-    questions: &[Asked],
-) -> Vec<Difference> {
-    let of = |state: &State<'_>| {
-        (
-            state.subject(pair.sender, Direction::Egress),
-            state.class(pair.to),
-            state.subject(pair.receiver, Direction::Ingress),
-            state.class(pair.from),
-        )
-    };
-    // The same numbers stand for the same content.
-    if of(&states[0]) == of(&states[1]) {
-        return Vec::new();
-    }
+fn differences(states: &mut [State<'_>; 2], pair: &Pair<'_>, family: usize) -> Vec<Difference> {
+    let decide = states.each_ref().map(|state| state.deciding(pair));
+    let questions = questions(decide.iter().flatten());
     let mut found = Vec::new();
     for allowed in [true, false] {
         let changed: Vec<&Asked> = questions
@@ -432,34 +266,6 @@ fn differences(
         }
     }
     found
-}
-
-/// `80 TCP`, `1-79, 81-65535 UDP`, `every SCTP port`, `ICMP and other protocols without ports`
-fn what(protocol: Option<Protocol>, asked: &[&Asked]) -> String {
-    let Some(protocol) = protocol else {
-        return "ICMP and other protocols without ports".to_owned();
-    };
-    let mut ranges: Vec<(u16, u16)> = Vec::new();
-    for asked in asked {
-        match ranges.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(asked.first) => *last = asked.last,
-            _ => ranges.push((asked.first, asked.last)),
-        }
-    }
-    if ranges == [(1, u16::MAX)] {
-        return format!("every {protocol} port");
-    }
-    let ranges: Vec<_> = ranges
-        .iter()
-        .map(|(first, last)| {
-            if first == last {
-                first.to_string()
-            } else {
-                format!("{first}-{last}")
-            }
-        })
-        .collect();
-    format!("{} {protocol}", ranges.join(", "))
 }
 
 /// Why it is so afterwards.

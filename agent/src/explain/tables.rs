@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use weir_ebpf::addr::Port;
 use weir_ebpf::datapath::{self, At};
+use weir_ebpf::event::Event;
 use weir_ebpf::tables::{ANYONE, FrontendKey, PolicyFlags, RuleKey, Tables as _};
 use weir_ebpf::verdict::{Hook, Verdict};
 
@@ -32,6 +33,8 @@ pub struct Judged {
     pub subject: u32,
     /// The rule that allows it; zero: none, or none is needed.
     pub rule: u32,
+    /// What is told of it, if anything is.
+    pub event: Option<Event>,
 }
 
 impl Judge {
@@ -132,7 +135,7 @@ impl Judge {
         };
         let mut packet = probe::packet(from, to, traffic);
         let (verdict, _) = datapath::run(&mut packet, &self.tables, at);
-        let told = self.tables.take_events().pop();
+        let event = self.tables.take_events().pop();
         let slot = self.tables.contents.policy.slot();
         let pod = self.tables.contents.pods.get(&interface);
         let subject = pod.map_or(0, |pod| match direction {
@@ -147,10 +150,11 @@ impl Judge {
             verdict,
             subject,
             // Of a packet that opens nothing, as most of ICMP, nothing is told when it passes.
-            rule: match told {
+            rule: match event {
                 Some(event) => event.rule,
                 None => self.rule(subject, peer, traffic),
             },
+            event,
         }
     }
 

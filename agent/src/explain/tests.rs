@@ -1,5 +1,8 @@
 //! Reasons in names and sentences, by example.
 
+mod changes;
+mod records;
+
 use std::net::IpAddr;
 
 use super::*;

@@ -13,8 +13,8 @@ use super::filter::Destination;
 /// What an event must have to be shown. The default is met by every event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchFilter {
-    /// What became of it; none: anything.
-    pub verdict: Option<Outcome>,
+    /// What became of it, one of these; none: anything.
+    pub verdicts: Vec<Outcome>,
     /// The pod at either end.
     pub pod: Option<End>,
     /// Who opened the connection.
@@ -92,7 +92,7 @@ impl WatchFilter {
     #[must_use]
     pub fn lets_through(&self, record: &FlowRecord) -> bool {
         let Self {
-            verdict,
+            verdicts,
             pod,
             from,
             to,
@@ -105,7 +105,7 @@ impl WatchFilter {
             address: service.address.ip(),
             port: Some(service.address.port()),
         });
-        verdict.is_none_or(|verdict| verdict == record.verdict)
+        (verdicts.is_empty() || verdicts.contains(&record.verdict))
             && pod
                 .as_ref()
                 .is_none_or(|pod| pod.has(&record.from) || pod.has(&record.to))
@@ -122,13 +122,14 @@ impl WatchFilter {
     /// As a query, without the question mark.
     #[must_use]
     pub fn query(&self) -> String {
-        let verdict = self.verdict.map(|it| it.to_string());
+        let verdicts: Vec<_> = self.verdicts.iter().map(ToString::to_string).collect();
+        let verdicts = (!verdicts.is_empty()).then(|| verdicts.join(","));
         let ends = [("pod", &self.pod), ("from", &self.from), ("to", &self.to)];
         let ends = ends
             .into_iter()
             .map(|(name, end)| (name, end.as_ref().map(ToString::to_string)));
         let pairs = [
-            ("verdict", verdict),
+            ("verdict", verdicts),
             ("protocol", self.protocol.clone()),
             ("port", self.port.map(|port| port.to_string())),
         ];
@@ -147,15 +148,18 @@ impl WatchFilter {
     pub fn take(&mut self, name: &str, value: &str) -> Result<bool, String> {
         match name {
             "verdict" => {
-                self.verdict = match value {
-                    "all" => None,
-                    "dropped" => Some(Outcome::Dropped),
-                    "rejected" => Some(Outcome::Rejected),
-                    "forwarded" => Some(Outcome::Forwarded),
-                    other => {
-                        return Err(format!(
-                            "{other:?} is not dropped, rejected, forwarded or all"
-                        ));
+                self.verdicts.clear();
+                for name in value.split(',') {
+                    match name {
+                        "all" => self.verdicts.clear(),
+                        "dropped" => self.verdicts.push(Outcome::Dropped),
+                        "rejected" => self.verdicts.push(Outcome::Rejected),
+                        "forwarded" => self.verdicts.push(Outcome::Forwarded),
+                        other => {
+                            return Err(format!(
+                                "{other:?} is not dropped, rejected, forwarded or all"
+                            ));
+                        }
                     }
                 }
             }
@@ -189,7 +193,16 @@ fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b'-'
+            | b'.'
+            | b'_'
+            | b'~'
+            | b'/'
+            | b':'
+            | b',' => {
                 escaped.push(char::from(byte));
             }
             other => escaped.push_str(&format!("%{other:02X}")),
@@ -264,6 +277,8 @@ mod tests {
             ("", true),
             ("verdict=dropped&pod=shop/cart-1", true),
             ("verdict=forwarded", false),
+            ("verdict=dropped,rejected", true),
+            ("verdict=all", true),
             ("pod=db/", true),
             ("pod=db%2Fpg-0&protocol=tcp&port=5432", true),
             ("from=db/pg-0", false),
@@ -279,7 +294,7 @@ mod tests {
     fn a_filter_survives_being_a_query() {
         for query in [
             "",
-            "verdict=rejected&protocol=ICMPv6&pod=a/b",
+            "verdict=dropped,rejected&protocol=ICMPv6&pod=a/b",
             "from=a/&to=[fd00::1]:80&port=1",
         ] {
             let filter = filter(query);

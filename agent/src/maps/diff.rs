@@ -26,7 +26,7 @@
 //! first: a table that is full can still change, and a service port that is exchanged then drops
 //! packets for as long as its writes take. Writing is `kernel`'s business.
 //!
-//! Policies have tables of their own and come first: see [`policies`].
+//! Policies have tables of their own and come first: `policies` says in which order.
 #![forbid(unsafe_code)]
 
 mod change;

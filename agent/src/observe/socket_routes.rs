@@ -152,7 +152,8 @@ async fn watch(events: &Events, query: &str) -> Response {
         Ok(wanted) => wanted,
         Err(why) => return socket::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
     };
-    let wants_opened = !matches!(filter.verdict, Some(Outcome::Dropped | Outcome::Rejected));
+    let verdicts = &filter.verdicts;
+    let wants_opened = verdicts.is_empty() || verdicts.contains(&Outcome::Forwarded);
     let (watcher, past) = events.watch(wants_opened, last).await;
     let past = past
         .into_iter()

@@ -36,7 +36,7 @@ pub mod snat_ports;
 mod stale;
 
 use addresses::{Address, PodAddress};
-use links::{Link, Purpose};
+use links::{Link, Namespaces, Purpose};
 use list::{Listed, Lister};
 use pace::Pace;
 use settling::Settling;
@@ -67,8 +67,8 @@ pub struct NodeState {
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// The file of the pod's network namespace.
-    pub namespace: String,
+    /// The files of the pod's network namespace: most often there is one.
+    pub namespaces: BTreeSet<String>,
     /// The number by which the node's network namespace knows the pod's (`IFLA_LINK_NETNSID`).
     pub netns: i32,
     /// The addresses of its other end, inside the pod, link-local ones too.
@@ -98,13 +98,13 @@ pub struct UnreadableInterface {
 }
 
 impl NodeState {
-    /// What follows from the kernel's lists. `namespaces`: pods' network namespaces, by the
-    /// numbers with which links name them; `within`: the addresses in these.
+    /// What follows from the kernel's lists. `within`: the addresses in pods' network
+    /// namespaces, by number.
     #[must_use]
     pub fn new(
         links: &[Link],
         listed: &[Address],
-        namespaces: &BTreeMap<i32, String>,
+        namespaces: &Namespaces,
         within: &BTreeMap<i32, Vec<PodAddress>>,
     ) -> Self {
         let purposes = links::purposes(links, namespaces);
@@ -125,7 +125,7 @@ impl NodeState {
                     let addresses = within.get(netns).map_or(&[][..], Vec::as_slice);
                     let interface = Interface {
                         name,
-                        namespace: namespaces.get(netns).cloned().unwrap_or_default(),
+                        namespaces: namespaces.get(netns).cloned().unwrap_or_default(),
                         netns: *netns,
                         addrs: addresses::pod_addresses(addresses, link.peer),
                     };
@@ -287,7 +287,7 @@ mod tests {
             is_secondary: false,
             is_deprecated: false,
         });
-        let namespaces = BTreeMap::from([(1, "cni-a".to_owned())]);
+        let namespaces = BTreeMap::from([(1, BTreeSet::from(["cni-a".to_owned()]))]);
 
         let within = |interface, addr: &str| PodAddress {
             interface,
@@ -314,7 +314,7 @@ mod tests {
                 5,
                 Interface {
                     name: "veth-a".to_owned(),
-                    namespace: "cni-a".to_owned(),
+                    namespaces: BTreeSet::from(["cni-a".to_owned()]),
                     netns: 1,
                     addrs: ["10.200.0.7", "fe80::7"]
                         .map(|addr| addr.parse().unwrap())

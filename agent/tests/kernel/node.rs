@@ -37,7 +37,7 @@ fn namespaces(state: &NodeState) -> Vec<(u32, &str, &str)> {
             (
                 *index,
                 interface.name.as_str(),
-                interface.namespace.as_str(),
+                interface.namespaces.first().unwrap().as_str(),
             )
         })
         .collect()
@@ -113,6 +113,30 @@ fn a_namespace_that_is_bound_to_its_file_last_is_seen() {
         })
         .await;
         nix::mount::umount2(&elsewhere, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn another_name_for_a_pods_namespace_takes_nothing_from_the_first() {
+    bed::run_async(|bed| async move {
+        let network = Network::open();
+        let pod = bed.make_pod(&network, "pod", "vpod").await;
+        let (sender, mut states) = channel(None);
+        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        until(&mut states, "a first state", |_| true).await;
+        // As `ip netns attach` does.
+        let alias = bed.netns_dir().join("a-look-inside");
+        File::create(&alias).unwrap();
+        bind(&bed.netns_dir().join("pod"), &alias);
+        let both = BTreeSet::from(["a-look-inside", "pod"].map(ToOwned::to_owned));
+        until(&mut states, "both names", |state| {
+            state
+                .pod_interfaces
+                .get(&pod)
+                .is_some_and(|interface| interface.namespaces == both)
+        })
+        .await;
     });
 }
 

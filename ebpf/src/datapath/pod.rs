@@ -9,7 +9,7 @@ use crate::{
     event::Direction,
     fragments,
     packet::{Packet, Transport},
-    policy::{self, Regime, Sender},
+    policy::{self, Sender},
     service::Origin,
     tables::Tables,
     verdict::DropReason,
@@ -26,10 +26,17 @@ pub fn from_pod<P: Packet, T: Tables>(
     interface: u32,
     work: &mut Workspace,
 ) -> Decision {
-    match policy::enter(tables, work, interface, Direction::EGRESS, Sender::Other) {
-        Regime::Refused => return refuse_unknown(work),
-        Regime::Forged => return Decision::drop(DropReason::ForgedSource),
-        Regime::Open => {}
+    let (way, sender) = (Direction::EGRESS, Sender::Other);
+    policy::enter(tables, &mut work.case, interface, way, sender);
+    if work.case.is_refused() {
+        return refuse_unknown(work);
+    }
+    // What is known of the connection tells that the source is the pod's, too.
+    if work.case.is_judged() && policy::passes_as_is(tables, work) {
+        return Decision::PASS;
+    }
+    if policy::is_forged(tables, work) {
+        return Decision::drop(DropReason::ForgedSource);
     }
     if work.headers.kind().has_ports() {
         send(packet, tables, work)
@@ -54,9 +61,18 @@ pub fn to_pod<P: Packet, T: Tables>(
     sender: Sender,
     work: &mut Workspace,
 ) -> Decision {
-    match policy::enter(tables, work, interface, Direction::INGRESS, sender) {
-        Regime::Refused if sender == Sender::Other => return refuse_unknown(work),
-        Regime::Refused | Regime::Forged | Regime::Open => {}
+    policy::enter(
+        tables,
+        &mut work.case,
+        interface,
+        Direction::INGRESS,
+        sender,
+    );
+    if work.case.is_refused() && sender == Sender::Other {
+        return refuse_unknown(work);
+    }
+    if work.case.is_judged() && policy::passes_as_is(tables, work) {
+        return Decision::PASS;
     }
     if work.headers.kind().has_ports() {
         receive(packet, tables, work)
@@ -79,9 +95,6 @@ fn refuse_unknown(work: &Workspace) -> Decision {
 /// A packet with ports that a pod sends.
 #[inline(always)]
 fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
-    if work.case.is_judged() && policy::passes_as_is(tables, work) {
-        return Decision::PASS;
-    }
     let role = flow::known(tables, work);
     work.case.set_flow(role);
     work.step = match role {
@@ -147,9 +160,6 @@ fn judge_sent<P: Packet, T: Tables>(
 /// A packet with ports to a pod.
 #[inline(always)]
 fn receive<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
-    if work.case.is_judged() && policy::passes_as_is(tables, work) {
-        return Decision::PASS;
-    }
     let role = flow::known(tables, work);
     work.case.set_flow(role);
     work.step = match towards_pod(role, work) {

@@ -4,13 +4,14 @@
 //! Invariants:
 //! - An entry is written by a packet that passes. A packet that is refused changes nothing but to
 //!   mark the entry as refused.
+//! - The pod's address in an entry is its own, or source addresses are not checked.
 //! - The entry of a conversation that is refused stays until it is forgotten for its silence, so
 //!   that what goes on of it is not taken for a new one that was opened the other way round.
 //!
 //! Between the steps everything is in the [`Case`], where the verifier knows nothing of it: else it
 //! would follow each step once for every way through those before.
 
-use super::{Case, ask, refusal};
+use super::{Case, ask, is_own_addr, refusal};
 use crate::{
     addr::Protocol,
     conntrack,
@@ -184,9 +185,10 @@ fn look(entry: &mut Connection, protocol: Protocol, packet: &Looked) -> Standing
     if is_opening && entry.state.0 >= FlowState::CLOSING.0 {
         return Standing::ABSENT;
     }
-    // The first packet of a connection is never an answer.
+    // The first packet of a connection is never an answer. It takes the place of one that is
+    // refused, or that may be from now on.
     if is_opening && !is_original {
-        return if is_denied {
+        return if is_denied || is_stale(entry, packet.policy) {
             Standing::ABSENT
         } else {
             Standing::BESIDE
@@ -333,7 +335,8 @@ fn settle<T: Tables>(tables: &T, work: &mut Workspace, is_allowed: bool) -> Resu
             let is_kept =
                 is_keeping && case.is_sure && (!case.has_flow || case.opened == Direction::EGRESS);
             let is_passing = is_allowed || is_kept;
-            if is_passing {
+            // What a bridge floods is not the pod's, and lends it no source.
+            if is_passing && (case.is_sent() || is_own_addr(tables, case, case.key.pod)) {
                 prepare(case, kind, is_original);
             }
             is_passing

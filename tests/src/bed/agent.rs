@@ -203,6 +203,7 @@ fn arguments(node: &Node, options: &AgentOptions) -> Result<Vec<String>> {
         ("--cgroup-root", node.group()),
         ("--bpffs", &node.bpffs()),
         ("--netns-dir", &node.netns_dir()),
+        ("--cni-results-dir", &node.cni_results_dir()),
         ("--run-dir", &node.agent_dir()),
     ];
     for (flag, path) in paths {

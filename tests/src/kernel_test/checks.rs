@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use super::machine::Kernel;
+use super::older;
 use super::world::{AWAY, EMPTY, MIRROR, PUBLIC, WEB, WEIR, World};
 use crate::bed::Family;
 use crate::bed::neighbour::{self, Network};
@@ -17,7 +18,7 @@ use crate::testpod::protocol::{Answer, Failure};
 pub type Check = (&'static str, fn(&mut World, &Kernel) -> Result<()>);
 
 /// In the order in which they run: the last takes everything away.
-pub const ALL: [Check; 14] = [
+pub const ALL: [Check; 15] = [
     (
         "programs are held as this kernel can hold them",
         programs_are_held,
@@ -38,6 +39,10 @@ pub const ALL: [Check; 14] = [
     ),
     ("a pod's SCTP is translated", sctp_of_a_pod),
     ("SCTP from outside is translated", sctp_from_outside),
+    (
+        "connections older than their policies belong to who opened them",
+        |world, _| older::belong_to_who_opened_them(world),
+    ),
     (
         "connections go on without an agent and under a new one",
         restart_under_connections,

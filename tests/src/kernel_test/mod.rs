@@ -7,6 +7,7 @@
 
 mod checks;
 mod machine;
+mod older;
 mod sctp;
 mod world;
 

@@ -104,7 +104,7 @@ pub struct World {
     /// In the client's network, but outside the node's cgroup: its sockets meet no program.
     pub foreign: TestPod,
     /// A pod that answers while this lives.
-    _server: Pod,
+    pub server: Pod,
     /// The same pod's SCTP.
     pub sctp: SctpServers,
     /// The neighbour's.
@@ -112,7 +112,7 @@ pub struct World {
     /// A host that does not know the cluster, beside the node.
     pub neighbour: Neighbour,
     /// What the agent watches.
-    manifests: Manifests,
+    pub manifests: Manifests,
     options: AgentOptions,
     /// One node and its network.
     pub bed: Bed,
@@ -153,7 +153,7 @@ impl World {
             agent,
             client,
             foreign,
-            _server: server,
+            server,
             sctp,
             sctp_away,
             neighbour,

@@ -26,8 +26,9 @@ use crate::ground::Ground;
 const COUNT: &str = "WEIR_POD_STARTS";
 /// On each ground, where nobody says it.
 const FEW: u32 = 50;
-/// At once.
-const WORKERS: usize = 4;
+/// At once. The kernel attaches one program at a time and waits 8 ms and more for each: of pods
+/// that start together the last have theirs later than their first instruction.
+const WORKERS: usize = 1;
 /// From libcni's record to the first process, as containerd was seen to take.
 const UNTIL_PROCESS: Duration = Duration::from_millis(100);
 /// From there to the pod's address from the API server.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use weir_tests::bed::process::{Process, Streams};
 use weir_tests::bed::wait::{wait_for, wait_for_some};
 use weir_tests::bed::{Family, Pod};
-use weir_tests::testpod::protocol::{Inquiry, Transport};
+use weir_tests::testpod::protocol::{Carrier, Inquiry};
 
 use crate::world::{TARGET_PORT, WEB, World, in_both_wirings};
 
@@ -75,18 +75,18 @@ fn a_refusal_is_told_with_names(world: &mut World) -> Result<()> {
             "dropped egress shop/cart-1 → {to} UDP (db/pg-0): isolated by shop/cart, \
              shop/default-deny; nearest: shop/cart egress[0] allows db pods on 8080"
         );
-        refused.expect(world, &line, Transport::Udp, to)?;
+        refused.expect(world, &line, Carrier::Udp, to)?;
         let line = format!(
             "forwarded egress shop/cart-1 → {to} TCP (db/pg-0): allowed by shop/cart egress[0]"
         );
-        opened.expect(world, &line, Transport::Tcp, to)?;
+        opened.expect(world, &line, Carrier::Tcp, to)?;
         // What was called is told, too.
         let service = WEB.at(family);
         let line = format!(
             "dropped egress shop/cart-1 → {to} UDP (db/pg-0 by default/{} {service}): isolated by",
             WEB.name
         );
-        refused.expect(world, &line, Transport::Udp, service)?;
+        refused.expect(world, &line, Carrier::Udp, service)?;
     }
     says_the_same_without_a_packet(world)?;
     tells_programs_the_same(world)?;
@@ -170,7 +170,7 @@ fn leaves_others_out(world: &World) -> Result<()> {
     let others = Watch::start(world, "others", &["--to", "192.0.2.0/24"])?;
     let all = Watch::start(world, "all", &["--protocol", "udp"])?;
     let to = SocketAddr::from((world.far.addr(Family::V4), TARGET_PORT));
-    all.expect(world, "dropped egress shop/cart-1", Transport::Udp, to)?;
+    all.expect(world, "dropped egress shop/cart-1", Carrier::Udp, to)?;
     ensure!(others.text()?.is_empty(), "{}", others.text()?);
     Ok(())
 }
@@ -218,20 +218,14 @@ impl Watch {
     }
 
     /// The client asks until a line begins so.
-    fn expect(
-        &self,
-        world: &World,
-        line: &str,
-        transport: Transport,
-        to: SocketAddr,
-    ) -> Result<()> {
+    fn expect(&self, world: &World, line: &str, by: Carrier, to: SocketAddr) -> Result<()> {
         let mut seen = String::new();
         let outcome = wait_for(
             || format!("the line {line:?}"),
             PATIENCE,
             || {
                 let question = Inquiry {
-                    transport: transport.into(),
+                    by,
                     to,
                     timeout: SHORT,
                 };

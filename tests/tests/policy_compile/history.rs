@@ -1,20 +1,21 @@
 //! Clusters that change, and an agent that keeps up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use weir_agent::compile::{Capacities, Ids, compile};
+use weir_agent::compile::{Capacities, Ids, PolicyNames, compile};
 use weir_agent::maps::Contents;
-use weir_agent::model::Cluster;
+use weir_agent::maps::diff::diff;
+use weir_agent::model::{Change, Cluster, Event, Object, ObjectRef, SourceId};
 use weir_ebpf::addr::{Addr, Port, Protocol};
 use weir_ebpf::tables::{ANYONE, PodState, PolicyFlags, RuleKey};
-use weir_tests::reference::policy::world::{Direction, NetworkPolicy, World};
+use weir_tests::reference::policy::world::{Direction, Labels, NetworkPolicy, World};
 use weir_tests::reference::policy::{Connection, Traffic};
 
-use super::node::{context, number, objects};
+use super::node::{Judge, context, number, objects};
 use super::policies::plan::NODES;
 use super::policies::rules::policy;
 use super::policies::worlds::{labels, world};
@@ -27,9 +28,9 @@ pub enum Edit {
     /// A policy goes.
     NoPolicy(Index),
     /// A pod gets other labels.
-    PodLabels(Index, std::collections::BTreeMap<String, String>),
+    PodLabels(Index, Labels),
     /// A namespace gets other labels.
-    NamespaceLabels(Index, std::collections::BTreeMap<String, String>),
+    NamespaceLabels(Index, Labels),
     /// A pod goes.
     NoPod(Index),
     /// A namespace is not known any more.
@@ -110,6 +111,58 @@ impl Agent {
         let context = context(world, NODES[0], has_records);
         let capacities = Capacities::default();
         compile(&cluster, &context, &mut self.ids, &capacities).contents
+    }
+}
+
+/// The agents of all nodes, which are told of one object at a time.
+#[derive(Default)]
+pub struct Agents {
+    cluster: Cluster,
+    objects: BTreeMap<ObjectRef, Object>,
+    nodes: [(Agent, PolicyNames); NODES.len()],
+}
+
+impl Agents {
+    /// Tells them of all that is new in a world, in any order, and has them do what each says.
+    pub fn follow(&mut self, world: &World, has_records: bool, order: Index) {
+        let all = objects(world);
+        let all: BTreeMap<_, _> = all.into_iter().map(|it| (it.reference(), it)).collect();
+        let new = all
+            .iter()
+            .filter(|(name, object)| self.objects.get(name) != Some(object));
+        let gone = self.objects.keys().filter(|name| !all.contains_key(name));
+        let new = new.map(|(_, object)| Change::Apply(object.clone()));
+        let mut changes: Vec<Change> = new.chain(gone.cloned().map(Change::Delete)).collect();
+        // A source's first list is complete when it says so.
+        changes.push(Change::Ready);
+        self.objects = all;
+        while !changes.is_empty() {
+            let change = changes.swap_remove(order.index(changes.len()));
+            self.cluster.apply(Event {
+                source: SourceId::MANIFESTS,
+                changes: vec![change],
+            });
+            for (name, node) in NODES.iter().zip(&mut self.nodes) {
+                let context = context(world, name, has_records);
+                let (agent, names) = node;
+                let capacities = Capacities::default();
+                let desired = compile(&self.cluster, &context, &mut agent.ids, &capacities);
+                for write in &diff(&desired.contents, &agent.actual).0 {
+                    write.apply_to(&mut agent.actual);
+                }
+                *names = desired.policies;
+            }
+        }
+    }
+
+    /// Asks their tables.
+    pub fn judge(&self) -> Judge {
+        let nodes = self.nodes.iter();
+        Judge::of(
+            nodes
+                .map(|(agent, names)| (agent.actual.clone(), names.clone()))
+                .collect(),
+        )
     }
 }
 

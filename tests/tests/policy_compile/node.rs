@@ -5,11 +5,13 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
 use serde_json::Value;
-use weir_agent::compile::{Capacities, Claimed, Desired, Ids, NodeContext, PodInterface, compile};
+use weir_agent::compile::{
+    Capacities, Claimed, Ids, NodeContext, PodInterface, PolicyNames, compile,
+};
 use weir_agent::maps::Contents;
-use weir_agent::model::{Cluster, Object, PodRef};
+use weir_agent::model::{Cluster, Object, PodRef, PolicyRef};
 use weir_ebpf::addr::{Addr, Port, Protocol as Number};
-use weir_ebpf::tables::{ANYONE, RuleKey, Slots};
+use weir_ebpf::tables::{ANYONE, RuleKey};
 use weir_tests::reference::policy::world::{Direction, Pod, PolicyName, Protocol, World};
 use weir_tests::reference::policy::{Connection, Judgement, RuleName, Sender, Traffic, manifests};
 
@@ -59,9 +61,9 @@ pub struct Answers {
     pub ingress: Answer,
 }
 
-/// Both nodes of a world.
+/// The nodes of a world: their tables, and what the numbers in them stand for.
 pub struct Judge {
-    nodes: Vec<Desired>,
+    nodes: Vec<(Contents, PolicyNames)>,
 }
 
 impl Judge {
@@ -70,96 +72,84 @@ impl Judge {
         let cluster = Cluster::from_objects(objects(world));
         let nodes = NODES.iter().map(|name| {
             let context = context(world, name, has_records);
-            compile(
-                &cluster,
-                &context,
-                &mut Ids::default(),
-                &Capacities::default(),
-            )
+            let capacities = Capacities::default();
+            let desired = compile(&cluster, &context, &mut Ids::default(), &capacities);
+            (desired.contents, desired.policies)
         });
-        Self {
-            nodes: nodes.collect(),
-        }
+        Self::of(nodes.collect())
+    }
+
+    /// Asks the tables of these nodes.
+    pub const fn of(nodes: Vec<(Contents, PolicyNames)>) -> Self {
+        Self { nodes }
     }
 
     /// What its nodes say of a connection.
     pub fn ask(&self, world: &World, connection: &Connection) -> Answers {
         let sender = match connection.from {
-            Sender::Pod(addr) => self.subject(world, addr),
+            Sender::Pod(addr) => world.owner(addr),
             Sender::Node { .. } | Sender::Outside(_) => None,
         };
-        let receiver = self.subject(world, connection.to);
-        let from = connection.from.addr();
+        let receiver = world.owner(connection.to);
+        let Connection { from, to, traffic } = connection;
         Answers {
-            egress: answer(sender, Direction::Egress, connection.to, connection.traffic),
-            ingress: answer(receiver, Direction::Ingress, from, connection.traffic),
+            egress: self.answer(sender, Direction::Egress, *to, *traffic),
+            ingress: self.answer(receiver, Direction::Ingress, from.addr(), *traffic),
         }
     }
 
-    /// The node and the interface of whose an address is.
-    fn subject(&self, world: &World, addr: IpAddr) -> Option<(&Desired, u32)> {
-        let pod = world.owner(addr)?;
-        let desired = &self.nodes[node_of(pod)];
-        Some((desired, interface(pod)))
-    }
-}
-
-/// What a node's tables say of a pod's end of a connection.
-fn answer(
-    subject: Option<(&Desired, u32)>,
-    direction: Direction,
-    peer: IpAddr,
-    traffic: Traffic,
-) -> Answer {
-    let Some((desired, interface)) = subject else {
-        return Answer::NoInterface;
-    };
-    let Some(pod) = desired.contents.pods.get(&interface) else {
-        return Answer::NoInterface;
-    };
-    let set = match direction {
-        Direction::Egress => pod.egress,
-        Direction::Ingress => pod.ingress,
-    };
-    let set = settled(set);
-    if set == 0 {
-        return Answer::NotIsolated;
-    }
-    match rule(&desired.contents, set, peer, traffic) {
-        Some(rule) => {
-            let name = &desired.policies.rules[&rule];
-            Answer::Allowed(RuleName {
-                policy: PolicyName {
-                    namespace: name.policy.namespace.clone(),
-                    name: name.policy.name.clone(),
-                },
-                direction,
-                index: name.index,
-            })
+    /// What the tables of a pod's node say of its end of a connection.
+    fn answer(
+        &self,
+        subject: Option<&Pod>,
+        direction: Direction,
+        peer: IpAddr,
+        traffic: Traffic,
+    ) -> Answer {
+        let Some(pod) = subject else {
+            return Answer::NoInterface;
+        };
+        let (tables, names) = &self.nodes[node_of(pod)];
+        let Some(pod) = tables.pods.get(&interface(pod)) else {
+            return Answer::NoInterface;
+        };
+        let set = match direction {
+            Direction::Egress => pod.egress,
+            Direction::Ingress => pod.ingress,
+        };
+        let set = set.get(tables.policy.slot());
+        if set == 0 {
+            return Answer::NotIsolated;
         }
-        None => {
-            let policies = desired.policies.subjects[&set].policies.iter();
-            Answer::Refused(
-                policies
-                    .map(|policy| PolicyName {
-                        namespace: policy.namespace.clone(),
-                        name: policy.name.clone(),
-                    })
-                    .collect(),
-            )
+        let name = |policy: &PolicyRef| PolicyName {
+            namespace: policy.namespace.clone(),
+            name: policy.name.clone(),
+        };
+        match rule(tables, set, peer, traffic) {
+            Some(rule) => {
+                let rule = &names.rules[&rule];
+                Answer::Allowed(RuleName {
+                    policy: name(&rule.policy),
+                    direction,
+                    index: rule.index,
+                })
+            }
+            None => Answer::Refused(names.subjects[&set].policies.iter().map(name).collect()),
         }
     }
 }
 
-fn rule(contents: &Contents, subject: u32, peer: IpAddr, traffic: Traffic) -> Option<u32> {
-    let class = contents.class(Addr::from(peer));
-    let class = class.map_or(ANYONE, |class| settled(class.0));
+fn rule(tables: &Contents, subject: u32, peer: IpAddr, traffic: Traffic) -> Option<u32> {
+    let class = tables.class(Addr::from(peer));
+    let class = class.map_or(ANYONE, |class| class.0.get(tables.policy.slot()));
     let (protocol, port) = match traffic {
         Traffic::Ports { protocol, port } => (number(protocol), port),
         Traffic::Other { protocol } => (Number(protocol), 0),
     };
-    let question = |class| RuleKey::new(subject, class, protocol, Port::new(port));
-    let of = |class| contents.rule(&question(class));
+    let of = |class| {
+        let question = RuleKey::new(subject, class, protocol, Port::new(port));
+        tables.rule(&question)
+    };
     of(class).or_else(|| of(ANYONE))
 }
 
@@ -170,12 +160,6 @@ pub const fn number(protocol: Protocol) -> Number {
         Protocol::Udp => Number::UDP,
         Protocol::Sctp => Number::SCTP,
     }
-}
-
-/// What both slots hold.
-fn settled(slots: Slots) -> u32 {
-    assert_eq!(slots.0[0], slots.0[1], "what is compiled is settled");
-    slots.0[0]
 }
 
 /// The node of a pod. One that is not bound is where its address is.

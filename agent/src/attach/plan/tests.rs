@@ -132,6 +132,27 @@ fn a_severed_link_makes_room_for_a_new_one() {
 }
 
 #[test]
+fn a_new_pods_packets_are_judged_before_all_else() {
+    let old = BTreeMap::from([(3, Role::Pod), (7, Role::Pod)]);
+    let mut present = expected(&old, TcMode::Tcx);
+    for hook in [TcHook::FromPod, TcHook::ToPod] {
+        present.insert(tcx(3, hook), State::Severed);
+    }
+    let wanted = BTreeMap::from([(7, Role::Pod), (8, Role::Pod), (9, Role::Pod)]);
+    assert_eq!(
+        plan(&wanted, &present, TcMode::Tcx, ours),
+        [
+            Action::Attach(tcx(8, TcHook::FromPod), "from_pod"),
+            Action::Attach(tcx(9, TcHook::FromPod), "from_pod"),
+            Action::Attach(tcx(8, TcHook::ToPod), "to_pod"),
+            Action::Attach(tcx(9, TcHook::ToPod), "to_pod"),
+            Action::Remove(tcx(3, TcHook::ToPod)),
+            Action::Remove(tcx(3, TcHook::FromPod)),
+        ]
+    );
+}
+
+#[test]
 fn another_mode_is_attached_before_the_old_one_is_removed() {
     let wanted = BTreeMap::from([(7, ETHERNET)]);
     let present = expected(&wanted, TcMode::Clsact);
@@ -179,7 +200,7 @@ fn a_program_for_another_link_header_is_replaced() {
 
 #[test]
 fn each_program_belongs_to_a_hook() {
-    let named: std::collections::BTreeSet<&str> = [Role::Pod, ETHERNET, BARE]
+    let named: BTreeSet<&str> = [Role::Pod, ETHERNET, BARE]
         .iter()
         .flat_map(|role| role.hooks())
         .map(|(_, program)| program)

@@ -1,6 +1,6 @@
 //! `weir flow watch`.
 
-use std::process::ExitCode;
+use std::{fmt, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -19,10 +19,15 @@ use crate::{
 /// What `weir flow watch` can be told.
 #[derive(Debug, Args)]
 pub struct WatchArguments {
-    /// Only what was dropped, rejected or forwarded. Of what is forwarded the first packet of each
-    /// connection of a pod under policy is shown
-    #[arg(long, value_name = "VERDICT", default_value = "all")]
-    verdict: VerdictName,
+    /// Only what this became of. Of what is forwarded the first packet of each connection of a pod
+    /// under policy is shown
+    #[arg(
+        long,
+        value_name = "VERDICT",
+        value_delimiter = ',',
+        default_values_t = [VerdictName::Dropped, VerdictName::Rejected]
+    )]
+    verdict: Vec<VerdictName>,
 
     /// Only connections of this pod, or of the pods of this namespace, whoever opens them
     #[arg(long, value_name = "NAMESPACE/[POD]")]
@@ -60,21 +65,30 @@ pub struct WatchArguments {
     output: ListFormat,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum VerdictName {
-    All,
     Dropped,
     Rejected,
     Forwarded,
+    All,
 }
 
 impl VerdictName {
     const fn outcome(self) -> Option<Outcome> {
         match self {
-            Self::All => None,
             Self::Dropped => Some(Outcome::Dropped),
             Self::Rejected => Some(Outcome::Rejected),
             Self::Forwarded => Some(Outcome::Forwarded),
+            Self::All => None,
+        }
+    }
+}
+
+impl fmt::Display for VerdictName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.outcome() {
+            Some(outcome) => outcome.fmt(f),
+            None => f.write_str("all"),
         }
     }
 }
@@ -82,7 +96,11 @@ impl VerdictName {
 impl WatchArguments {
     fn query(&self) -> String {
         let filter = WatchFilter {
-            verdict: self.verdict.outcome(),
+            verdicts: if self.verdict.contains(&VerdictName::All) {
+                Vec::new()
+            } else {
+                self.verdict.iter().filter_map(|it| it.outcome()).collect()
+            },
             pod: self.pod.clone(),
             from: self.from.clone(),
             to: self.to.clone(),

@@ -60,18 +60,17 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
     let rules = Rules::new(desired, actual, in_force);
     let is_judged_otherwise = peers.iter().any(Changed::is_judged_otherwise)
         || ranges.iter().any(Changed::is_judged_otherwise)
-        || !rules.of_both.is_empty()
+        || rules.are_wrong_in_force
         || sets_of_known_pods_change(desired, actual, in_force);
 
     let mut plan = Vec::new();
     let new = desired.pod_addrs.difference(&actual.pod_addrs);
     plan.extend(new.map(|addr| Write::PutPodAddr(*addr)));
-    let put = desired.rules.iter();
-    let put = put.filter(|(key, rule)| actual.rules.get(*key) != Some(*rule));
+    let put = rules.put.iter();
     plan.extend(put.map(|(key, rule)| Write::PutRule(*key, *rule)));
     let mut policy = actual.policy;
     if is_judged_otherwise {
-        let wrong = rules.of_both.iter();
+        let wrong = rules.wrong.iter();
         plan.extend(wrong.map(|key| Write::RemoveRule(*key)));
         plan.extend(
             ranges
@@ -106,14 +105,15 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
         }));
     }
     plan.extend(unknown.into_iter().map(settle_pod));
-    plan.extend(peers.iter().map(|it| match it.desired {
-        Some(class) => Write::PutPeer(it.key, class),
-        None => Write::RemovePeer(it.key),
-    }));
-    plan.extend(ranges.iter().map(|it| match it.desired {
-        Some(class) => Write::PutPeerRange(it.key, class),
-        None => Write::RemovePeerRange(it.key),
-    }));
+    // Each kind by itself: the kernel takes many writes of a kind at once.
+    let put = peers.iter().filter_map(|it| Some((it.key, it.desired?)));
+    plan.extend(put.map(|(addr, class)| Write::PutPeer(addr, class)));
+    let gone = peers.iter().filter(|it| it.desired.is_none());
+    plan.extend(gone.map(|it| Write::RemovePeer(it.key)));
+    let put = ranges.iter().filter_map(|it| Some((it.key, it.desired?)));
+    plan.extend(put.map(|(range, class)| Write::PutPeerRange(range, class)));
+    let gone = ranges.iter().filter(|it| it.desired.is_none());
+    plan.extend(gone.map(|it| Write::RemovePeerRange(it.key)));
     plan.extend(rules.unused.iter().map(|key| Write::RemoveRule(*key)));
     let gone = actual.pod_addrs.difference(&desired.pod_addrs);
     plan.extend(gone.map(|addr| Write::RemovePodAddr(*addr)));
@@ -246,13 +246,17 @@ fn prepare_pods(plan: &mut Vec<Write>, desired: &Contents, actual: &Contents, in
     }
 }
 
-/// What has to be removed from `RULES`.
+/// What has to be written to `RULES`.
 struct Rules {
-    /// Entries between a subject set and a class that are in force before and after: somebody
-    /// else wrote them, or what was written is wrong.
-    of_both: Vec<RuleKey>,
-    /// Those of numbers that nothing will refer to.
+    /// Entries that are missing, or say something else.
+    put: Vec<(RuleKey, u32)>,
+    /// Entries to be removed that are between a subject set and a class in force before and after.
+    wrong: Vec<RuleKey>,
+    /// Other entries to be removed: of numbers that nothing will refer to.
     unused: Vec<RuleKey>,
+    /// Is any entry as it should not be between numbers in force before and after? No change of
+    /// policies does that, but somebody else.
+    are_wrong_in_force: bool,
 }
 
 impl Rules {
@@ -260,12 +264,23 @@ impl Rules {
         let before = Referred::new(actual, in_force);
         let after = Referred::new(desired, Slot::Even);
         let is_of_both = |key: &RuleKey| before.has(key) && after.has(key);
-        let gone = actual.rules.keys();
-        let gone = gone
-            .filter(|key| !desired.rules.contains_key(*key))
-            .copied();
-        let (of_both, unused) = gone.partition(is_of_both);
-        Self { of_both, unused }
+        let (mut put, mut wrong, mut unused) = (Vec::new(), Vec::new(), Vec::new());
+        let mut are_wrong_in_force = false;
+        for (key, new, _) in differences(&desired.rules, &actual.rules) {
+            let is_in_force = is_of_both(key);
+            are_wrong_in_force |= is_in_force;
+            match new {
+                Some(rule) => put.push((*key, *rule)),
+                None if is_in_force => wrong.push(*key),
+                None => unused.push(*key),
+            }
+        }
+        Self {
+            put,
+            wrong,
+            unused,
+            are_wrong_in_force,
+        }
     }
 }
 

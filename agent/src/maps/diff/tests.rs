@@ -1,3 +1,5 @@
+mod policies;
+
 use proptest::prelude::*;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{Backend, BackendKey, Service, ServingKey};

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use weir_ebpf::{
     addr::{Addr, Port, Protocol},
     tables::{Frontend, FrontendFlags, FrontendKey, Service, ServiceFlags, name},
-    verdict::{COUNTERS, DropReason, Hook, RejectReason, Verdict, counter},
+    verdict::{COUNTERS, DropReason, Hook, LOST_EVENTS, RejectReason, Verdict, counter},
 };
 
 use super::*;
@@ -152,6 +152,7 @@ fn packets_are_counted_by_what_became_of_them() {
     count(Hook::FromPod, Verdict::Drop(DropReason::Malformed), 2);
     count(Hook::FromPod, Verdict::Drop(DropReason::NoSourcePort), 3);
     count(Hook::Socket, Verdict::Reject(RejectReason::NoBackend), 4);
+    counters[LOST_EVENTS as usize] = 9;
     let readings = Readings {
         counters,
         entries: BTreeMap::from([(name::FLOWS, 12)]),
@@ -187,6 +188,7 @@ fn packets_are_counted_by_what_became_of_them() {
                 4.0,
             ),
             ("weir_table_entries{table=\"FLOWS\"}", 12.0),
+            ("weir_lost_events_total", 9.0),
         ] {
             assert_eq!(found.get(sample), Some(&value), "{sample}\n{text}");
         }

@@ -29,8 +29,9 @@ pub fn claims(interfaces: &BTreeMap<u32, Interface>, records: &[Record]) -> BTre
     let mut by_namespace: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
     let mut by_name: BTreeMap<&str, u32> = BTreeMap::new();
     for (index, interface) in interfaces {
-        let namespace = by_namespace.entry(&interface.namespace).or_default();
-        namespace.push(*index);
+        for name in &interface.namespaces {
+            by_namespace.entry(name).or_default().push(*index);
+        }
         by_name.insert(&interface.name, *index);
     }
     let mut claims: BTreeMap<u32, Claim> = BTreeMap::new();
@@ -117,7 +118,7 @@ mod tests {
     fn interface(name: &str, namespace: &str, addrs: &[&str]) -> Interface {
         Interface {
             name: name.to_owned(),
-            namespace: namespace.to_owned(),
+            namespaces: namespace.split(' ').map(ToOwned::to_owned).collect(),
             netns: 1,
             addrs: set(addrs),
         }
@@ -154,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn the_namespace_decides_wherever_it_is_mounted() {
+    fn the_namespace_decides_wherever_it_is_mounted_and_whatever_else_it_is_called() {
         let interfaces = [
-            (5, interface("veth-a", "cni-a", &[])),
+            (5, interface("veth-a", "a-look-inside cni-a", &[])),
             (7, interface("veth-b", "cni-b", &["10.200.0.8"])),
         ];
         let a = record(

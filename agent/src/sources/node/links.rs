@@ -20,7 +20,7 @@
 //! so has a bridge without ports, for the port that it may get. (When that is a pod's, they go:
 //! until then no packet can pass there.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An interface as the kernel lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,10 @@ impl LinkHeader {
     }
 }
 
+/// The files of pods' network namespaces, by the numbers with which links name these. Most often
+/// there is one, but anybody may bind another to look into a pod.
+pub type Namespaces = BTreeMap<i32, BTreeSet<String>>;
+
 /// What an interface is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -103,17 +107,16 @@ const CARRY_NOTHING: &[&str] = &["dummy", "ifb", "nlmon", "vsockmon", "can", "vc
 /// Interfaces whose packets are a virtual machine's, and do not meet the node's IP layer.
 const CARRY_OTHERS: &[&str] = &["macvtap", "ipvtap"];
 
-/// What each interface is for. `namespaces`: pods' network namespaces, by the numbers with which
-/// links name them.
+/// What each interface is for.
 #[must_use]
-pub fn purposes(links: &[Link], namespaces: &BTreeMap<i32, String>) -> BTreeMap<u32, Purpose> {
+pub fn purposes(links: &[Link], namespaces: &Namespaces) -> BTreeMap<u32, Purpose> {
     links
         .iter()
         .map(|link| (link.index, purpose(link, links, namespaces)))
         .collect()
 }
 
-fn purpose(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> Purpose {
+fn purpose(link: &Link, links: &[Link], namespaces: &Namespaces) -> Purpose {
     if let Some(number) = pod_namespace(link, namespaces) {
         return Purpose::Pod(number);
     }
@@ -138,7 +141,7 @@ fn purpose(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> P
     }
 }
 
-fn pod_namespace(link: &Link, namespaces: &BTreeMap<i32, String>) -> Option<i32> {
+fn pod_namespace(link: &Link, namespaces: &Namespaces) -> Option<i32> {
     link.peer_namespace
         .filter(|number| namespaces.contains_key(number))
 }
@@ -156,7 +159,7 @@ fn carries_nothing(link: &Link) -> bool {
 
 /// A bridge of whose ports at least one is a pod's, and none anything else that carries packets.
 /// (A dummy is a common way to keep a bridge up, or its address the same.)
-fn is_pods_bridge(link: &Link, links: &[Link], namespaces: &BTreeMap<i32, String>) -> bool {
+fn is_pods_bridge(link: &Link, links: &[Link], namespaces: &Namespaces) -> bool {
     if link.kind != "bridge" {
         return false;
     }
@@ -202,7 +205,8 @@ mod tests {
     }
 
     fn found(links: &[Link]) -> Vec<Purpose> {
-        let namespaces = BTreeMap::from([(POD, "cni-a".to_owned()), (7, "cni-z".to_owned())]);
+        let namespace = |number, name: &str| (number, BTreeSet::from([name.to_owned()]));
+        let namespaces = BTreeMap::from([namespace(POD, "cni-a"), namespace(7, "cni-z")]);
         let found = purposes(links, &namespaces);
         links
             .iter()

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::addresses::{Address, PodAddress};
 use super::files::{self, NamespaceFile};
-use super::links::{Link, LinkHeader};
+use super::links::{Link, LinkHeader, Namespaces};
 use super::stale::Stale;
 
 /// A connection to the kernel, and what was last heard by it.
@@ -46,12 +46,12 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// The names of the network namespaces that have a number here.
-    pub(super) fn namespaces(&self) -> BTreeMap<i32, String> {
-        let mut found = BTreeMap::new();
+    /// The network namespaces that have a number here.
+    pub(super) fn namespaces(&self) -> Namespaces {
+        let mut found = Namespaces::new();
         for (name, file) in &self.files {
             if let Some(number) = file.number {
-                found.entry(number).or_insert_with(|| name.clone());
+                found.entry(number).or_default().insert(name.clone());
             }
         }
         found
@@ -145,24 +145,23 @@ impl Lister {
     async fn list_within(
         &mut self,
         stale: &Stale,
-        known: &BTreeMap<i32, String>,
+        known: &Namespaces,
         peers: &BTreeSet<i32>,
     ) -> Result<()> {
         let namespaces = self.listed.namespaces();
         let mut within = BTreeMap::new();
-        for (number, name) in &namespaces {
+        for (number, names) in &namespaces {
             if !peers.contains(number) {
                 continue;
             }
             let is_stale = stale.everything
                 || stale.within.contains(number)
-                || known.get(number) != Some(name);
+                || known.get(number) != Some(names);
             let addresses = match self.listed.within.get(number) {
                 Some(addresses) if !is_stale => addresses.clone(),
-                Some(_) | None => self
-                    .addresses_within(*number)
-                    .await
-                    .with_context(|| format!("list the addresses in network namespace {name}"))?,
+                Some(_) | None => self.addresses_within(*number).await.with_context(|| {
+                    format!("list the addresses in network namespace {names:?}")
+                })?,
             };
             within.insert(*number, addresses);
         }
