@@ -165,7 +165,7 @@ fn the_programs_judge_as_the_reference_evaluator_says() -> Result<()> {
     let all = verdicts::Extent { with_time: true };
     let met = RefCell::new(verdicts::Met::default());
     for _ in 0..ROUNDS {
-        random::check(CLUSTERS, &verdicts::history(60..=120), |history| {
+        random::check(CLUSTERS, &verdicts::history(40..=80), |history| {
             let of_history = verdicts::compare(&mut Program::load()?, &history, all)?;
             met.borrow_mut().extend(&of_history);
             Ok(())
