@@ -157,7 +157,7 @@ fn the_programs_do_what_the_reference_model_says() -> Result<()> {
 
 /// Clusters under policy in each round, and how many rounds there may be until every kind of
 /// answer was met.
-const CLUSTERS: u32 = 24;
+const CLUSTERS: u32 = 12;
 const ROUNDS: usize = 12;
 
 /// Clusters that change, and packets between their pods, each with maps of its own.
