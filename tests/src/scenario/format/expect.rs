@@ -44,8 +44,8 @@ impl<'de> Deserialize<'de> for ExpectText {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ExpectText, A::Error> {
-                FieldsText::deserialize(MapAccessDeserializer::new(map))
-                    .map(|fields| ExpectText::Fields(Box::new(fields)))
+                let fields = FieldsText::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ExpectText::Fields(Box::new(fields)))
             }
         }
 
@@ -127,7 +127,9 @@ impl FieldsText {
             ),
         }
     }
+}
 
+impl FieldsText {
     fn read(self) -> Result<Expect> {
         ensure!(
             self.served_by.is_empty() && self.client_seen_as.is_none(),
