@@ -53,7 +53,7 @@ fn pod(namespace: usize, number: usize) -> Object {
         "spec": {
             "nodeName": if is_here { "here" } else { "elsewhere" },
             "containers": [{"name": "main", "ports": [
-                {"name": "http", "containerPort": if number % 2 == 0 { 80 } else { 8080 }},
+                {"name": "http", "containerPort": if number.is_multiple_of(2) { 80 } else { 8080 }},
             ]}],
         },
         "status": {"phase": "Running", "podIPs": [

@@ -157,7 +157,7 @@ fn the_programs_do_what_the_reference_model_says() -> Result<()> {
 
 /// Clusters under policy in each round, and how many rounds there may be until every kind of
 /// answer was met.
-const CLUSTERS: u32 = 24;
+const CLUSTERS: u32 = 12;
 const ROUNDS: usize = 12;
 
 /// Clusters that change, and packets between their pods, each with maps of its own.
@@ -165,7 +165,7 @@ fn the_programs_judge_as_the_reference_evaluator_says() -> Result<()> {
     let all = verdicts::Extent { with_time: true };
     let met = RefCell::new(verdicts::Met::default());
     for _ in 0..ROUNDS {
-        random::check(CLUSTERS, &verdicts::history(60..=120), |history| {
+        random::check(CLUSTERS, &verdicts::history(40..=80), |history| {
             let of_history = verdicts::compare(&mut Program::load()?, &history, all)?;
             met.borrow_mut().extend(&of_history);
             Ok(())

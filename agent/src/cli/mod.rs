@@ -193,6 +193,14 @@ mod tests {
             "weir flow list --from 10.0.0.0/8 --to [fd00::1]:80 --state opening,closed",
             "weir flow ls --service shop/web --protocol sctp --watch --all",
             "weir flow list --sockets --to 10.32.0.140 -o yaml",
+            "weir flow watch",
+            "weir flow watch --verdict dropped --pod shop/cart-1 --to 10.0.0.0/8 -o json",
+            "weir flow watch --verdict all --pod shop/ --sample 100 --last 5 --port 80",
+            "weir policy explain --from shop/cart-1 --to svc/db/postgres --port 5432",
+            "weir policy explain --from 10.0.0.1 --to shop/web --protocol icmp --manifests m",
+            "weir policy test new.yaml other.yaml -o wide",
+            "weir netpol test --without shop/deny",
+            "weir policy ls -o wide",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }
@@ -201,6 +209,10 @@ mod tests {
             "weir flow list --from web",
             "weir flow list --state dead",
             "weir flow list --sockets --from 10.0.0.1",
+            "weir flow watch --pod cart-1",
+            "weir flow watch --sample 0",
+            "weir policy explain --from shop/cart-1",
+            "weir policy test",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

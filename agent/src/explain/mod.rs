@@ -6,7 +6,7 @@
 //! none does ([`mod@reasons`]). Where the two disagree, which would be a fault of Weir's, the answer
 //! says so.
 //!
-//! [`explanation`] puts both together, [`answer`] and [`record`] into words: of a question, and
+//! [`explanation`] puts both together, [`mod@answer`] and [`mod@record`] into words: of a question, and
 //! of a packet that the programs tell of. [`changes`] compares two states of a cluster. [`scene`] is
 //! the cluster as policies see it, [`rules`] what one rule says, [`wording`] the words.
 //!

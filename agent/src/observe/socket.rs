@@ -2,7 +2,7 @@
 //! `weir flow watch`.
 //!
 //! Promises: only root may connect (mode 0600); whoever connects and says nothing is not waited for
-//! (hyper closes after 30 s); no number of clients takes more than [`MAX_CONNECTIONS`] file
+//! (hyper closes after 30 s); no number of clients takes more than 64 file
 //! descriptors; and the socket that stands at the path is always one that answers, or nobody's.
 //! What is answered is [`socket_routes`](super::socket_routes)' business.
 

@@ -3,8 +3,8 @@
 //! | | |
 //! |---|---|
 //! | `POST /v1/policy/explain` | a question ([`Written`]) → [`Answer`](crate::explain::answer::Answer) |
-//! | `POST /v1/policy/test` | manifests ([`Proposal`]) → [`Tested`] |
-//! | `GET /v1/policies` | the policies, and which pods of this node they isolate ([`Listed`]) |
+//! | `POST /v1/policy/test` | manifests ([`Proposal`]) → [`Tested`](crate::explain::proposal::Tested) |
+//! | `GET /v1/policies` | the policies, and which pods of this node they isolate ([`PolicyRow`](crate::listing::policies::PolicyRow)) |
 //! | `GET /v1/flows` | records of packets, one a line as they come ([`Line`]); the query is a [`WatchFilter`], and `sample=N`: of what was forwarded each Nth; `last=N`: first the last so many that were dropped |
 
 use std::{convert::Infallible, pin::Pin, sync::Arc};

@@ -5,7 +5,7 @@
 //! the pair. It is there before the first container of the pod starts, earlier than the API
 //! server tells of the pod's addresses.
 //!
-//! [`record`] reads one, [`claims`] finds the interface that it is of: both pure. [`watch`]
+//! [`record`] reads one, [`claims()`] finds the interface that it is of: both pure. [`watch`]
 //! follows the directory.
 
 pub mod claims;

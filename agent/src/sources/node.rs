@@ -9,7 +9,7 @@
 //! event, lost ones included, a change of that directory or of the mounts in it) whatever it
 //! makes doubtful is listed afresh, so that nothing can be missed; what arrives is always the
 //! whole state. A sign after a quiet time is looked into at once, because a pod may wait for its
-//! programs; a burst of them is looked into at a [`Pace`].
+//! programs; a burst of them is looked into at a `Pace`.
 //!
 //! Choosing is pure and in those modules; asking the kernel is [`list`], being told of changes
 //! `signs`.

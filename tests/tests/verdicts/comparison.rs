@@ -258,7 +258,7 @@ impl<E: Executor> Comparison<'_, E> {
     }
 
     fn expect(&mut self, at: At, own: IpAddr, peer: IpAddr, part: Part<'_>) -> Outcome {
-        let seen = part.seen(at, self.now);
+        let seen = part.seen(at, self.now, self.world.contents().policy.revision);
         let is_pod_client = part.is_of_client == (seen.way == Direction::Egress);
         let key = part.key(at, own, peer, is_pod_client);
         let cluster = &self.cluster;
@@ -278,7 +278,7 @@ impl<E: Executor> Comparison<'_, E> {
         (other, is_about_own): (IpAddr, bool),
         part: Part<'_>,
     ) -> Outcome {
-        let seen = part.seen(at, self.now);
+        let seen = part.seen(at, self.now, self.world.contents().policy.revision);
         let key = part.key(at, own, other, part.is_of_client == is_about_own);
         let cluster = &self.cluster;
         let traffic = part.conversation.connection.traffic;
@@ -330,7 +330,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn seen(self, at: At, now: u64) -> Seen {
+    fn seen(self, at: At, now: u64, revision: u32) -> Seen {
         let is_echo = self.conversation.is_echo();
         Seen {
             way: if at.hook == Hook::FromPod {
@@ -342,6 +342,7 @@ impl Part<'_> {
             is_echo_reply: is_echo && !self.is_of_client,
             is_echo_request: is_echo && self.is_of_client,
             is_from_node: at.is_from_node,
+            revision,
             now,
         }
     }

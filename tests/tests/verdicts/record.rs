@@ -45,6 +45,8 @@ pub struct Seen {
     pub is_echo_request: bool,
     /// Does the node itself send it?
     pub is_from_node: bool,
+    /// Which state of the policies is in force.
+    pub revision: u32,
     /// Seconds.
     pub now: u64,
 }
@@ -73,6 +75,8 @@ struct Record {
     is_of_node: bool,
     last: u64,
     stage: Stage,
+    /// The state of the policies by which it was judged last.
+    revision: u32,
     /// A packet of it was refused since one was let through.
     is_refused: bool,
 }
@@ -120,7 +124,10 @@ impl Records {
             let is_other_echo =
                 (seen.is_echo_request && !is_original) || (seen.is_echo_reply && is_original);
             let is_anew = is_opening && record.stage >= Stage::Ending;
-            let turns_round = is_opening && !is_original && record.is_refused;
+            // What is refused, or would have to be judged again, gives way.
+            let is_kept = self.is_kept && !record.is_refused;
+            let is_doubtful = record.is_refused || (record.revision != seen.revision && !is_kept);
+            let turns_round = is_opening && !is_original && is_doubtful;
             is_alive && !is_other_echo && !is_anew && !turns_round
         });
         let Some(record) = record else {
@@ -156,6 +163,11 @@ impl Records {
         if why.is_allowed() || is_kept {
             let record = Record {
                 is_refused: false,
+                revision: if is_kept {
+                    record.revision
+                } else {
+                    seen.revision
+                },
                 ..record
             };
             self.pass(key, record, seen);
@@ -164,6 +176,7 @@ impl Records {
         if !self.is_kept {
             let refused = Record {
                 is_refused: true,
+                revision: seen.revision,
                 ..record
             };
             self.records.insert(key, refused);
@@ -227,6 +240,7 @@ impl Records {
             is_of_node: seen.is_from_node,
             last: seen.now,
             stage: Stage::Unanswered,
+            revision: seen.revision,
             is_refused: false,
         };
         self.records.insert(key, record);

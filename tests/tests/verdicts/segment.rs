@@ -69,7 +69,12 @@ impl Conversation {
         let place = |addr: IpAddr, port| SocketAddr::new(addr, port);
         let (src, dst) = (place(client, client_port), place(server, server_port));
         let (src, dst) = if is_of_client { (src, dst) } else { (dst, src) };
-        Packet::new(src, dst, self.body(segment, is_of_client))
+        let packet = Packet::new(src, dst, self.body(segment, is_of_client));
+        // An error about it quotes so much (RFC 792).
+        Packet {
+            payload: 8,
+            ..packet
+        }
     }
 
     /// An error about a packet of one of its sides, to that side.

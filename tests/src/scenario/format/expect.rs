@@ -24,7 +24,7 @@ use super::{Expect, Outcome, PeerText, ToldText};
 
 /// Fields, or a word that says it all.
 pub(super) enum ExpectText {
-    Fields(FieldsText),
+    Fields(Box<FieldsText>),
     Word(WordText),
 }
 
@@ -44,7 +44,8 @@ impl<'de> Deserialize<'de> for ExpectText {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ExpectText, A::Error> {
-                FieldsText::deserialize(MapAccessDeserializer::new(map)).map(ExpectText::Fields)
+                FieldsText::deserialize(MapAccessDeserializer::new(map))
+                    .map(|fields| ExpectText::Fields(Box::new(fields)))
             }
         }
 
@@ -95,7 +96,15 @@ impl ExpectText {
     pub(super) fn read_for(self, talk: &Talk) -> Result<Expected> {
         match self {
             Self::Word(word) => word.read(talk),
-            Self::Fields(FieldsText {
+            Self::Fields(fields) => fields.read_for(talk),
+        }
+    }
+}
+
+impl FieldsText {
+    fn read_for(self, talk: &Talk) -> Result<Expected> {
+        match self {
+            Self {
                 verdict: None,
                 reason: None,
                 packet: None,
@@ -106,21 +115,19 @@ impl ExpectText {
                 client_seen_as,
                 rules: None,
                 isolated_by: None,
-            }) if one_of.is_empty() => AnswersText {
+            } if one_of.is_empty() => AnswersText {
                 served_by,
                 reaches,
                 client_seen_as,
             }
             .read(talk),
-            Self::Fields(_) => bail!(
+            _ => bail!(
                 "of a talk served_by or reaches is expected, and client_seen_as; no verdict, \
                  packet or peer"
             ),
         }
     }
-}
 
-impl FieldsText {
     fn read(self) -> Result<Expect> {
         ensure!(
             self.served_by.is_empty() && self.client_seen_as.is_none(),
