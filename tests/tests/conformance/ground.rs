@@ -18,7 +18,7 @@ use crate::print::{Outcome, Reply};
 use crate::table::{Cell, PORTS, Party, Table};
 
 /// Nothing comes back from a question that is dropped: this is how long one waits for that.
-const SILENCE: u64 = 400;
+const SILENCE: u64 = 300;
 /// What must be answered is answered long before, unless the machine has much else to do.
 const ANSWER: u64 = 3_000;
 /// How often a question is asked that must be answered: one datagram may be lost.

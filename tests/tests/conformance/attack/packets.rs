@@ -109,6 +109,16 @@ pub fn is_neighbour_discovery(packet: &[u8]) -> bool {
             .is_some_and(|kind| (133..=137).contains(kind))
 }
 
+/// The port that a packet is for, if its protocol begins with ports.
+pub fn destination_port(packet: &[u8]) -> Option<u16> {
+    let transport = match packet.first()? >> 4 {
+        4 => usize::from(packet[0] & 0xf) * 4,
+        _ => 40,
+    };
+    let port = packet.get(transport + 2..transport + 4)?;
+    Some(u16::from_be_bytes([port[0], port[1]]))
+}
+
 /// For a failure's report.
 pub fn describe(packet: &[u8]) -> String {
     let Some((from, to)) = ends(packet) else {

@@ -1,8 +1,9 @@
 //! Conversations that are under way when what allows them changes.
 
 use std::net::SocketAddr;
+use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use weir_tests::bed::Family;
 use weir_tests::testpod::client::any_port;
 use weir_tests::testpod::protocol::{Carrier, Failure, Handle};
@@ -70,8 +71,17 @@ impl Conversations {
     /// None is.
     fn are_over(&self, ground: &Ground) -> Result<()> {
         let client = ground.pod(self.client)?;
-        for &(socket, to) in &self.sockets {
-            let answer = client.ask_with(socket, to, 0, SILENCE);
+        // All at once: each takes its time to be sure of.
+        let answers = thread::scope(|scope| {
+            let ask = |&(socket, to): &(Handle, Option<SocketAddr>)| {
+                scope.spawn(move || (to, client.ask_with(socket, to, 0, SILENCE)))
+            };
+            let asking: Vec<_> = self.sockets.iter().map(ask).collect();
+            let answers = asking.into_iter().map(|asked| asked.join());
+            answers.collect::<Result<Vec<_>, _>>()
+        });
+        let answers = answers.map_err(|_| anyhow!("a thread that asks panicked"))?;
+        for (to, answer) in answers {
             ensure!(
                 answer == Err(Failure::TimedOut),
                 "{} must be over: {answer:?}",

@@ -101,7 +101,7 @@ pub const WITH_FLAGS: &[TestWithFlags] = &[
 ];
 
 /// Nothing comes back within this from a question that is dropped.
-const SILENCE: Duration = Duration::from_millis(400);
+const SILENCE: Duration = Duration::from_millis(250);
 /// What must be answered is answered within this, TCP's own repetitions included.
 const ANSWER: Duration = Duration::from_secs(15);
 const TRIES: usize = 3;
