@@ -14,6 +14,7 @@
 //! `worker-0`, and services are in `10.32.0.0/24` and `fd00:10:32::/112`.
 #![forbid(unsafe_code)]
 
+mod describe;
 pub mod format;
 pub mod frame;
 pub mod interfaces;

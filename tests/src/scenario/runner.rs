@@ -7,12 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use weir_agent::maps::{Contents, Plan};
+use weir_agent::maps::Plan;
 use weir_ebpf::addr::Protocol;
 use weir_ebpf::datapath::At;
 use weir_ebpf::event::Event;
 use weir_ebpf::verdict::{Hook, Verdict};
 
+use super::describe::describe;
 use super::format::{
     Call, CallKind, Expect, Outcome, Path as Way, PeerText, Relation, Scenario, SentText, Step,
     ToldText,
@@ -466,56 +467,4 @@ fn ensure_reached(expect: &Expect, reached: &BTreeSet<SocketAddr>) -> Result<()>
         );
     }
     Ok(())
-}
-
-/// What the agent's tables hold, a line an entry.
-fn describe(contents: &Contents) -> String {
-    let policies = contents
-        .pods
-        .iter()
-        .map(|(index, pod)| format!("  pod at {index}: {pod:?}"));
-    let policies: Vec<String> = policies
-        .chain(contents.pod_addrs.iter().map(|addr| format!("  {addr:?}")))
-        .chain(
-            contents
-                .peers
-                .iter()
-                .map(|(addr, class)| format!("  {addr:?}: {class:?}")),
-        )
-        .chain(
-            contents
-                .peer_ranges
-                .iter()
-                .map(|(cidr, class)| format!("  {cidr:?}: {class:?}")),
-        )
-        .chain(
-            contents
-                .rules
-                .iter()
-                .map(|(key, rule)| format!("  {key:?}: rule {rule}")),
-        )
-        .collect();
-    let mut lines = vec!["the tables held".to_owned()];
-    lines.extend(contents.frontends.iter().map(|(key, frontend)| {
-        format!(
-            "  frontend {} port {} {} of service {}",
-            key.addr, key.port, key.protocol, frontend.service
-        )
-    }));
-    lines.extend(contents.services.iter().map(|(number, service)| {
-        format!(
-            "  service {number}: {} backends, revision {}",
-            service.backend_count, service.revision
-        )
-    }));
-    lines.extend(contents.backends.iter().map(|(key, backend)| {
-        format!(
-            "  backend {} port {} in slot {} of service {}",
-            backend.addr, backend.port, key.slot, key.service
-        )
-    }));
-    lines.extend(policies);
-    lines.push(format!("  {:?}", contents.policy));
-    lines.push(format!("  {:?}", contents.node));
-    lines.join("\n")
 }
