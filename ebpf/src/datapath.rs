@@ -345,6 +345,8 @@ pub struct At {
     pub interface: u32,
     /// Does it come from the node itself, not from an interface (`ingress_ifindex` is zero)?
     pub is_from_node: bool,
+    /// Did it come by this very interface?
+    pub is_from_itself: bool,
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -356,6 +358,7 @@ impl At {
             hook,
             interface,
             is_from_node: false,
+            is_from_itself: false,
         }
     }
 }
@@ -371,6 +374,8 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
     let mut work = Workspace::new();
     let sender = if at.is_from_node {
         Sender::Node
+    } else if at.is_from_itself {
+        Sender::Itself
     } else {
         Sender::Other
     };

@@ -57,6 +57,20 @@ fn a_forged_segment_opens_nothing() {
 }
 
 #[test]
+fn nobody_is_the_pod_by_bearing_its_address() {
+    for family in FAMILIES {
+        let world = World::with_pods();
+        world.isolate_from_everybody();
+        let own = tuple(Protocol::UDP, (family.pod, 4_000), (family.pod, 80));
+        let forged = packet(&own, TcpFlags(0));
+        assert_eq!(world.receive(POD, &forged), Err(DropReason::IngressPolicy));
+        let own = tuple(Protocol::TCP, (family.pod, 4_000), (family.pod, 80));
+        let forged = packet(&own, frame::SYN);
+        assert_eq!(world.receive(POD, &forged), Err(DropReason::IngressPolicy));
+    }
+}
+
+#[test]
 fn what_ends_or_answers_a_connection_makes_no_other_out_of_nothing() {
     for flags in [frame::SYN_ACK, frame::FIN_ACK, RST] {
         let (world, asked) = client(V4);

@@ -131,6 +131,7 @@ impl Judge {
         };
         let at = At {
             is_from_node,
+            is_from_itself: from == to,
             ..At::new(hook, interface)
         };
         let mut packet = probe::packet(from, to, traffic);

@@ -182,7 +182,7 @@ fn judge_received<P: Packet, T: Tables>(
     work: &mut Workspace,
 ) -> Result<(), DropReason> {
     work.case.set_conversation(&work.headers.tuple);
-    if is_to_itself(tables, work) {
+    if is_hairpin(tables, work) {
         return Ok(());
     }
     let judged = policy::judge(packet, tables, work);
@@ -277,13 +277,12 @@ fn judge_without_port<P: Packet, T: Tables>(
             } else if work.quote.is_read {
                 work.case.set_conversation(&work.quote.tuple.reversed());
             }
-            if work.quote.is_read && work.case.key.pod == work.case.key.peer {
+            if work.step == Step::TRANSLATE && work.case.key.pod == work.case.key.peer {
                 return Ok(());
             }
             // It opens nothing, and is sent in fragments by nobody.
             return policy::judge_error(tables, work);
         }
-        _ if is_to_itself(tables, work) => Ok(()),
         _ => policy::judge(packet, tables, work),
     };
     if judged.is_ok() {
@@ -309,11 +308,14 @@ fn judge_later<T: Tables>(tables: &T, work: &mut Workspace) -> Result<(), DropRe
     }
 }
 
-/// Does a packet come from the very pod that it goes to, by its addresses?
+/// Does a pod speak to itself through a service? A packet with its address at both ends that has
+/// no such flow is not the pod's: what it sends itself without a service never leaves it.
 #[inline(always)]
-fn is_to_itself<T: Tables>(tables: &T, work: &Workspace) -> bool {
+fn is_hairpin<T: Tables>(tables: &T, work: &Workspace) -> bool {
     let tuple = &work.headers.tuple;
-    tuple.src == tuple.dst && policy::is_pod_addr(tables, &work.case, tuple.dst)
+    work.step == Step::TRANSLATE
+        && tuple.src == tuple.dst
+        && policy::is_pod_addr(tables, &work.case, tuple.dst)
 }
 
 /// Notes of a first fragment that it was refused.

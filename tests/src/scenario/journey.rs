@@ -71,6 +71,8 @@ impl Routing<'_> {
         Some(match self.interfaces.at(to) {
             Some(interface) => At {
                 is_from_node: *origin == Origin::Node,
+                is_from_itself: matches!(origin, Origin::Pod(pod)
+                    if self.interfaces.index(pod).is_ok_and(|it| it == interface)),
                 ..At::new(Hook::ToPod, interface)
             },
             None => At::new(Hook::ToNetwork, UPLINK),

@@ -273,7 +273,13 @@ impl Executor for Program {
 /// is of interest (`linux/bpf.h`).
 fn context(at: At) -> [u8; 44] {
     let mut context = [0; 44];
-    let ingress = if at.is_from_node { 0 } else { UPLINK };
+    let ingress = if at.is_from_node {
+        0
+    } else if at.is_from_itself {
+        at.interface
+    } else {
+        UPLINK
+    };
     context[36..40].copy_from_slice(&ingress.to_ne_bytes());
     context[40..44].copy_from_slice(&at.interface.to_ne_bytes());
     context
