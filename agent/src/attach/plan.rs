@@ -190,7 +190,11 @@ pub fn plan(
             Some(State::Severed) | None => Some(Action::Attach(attachment, name)),
         })
         .collect();
-    let in_use: BTreeSet<u32> = present.keys().map(|it| it.interface).collect();
+    let in_use: BTreeSet<u32> = present
+        .iter()
+        .filter(|(_, state)| **state != State::Severed)
+        .map(|(attachment, _)| attachment.interface)
+        .collect();
     if !in_use.is_empty() {
         set.sort_by_key(|action| match action {
             Action::Attach(it, _) => it.hook != TcHook::FromPod || in_use.contains(&it.interface),

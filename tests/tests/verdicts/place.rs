@@ -102,6 +102,7 @@ impl Interfaces {
         if let Some(interface) = self.of(world, to) {
             way.push(At {
                 is_from_node,
+                is_from_itself: way.contains(&At::new(Hook::FromPod, interface)),
                 ..At::new(Hook::ToPod, interface)
             });
         } else if !is_here(to) {
