@@ -105,7 +105,13 @@ mod tests {
         let path = directory.path().join("program");
         fs::write(&path, small).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let output = Command::new(path).arg("--list").output().unwrap();
+        // A child that another test began in between holds the file open until it runs its own.
+        let output = loop {
+            match Command::new(&path).arg("--list").output() {
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {}
+                output => break output.unwrap(),
+            }
+        };
         assert!(output.status.success(), "{output:?}");
     }
 
