@@ -16,8 +16,9 @@ use super::plan;
 /// Source ports for translated sources.
 pub const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
 
-/// Clients by which it shows whether they are remembered.
-const ENOUGH: u32 = 24;
+/// Clients by which it shows whether they are remembered. A complete run has three times as many
+/// of the rarest timeout, so that it hardly ever has fewer than these.
+const ENOUGH: u32 = 16;
 
 /// Of clients whose time with an endpoint was up and that could choose among several: by timeout,
 /// how many there were, and how many came to the same endpoint again.
@@ -44,7 +45,7 @@ impl Faded {
                 !is_complete || *asked >= ENOUGH,
                 "only {asked} clients outlived a timeout of {timeout:?}"
             );
-            // By chance alone all go where they went before once in 2^24 times.
+            // By chance alone all go where they went before once in 2^16 times, if they are so few.
             ensure!(
                 same < asked || *asked < ENOUGH,
                 "after {timeout:?} all {asked} clients went to the same endpoint again"

@@ -107,13 +107,15 @@ impl Met {
 
 /// Milliseconds that pass between questions: such that clients outlive each of the timeouts, and
 /// that not all is forgotten too often.
-const DELAYS: [u64; 8] = [
+const DELAYS: [u64; 10] = [
     1_303,
     1_303,
     1_303,
     1_303,
     13_307,
     13_307,
+    13_307,
+    15_000_011,
     15_000_011,
     100_000_013,
 ];
@@ -253,7 +255,7 @@ impl<E: Executor> Comparison<'_, E> {
         to: SocketAddr,
         protocol: &'static str,
     ) -> Result<()> {
-        if self.extent.with_delays && self.random.below(32) == 0 {
+        if self.extent.with_delays && self.random.below(16) == 0 {
             // No few of these sum up to a timeout.
             let after = DELAYS[self.random.below(DELAYS.len())];
             let after = Duration::from_millis(after);

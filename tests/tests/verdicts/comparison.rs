@@ -23,7 +23,7 @@ use weir_tests::scenario::runner::send_at;
 use weir_tests::scenario::told::Told;
 use weir_tests::scenario::world::{self, World};
 
-use super::histories::{Happening, History};
+use super::histories::{Happening, History, only_about_all};
 use super::met::Met;
 use super::place::{Interfaces, sender_at};
 use super::record::{Key, Outcome, Records, Seen};
@@ -100,11 +100,16 @@ impl<E: Executor> Comparison<'_, E> {
                 };
                 self.send_error(quoted, *is_of_end)
             }
-            Happening::Begin(conversation) => {
+            Happening::Begin(conversation) => self.begin(self.conversation(conversation)),
+            Happening::Sever(conversation) => {
                 let conversation = self.conversation(conversation);
-                self.send(conversation, Segment::Opening, true)?;
-                self.send(conversation, Segment::Answer, false)?;
-                self.send(conversation, Segment::Data, true)
+                let before = self.cluster.clone();
+                self.change(only_about_all(&before, true))?;
+                self.begin(conversation)?;
+                self.change(only_about_all(&before, false))?;
+                self.send(conversation, Segment::Data, true)?;
+                self.send(conversation, Segment::Data, false)?;
+                self.change(before)
             }
             Happening::Forgery(pod, of) => self.forge(pod, self.conversation(of)),
             Happening::Time(seconds) => {
@@ -128,6 +133,12 @@ impl<E: Executor> Comparison<'_, E> {
         Self: 'h,
     {
         index.get(&self.history.conversations)
+    }
+
+    fn begin(&mut self, conversation: &Conversation) -> Result<()> {
+        self.send(conversation, Segment::Opening, true)?;
+        self.send(conversation, Segment::Answer, false)?;
+        self.send(conversation, Segment::Data, true)
     }
 
     fn change(&mut self, next: Cluster) -> Result<()> {

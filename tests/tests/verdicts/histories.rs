@@ -1,17 +1,21 @@
 //! Clusters that change, and what happens in them.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use proptest::collection::vec;
+use proptest::option::weighted;
 use proptest::prelude::*;
-use proptest::sample::{Index, select};
+use proptest::sample::{Index, select, subsequence};
+use weir_tests::reference::policy::Sender;
 use weir_tests::reference::policy::world::{
     Direction, Labels, NetworkPolicy, Phase, PolicyName, Rule, World,
 };
 
+use super::place::HERE;
 use super::segment::{Conversation, Segment};
 use crate::policies::connections::connections;
-use crate::policies::plan::NAMESPACES;
+use crate::policies::plan::{NAMESPACES, NODE_ADDRESSES, NODES, POD_ADDRESSES, addr};
 use crate::policies::rules::policy;
 use crate::policies::worlds::{labels, world};
 
@@ -55,6 +59,9 @@ pub enum Happening {
     },
     /// A conversation's beginning: its opening, the answer to that, and data.
     Begin(Index),
+    /// A conversation begins while everything is allowed, and is spoken of by both sides when
+    /// nothing is. Then policies are again what they were.
+    Sever(Index),
     /// A pod sends a conversation's opening, which is another's.
     Forgery(Index, Index),
     /// Time passes, in seconds.
@@ -73,6 +80,7 @@ pub enum Change {
     /// Everything is allowed in a namespace, or nothing, by a policy more.
     All {
         namespace: &'static str,
+        directions: Vec<Direction>,
         is_allowed: bool,
     },
     /// A pod gets other labels.
@@ -110,15 +118,35 @@ pub fn history(events: RangeInclusive<usize>) -> impl Strategy<Value = History> 
 
 /// Few ports, so that they are used again, and by the other side.
 fn conversations() -> impl Strategy<Value = Vec<Conversation>> {
-    let client_ports = vec(select(vec![80_u16, 81, 40_000, 40_001]), 6..14);
-    (connections(), client_ports).prop_map(|(connections, client_ports)| {
-        let both = connections.into_iter().zip(client_ports);
-        both.map(|(connection, client_port)| Conversation {
-            connection,
-            client_port,
+    let client_port = select(vec![80_u16, 81, 40_000, 40_001]);
+    let server_here = weighted(0.5, select(&POD_ADDRESSES[..POD_ADDRESSES.len() / 2]));
+    let is_of_node = prop::bool::weighted(0.1);
+    let choices = vec((server_here, is_of_node, client_port), 6..14);
+    (connections(), choices).prop_map(|(connections, choices)| {
+        let each = connections.into_iter().zip(choices);
+        each.map(|(mut connection, choice)| {
+            let (server_here, is_of_node, client_port) = choice;
+            if let Some(server) = server_here {
+                connection.to = addr(server[usize::from(connection.to.is_ipv6())]);
+            }
+            if is_of_node {
+                connection.from = own_node(connection.to);
+            }
+            Conversation {
+                connection,
+                client_port,
+            }
         })
         .collect()
     })
+}
+
+/// The node from which all is seen, which sends to an address.
+fn own_node(to: IpAddr) -> Sender {
+    Sender::Node {
+        name: NODES[HERE].to_owned(),
+        addr: addr(NODE_ADDRESSES[HERE][usize::from(to.is_ipv6())]),
+    }
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -154,6 +182,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         12 => packet,
         2 => error,
         6 => any::<Index>().prop_map(Happening::Begin),
+        1 => any::<Index>().prop_map(Happening::Sever),
         1 => (any::<Index>(), any::<Index>()).prop_map(|(pod, of)| Happening::Forgery(pod, of)),
         1 => select(&DELAYS).prop_map(Happening::Time),
         3 => change().prop_map(Happening::Change),
@@ -164,8 +193,12 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         4 => policy().prop_map(Change::Policy),
         2 => any::<Index>().prop_map(Change::NoPolicy),
-        3 => (select(&NAMESPACES), any::<bool>())
-            .prop_map(|(namespace, is_allowed)| Change::All { namespace, is_allowed }),
+        3 => (select(&NAMESPACES), subsequence(Direction::ALL.to_vec(), 1..=2), any::<bool>())
+            .prop_map(|(namespace, directions, is_allowed)| Change::All {
+                namespace,
+                directions,
+                is_allowed,
+            }),
         2 => (any::<Index>(), labels()).prop_map(|(pod, labels)| Change::Labels(pod, labels)),
         1 => (any::<Index>(), labels())
             .prop_map(|(namespace, labels)| Change::NamespaceLabels(namespace, labels)),
@@ -184,8 +217,9 @@ impl Change {
             }
             Self::All {
                 namespace,
+                directions,
                 is_allowed,
-            } => put(world, about_all(namespace, *is_allowed)),
+            } => put(world, about_all(namespace, directions, *is_allowed)),
             Self::Labels(which, labels) if !world.pods.is_empty() => {
                 let which = which.index(world.pods.len());
                 world.pods[which].labels = labels.clone();
@@ -214,12 +248,22 @@ impl Change {
     }
 }
 
+/// The cluster if a policy in each namespace were all there is, and allowed everything or nothing.
+pub fn only_about_all(world: &World, is_allowed: bool) -> World {
+    World {
+        policies: NAMESPACES
+            .map(|namespace| about_all(namespace, &Direction::ALL, is_allowed))
+            .to_vec(),
+        ..world.clone()
+    }
+}
+
 fn put(world: &mut World, policy: NetworkPolicy) {
     world.policies.retain(|other| other.name != policy.name);
     world.policies.push(policy);
 }
 
-fn about_all(namespace: &str, is_allowed: bool) -> NetworkPolicy {
+fn about_all(namespace: &str, directions: &[Direction], is_allowed: bool) -> NetworkPolicy {
     let rules = || is_allowed.then(|| vec![Rule::default()]);
     NetworkPolicy {
         name: PolicyName {
@@ -228,9 +272,10 @@ fn about_all(namespace: &str, is_allowed: bool) -> NetworkPolicy {
         },
         pod_selector: None,
         policy_types: Some(
-            Direction::ALL
+            directions
+                .iter()
                 .map(|it| it.policy_type().to_owned())
-                .to_vec(),
+                .collect(),
         ),
         ingress: rules(),
         egress: rules(),

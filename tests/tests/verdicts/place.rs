@@ -16,7 +16,7 @@ use weir_tests::scenario::memory::UPLINK;
 use crate::policies::plan::{NODE_ADDRESSES, NODES, addr};
 
 /// Which node all is seen from.
-const HERE: usize = 0;
+pub const HERE: usize = 0;
 
 /// The interfaces of the node's pods. No index is given twice.
 #[derive(Debug, Default)]
