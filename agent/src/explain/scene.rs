@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::model::{Cluster, Direction, NetworkPolicy, Pod, PodRef};
+use crate::model::{Cluster, Direction, NetworkPolicy, Pod, PodRef, youngest_by_addr};
 
 /// The cluster, with its pods and nodes by address.
 #[derive(Clone, Debug, Default)]
@@ -17,16 +17,7 @@ impl Scene {
     /// The scene of a cluster.
     #[must_use]
     pub fn new(cluster: Cluster) -> Self {
-        let mut youngest: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
-        for pod in cluster.pods() {
-            for &addr in pod.own_addrs() {
-                let owner = youngest.entry(addr).or_insert(pod);
-                if owner.created <= pod.created {
-                    *owner = pod;
-                }
-            }
-        }
-        let owners = youngest
+        let owners = youngest_by_addr(cluster.pods())
             .into_iter()
             .map(|(addr, pod)| (addr, pod.id.clone()))
             .collect();

@@ -65,9 +65,11 @@ impl Judge {
         let mut interfaces = BTreeMap::new();
         let pods = scene.cluster().pods().filter(|pod| is_there(pod));
         for (index, pod) in (1..).zip(pods.filter(|pod| scene.has_network(pod))) {
+            let is_its_own = |addr: &IpAddr| scene.owner(*addr).is_some_and(|it| it.id == pod.id);
+            let addrs = pod.own_addrs().iter().copied();
             let interface = PodInterface {
                 netns: -1,
-                addrs: pod.own_addrs().iter().copied().collect(),
+                addrs: addrs.filter(is_its_own).collect(),
                 pod: Some(Claimed {
                     pod: pod.id.clone(),
                     uid: pod.uid.clone(),

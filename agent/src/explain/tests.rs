@@ -148,3 +148,39 @@ fn all_policies_that_isolate_are_named_and_all_rules_that_allow() {
     assert_eq!(rules, ["shop/a egress[0]", "shop/a egress[1]"]);
     assert_eq!(egress(&other), Reasons::default());
 }
+
+/// Two objects may have an address for a while. The younger pod's is what its traffic meets, also
+/// where the older one's other address is still its own.
+#[test]
+fn an_address_is_the_youngest_pods_at_both_ends() {
+    let old = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: old, namespace: db, labels: {app: old}, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec: {nodeName: here, containers: [{name: main}]}
+status: {phase: Running, podIPs: [{ip: 10.200.0.130}, {ip: "fd00:10:200::82"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: young, namespace: db, labels: {app: young}, creationTimestamp: "2026-01-01T00:00:01Z"}
+spec: {containers: [{name: main}]}
+status: {phase: Running, podIPs: [{ip: 10.200.0.130}]}
+---
+"#;
+    let allows_old = "{podSelector: {}, policyTypes: [Egress], egress: \
+         [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {app: old}}}]}]}";
+    let scene = scene(&format!("{old}{}", policy("p", allows_old)));
+    let mut explainer = Explainer::new(&scene);
+    let mut is_allowed = |from: &str, to: &str| {
+        let owner = scene.owner(ip(from)).expect("a pod");
+        let explanation = explainer.explain(&Connection {
+            from: Sender::Pod(owner.id.clone(), ip(from)),
+            to: ip(to),
+            traffic: Traffic::of(Number::TCP, 80),
+        });
+        assert_eq!(explanation.doubt, None, "{to}");
+        matches!(explanation.egress, Judgement::ByRules { .. })
+    };
+    assert!(is_allowed("fd00:10:200::2", "fd00:10:200::82"));
+    assert!(!is_allowed("10.200.0.2", "10.200.0.130"));
+}

@@ -53,6 +53,22 @@ pub struct ContainerPort {
     pub port: NonZeroU16,
 }
 
+/// Whose each address is by the pods' objects: of several that have one it is the one created last,
+/// since an address is given to a pod when no other uses it.
+#[must_use]
+pub fn youngest_by_addr<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeMap<IpAddr, &'a Pod> {
+    let mut by_addr: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
+    for pod in pods {
+        for addr in pod.own_addrs() {
+            let youngest = by_addr.entry(*addr).or_insert(pod);
+            if youngest.age() < pod.age() {
+                *youngest = pod;
+            }
+        }
+    }
+    by_addr
+}
+
 impl Pod {
     /// The addresses that are this pod's and nobody else's.
     #[must_use]
@@ -62,6 +78,17 @@ impl Pod {
         } else {
             &self.addrs
         }
+    }
+
+    /// What is younger is greater. An object without a time has not been through an API server
+    /// yet; one that is being deleted makes room for another of the same second.
+    pub fn age(&self) -> impl Ord + '_ {
+        (
+            self.created.is_none(),
+            self.created,
+            !self.is_being_deleted,
+            &self.id,
+        )
     }
 
     /// The port that a policy means by this name: the first of that name and protocol, as for the

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use crate::compile::NodeContext;
 use crate::compile::pod_interface::{Claimed, PodInterface};
-use crate::model::{Cluster, Pod, PodRef};
+use crate::model::{Cluster, Pod, PodRef, youngest_by_addr};
 
 /// An interface of this node, and whose it is.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ pub(super) fn places<'a>(cluster: &'a Cluster, node: &'a NodeContext) -> Vec<Pla
             .map_or(Whose::Named(&claimed.pod), Whose::Known),
         None => {
             let pods = interface.addrs.iter().filter_map(|addr| by_addr.get(addr));
-            let youngest = pods.copied().max_by_key(|pod| age(pod));
+            let youngest = pods.copied().max_by_key(|pod| pod.age());
             youngest.map_or(Whose::Unknown, Whose::Known)
         }
     };
@@ -106,7 +106,7 @@ pub(super) fn owners<'a>(
         };
         for addr in place.interface.addrs.iter().filter(|addr| is_unique(addr)) {
             let known = unnamed.entry(*addr).or_default();
-            *known = (*known).into_iter().chain(pod).max_by_key(|pod| age(pod));
+            *known = (*known).into_iter().chain(pod).max_by_key(|pod| pod.age());
         }
     }
     for (addr, pod) in unnamed {
@@ -118,36 +118,23 @@ pub(super) fn owners<'a>(
             None => owners.remove(&addr),
         };
     }
-    let by_object = claimed().filter_map(|place| match place.pod {
-        Whose::Known(pod) => Some(pod),
-        Whose::Unknown | Whose::Named(_) => None,
-    });
-    owners.extend(youngest_by_addr(by_object));
-    owners
-}
-
-fn youngest_by_addr<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeMap<IpAddr, &'a Pod> {
-    let mut by_addr: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
-    for pod in pods {
-        for addr in pod.own_addrs() {
-            let youngest = by_addr.entry(*addr).or_insert(pod);
-            if age(youngest) < age(pod) {
+    // An address of its object that its interface has not may be another's by now.
+    let mut by_object: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
+    for place in claimed() {
+        let Whose::Known(pod) = place.pod else {
+            continue;
+        };
+        let here = &place.interface.addrs;
+        let addrs = pod.own_addrs().iter();
+        for addr in addrs.filter(|addr| here.is_empty() || here.contains(addr)) {
+            let youngest = by_object.entry(*addr).or_insert(pod);
+            if youngest.age() < pod.age() {
                 *youngest = pod;
             }
         }
     }
-    by_addr
-}
-
-/// What is younger is greater. An object without a time has not been through an API server yet;
-/// one that is being deleted makes room for another of the same second.
-fn age(pod: &Pod) -> impl Ord + '_ {
-    (
-        pod.created.is_none(),
-        pod.created,
-        !pod.is_being_deleted,
-        &pod.id,
-    )
+    owners.extend(by_object);
+    owners
 }
 
 /// Is this an address that no other pod has?

@@ -120,6 +120,29 @@ fn without_a_record_it_is_the_youngest_pod_of_this_node_that_has_the_address() {
 }
 
 #[test]
+fn an_address_that_is_not_at_its_interface_any_more_may_be_anothers() {
+    let node = with_interfaces(&[("web", &["fd00:10:200::2"])]);
+    let mut young = pod("young", json!({"app": "young"}), &["10.200.0.2"]);
+    young["metadata"]["creationTimestamp"] = json!("2026-01-01T00:01:00Z");
+    young["spec"]["nodeName"] = json!("worker-1");
+    let objects = vec![
+        pod_object(pod(
+            "web",
+            json!({"app": "web"}),
+            &["10.200.0.2", "fd00:10:200::2"],
+        )),
+        pod_object(young),
+        allowing(
+            "p",
+            json!([{"podSelector": {"matchLabels": {"app": "web"}}}]),
+        ),
+    ];
+    let desired = compiled(&node, objects, &mut Ids::default());
+    let to = |peer| rule(&desired, 10, Direction::Egress, peer, TCP_80).is_ok();
+    assert!(to("fd00:10:200::2") && !to("10.200.0.2"));
+}
+
+#[test]
 fn a_new_pod_takes_its_address_from_an_old_one_here_but_from_none_elsewhere() {
     let node = with_interfaces(&[
         ("new", &["10.200.0.9", "10.200.128.9"]),
