@@ -122,10 +122,12 @@ impl Cluster {
             .iter()
             .map(|(&id, source)| {
                 let mut report = source.report.clone();
+                let mut earlier = self.sources.range(..id);
+                let is_alone = earlier.all(|(_, earlier)| earlier.objects.is_empty());
+                let disputed = (!is_alone).then_some(&source.objects).into_iter();
                 report.problems.extend(
-                    source
-                        .objects
-                        .keys()
+                    disputed
+                        .flat_map(BTreeMap::keys)
                         .filter_map(|object| {
                             let (first, _) = self
                                 .sources

@@ -1,6 +1,8 @@
 //! Endpoints that change alone are compiled alone, and the result is the same.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::*;
 use crate::compile::testing::slices;
@@ -167,6 +169,90 @@ fn everything_is_compiled_again_where_room_is_short() {
     assert_eq!(bench.compile(), Extent::Everything);
     bench.see(vec![Change::Apply(slice("web-1", "web", &three[..1]))]);
     numbers(bench.compile());
+}
+
+/// A cluster of so many services with two endpoints each, and nobody to compare with.
+fn large(services: u16) -> (Cluster, Compiler) {
+    let mut objects = Vec::new();
+    for index in 0..services {
+        let [high, low] = index.to_be_bytes();
+        let name = format!("s{index:05}");
+        let addr = format!("10.32.{high}.{low}");
+        objects.push(Object::Service(service(
+            &name,
+            &[&addr],
+            &[("", 80, Protocol::Tcp)],
+        )));
+        objects.push(large_slice(index, 0));
+    }
+    let mut cluster = Cluster::default();
+    let mut compiler = Compiler::new(&Contents::default());
+    let changes = objects.into_iter().map(Change::Apply);
+    let source = SourceId::MANIFESTS;
+    let changes = changes.chain([Change::Ready]).collect();
+    if let Changed::Objects(objects) = cluster.apply(Event { source, changes }) {
+        compiler.note(&objects, &cluster);
+    }
+    compiler.compile(
+        &cluster,
+        "worker-0",
+        context,
+        &Capacities::default(),
+        |_| (),
+    );
+    (cluster, compiler)
+}
+
+fn large_slice(index: u16, last: u8) -> Object {
+    let [high, low] = index.to_be_bytes();
+    let name = format!("s{index:05}");
+    let endpoints = [
+        (format!("10.200.{high}.{low}"), READY),
+        (format!("10.21{last}.{high}.{low}"), READY),
+    ];
+    let endpoints = endpoints
+        .each_ref()
+        .map(|(addr, conditions)| (&**addr, *conditions));
+    slice(&name, &name, &endpoints)
+}
+
+#[test]
+fn the_work_follows_the_change_and_not_the_cluster() {
+    let mut few = large(50);
+    let mut many = large(5_000);
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..41_u16 {
+        for ((cluster, compiler), times) in [&mut few, &mut many].into_iter().zip(&mut times) {
+            let actual = Arc::clone(compiler.desired());
+            let changes = vec![Change::Apply(large_slice(round, 1))];
+            let source = SourceId::MANIFESTS;
+            let Changed::Objects(objects) = cluster.apply(Event { source, changes }) else {
+                panic!("a slice has changed");
+            };
+            compiler.note(&objects, cluster);
+            // Whoever looks at what was desired before has a copy made; that is not measured.
+            let old = actual
+                .contents
+                .of_numbers(&BTreeSet::from([u32::from(round) + 1]));
+            drop(actual);
+            let start = Instant::now();
+            let extent =
+                compiler.compile(cluster, "worker-0", context, &Capacities::default(), |_| ());
+            let numbers = numbers(extent);
+            let plan = diff_numbers(&compiler.desired().contents, &old, &numbers, Limits::AMPLE);
+            times.push(start.elapsed());
+            // A backend goes and another takes its slot: SERVING twice, the slot, and the revision twice.
+            assert_eq!(plan.0.len(), 5, "{plan:?}");
+        }
+    }
+    let [few, many] = times.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    });
+    assert!(
+        many < few * 10,
+        "a change takes {few:?} among 50 services and {many:?} among 5000"
+    );
 }
 
 proptest! {
