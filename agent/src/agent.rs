@@ -18,11 +18,11 @@ use weir_ebpf::tables::name;
 
 use crate::{
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
-    compile::{Capacities, Desired, Ids, compile},
+    compile::{Capacities, Compiler, Extent as Compiled},
     config::Config,
     maps::{
         Contents, Plan, Write,
-        diff::{Limits, diff_within},
+        diff::{Limits, diff_numbers, diff_within},
         flows::may_leave_stale,
         kernel::KernelTables,
     },
@@ -118,7 +118,7 @@ struct Agent {
     config: Config,
     cluster: Cluster,
     node: OwnNode,
-    ids: Ids,
+    compiler: Compiler,
     dataplane: Dataplane,
     tables: KernelTables,
     /// What the tables hold: as last read or written.
@@ -147,7 +147,7 @@ impl Agent {
         Ok(Self {
             cluster: Cluster::default(),
             node: OwnNode::new(&config)?,
-            ids: Ids::from_contents(&actual),
+            compiler: Compiler::new(&actual),
             schedule: Schedule::new(config.resync),
             config,
             dataplane,
@@ -171,15 +171,17 @@ impl Agent {
                 Some(event) = events.recv() => self.note(event),
                 Ok(()) = nodes.changed() => {
                     self.node.note(nodes.borrow_and_update().clone());
-                    self.queue();
+                    self.queue_everything();
                 }
                 Ok(()) = records.changed() => {
                     self.node.note_records(records.borrow_and_update().clone());
-                    self.queue();
+                    self.queue_everything();
                 }
                 wish = self.present.wish() => match wish {
-                    Wish::Know(ask) => self.present.answer(ask, &self.cluster),
-                    Wish::Flags => self.queue(),
+                    Wish::Know(ask) => {
+                        self.present.answer(ask, &self.cluster, self.compiler.desired());
+                    }
+                    Wish::Flags => self.queue_everything(),
                 },
                 listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
@@ -203,11 +205,18 @@ impl Agent {
         }
         if let Changed::Objects(objects) = changed {
             self.present.objects_changed();
+            self.compiler.note(&objects, &self.cluster);
             self.surface.changed(&objects, &self.cluster);
             let node = self.cluster.node(&self.config.node_name);
             self.surface.see_node(node);
             self.queue();
         }
+    }
+
+    /// Something else than objects has changed.
+    fn queue_everything(&mut self) {
+        self.compiler.note_everything();
+        self.queue();
     }
 
     /// Something has to be written, as soon as that can be.
@@ -232,7 +241,8 @@ impl Agent {
         self.schedule.done(result.is_ok(), now);
         self.surface.ended(extent, took);
         match result {
-            Ok((desired, plan)) => {
+            Ok(plan) => {
+                let desired = self.compiler.desired();
                 let interfaces = self.node.pod_interfaces();
                 let network_interfaces = self.node.network_interfaces();
                 self.surface.synchronised(surface::Synchronised {
@@ -247,15 +257,17 @@ impl Agent {
                     took,
                     writes: plan.0.len(),
                     contents: &desired.contents,
+                    service_ports: desired.service_ports,
                     skipped: &desired.skipped,
                     unchosen: &desired.unchosen,
                     interfaces,
                     pods: &desired.pods,
                     network_interfaces,
                 });
-                self.present.synchronised(desired);
+                self.present.synchronised();
             }
             Err(error) => {
+                self.compiler.note_everything();
                 error!("not up to date, what was programmed stays in force: {error:#}");
                 self.surface.failed();
                 self.reporter.failed(&error);
@@ -263,18 +275,28 @@ impl Agent {
         }
     }
 
-    fn bring_up_to_date(&mut self) -> Result<(Desired, Plan)> {
+    fn bring_up_to_date(&mut self) -> Result<Plan> {
         let is_repair = self.schedule.is_repair();
         if is_repair {
+            self.compiler.note_everything();
             self.actual = self.tables.read()?;
             self.node.read_snat_ports(&self.config)?;
         }
         let tables = self.tables.capacities();
         let capacities = table_capacities(&tables);
-        let context = self.node.context(&self.config, &self.cluster, &tables);
-        let mut desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
-        let flags = &mut desired.contents.policy.flags;
-        *flags = flags.with(self.present.flags());
+        let (node, config, cluster) = (&mut self.node, &self.config, &self.cluster);
+        let wanted = self.present.flags();
+        let extent = self.compiler.compile(
+            cluster,
+            &config.node_name,
+            || node.context(config, cluster, &tables),
+            &capacities,
+            |desired| {
+                let flags = &mut desired.contents.policy.flags;
+                *flags = flags.with(wanted);
+            },
+        );
+        let desired = self.compiler.desired();
         let limits = Limits {
             backends: capacities.backends as usize,
             source_ranges: capacities.source_ranges as usize,
@@ -284,7 +306,12 @@ impl Agent {
             peer_ranges: capacities.peer_ranges as usize,
             rules: capacities.rules as usize,
         };
-        let plan = diff_within(&desired.contents, &self.actual, limits);
+        let plan = match extent {
+            Compiled::Everything => diff_within(&desired.contents, &self.actual, limits),
+            Compiled::Numbers(numbers) => {
+                diff_numbers(&desired.contents, &self.actual, &numbers, limits)
+            }
+        };
         let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
@@ -305,7 +332,7 @@ impl Agent {
             self.close_stale_sockets()?;
         }
         attached?;
-        Ok((desired, plan))
+        Ok(plan)
     }
 
     /// Programs meet tables that are complete: they are attached after the first time these were

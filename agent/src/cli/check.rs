@@ -77,7 +77,7 @@ fn answer(cluster: &Cluster, idle: &Idle) -> Answer {
     let desired = compile(cluster, &node, &mut Ids::default(), &Capacities::default());
     let reports = cluster.reports();
     Answer {
-        service_ports: desired.contents.service_ports(),
+        service_ports: desired.service_ports,
         frontends: desired
             .contents
             .frontends

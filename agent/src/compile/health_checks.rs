@@ -43,7 +43,7 @@ pub(super) fn health_checks(cluster: &Cluster, node: &str) -> BTreeMap<ServiceRe
         .collect()
 }
 
-fn local_endpoints(groups: &[&EndpointGroup], node: &str) -> usize {
+pub(super) fn local_endpoints(groups: &[&EndpointGroup], node: &str) -> usize {
     let is_local = |endpoint: &Endpoint| endpoint.node.as_deref() == Some(node);
     // Of the many endpoints of a service few are here.
     let here: BTreeSet<_> = groups

@@ -130,6 +130,11 @@ impl Ids {
         numbers
     }
 
+    /// The number that this set of endpoints has, if it has one.
+    pub(super) fn known(&self, name: &ServiceName) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
     /// The number of this set of endpoints, given now if it has none; `None` when all numbers
     /// below `end` are taken.
     fn number(&mut self, name: &ServiceName, end: u32) -> Option<u32> {
@@ -217,23 +222,15 @@ impl Ids {
             contents.service_names.insert(*number, *name);
         }
         for (&number, entry) in &self.entries {
-            let service = entry.service();
-            if service != Service::default() {
-                contents.services.insert(number, service);
-            }
-            for (slot, &backend) in (0..).zip(&entry.slots) {
-                contents.backends.insert(
-                    BackendKey {
-                        service: number,
-                        slot,
-                    },
-                    backend,
-                );
-                contents.serving.insert(ServingKey {
-                    service: number,
-                    backend: backend.identity(),
-                });
-            }
+            entry.write_to(contents, number);
+        }
+    }
+
+    /// Writes what the tables hold of one number instead of what they held of it.
+    pub(super) fn rewrite(&self, number: u32, contents: &mut Contents) {
+        contents.remove_number(number);
+        if let Some(entry) = self.entries.get(&number) {
+            entry.write_to(contents, number);
         }
     }
 }
@@ -274,6 +271,25 @@ impl Entry {
             affinity_timeout: self.affinity_timeout,
             affinity: self.affinity,
             reserved: 0,
+        }
+    }
+
+    /// Writes it to the tables, which hold nothing of its number.
+    fn write_to(&self, contents: &mut Contents, number: u32) {
+        let service = self.service();
+        if service != Service::default() {
+            contents.services.insert(number, service);
+        }
+        for (slot, &backend) in (0..).zip(&self.slots) {
+            let key = BackendKey {
+                service: number,
+                slot,
+            };
+            contents.backends.insert(key, backend);
+            contents.serving.insert(ServingKey {
+                service: number,
+                backend: backend.identity(),
+            });
         }
     }
 

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod compiler;
+mod endpoints;
 mod frontends;
 mod health_checks;
 mod ids;
@@ -28,6 +30,7 @@ use crate::model::{Cluster, ServiceRef};
 
 use choice::Place;
 
+pub use compiler::{Compiler, Extent};
 pub use health_checks::HealthCheck;
 pub use ids::Ids;
 pub use node::{InterfaceAddresses, NodeContext};
@@ -115,6 +118,8 @@ impl Default for Capacities {
 pub struct Desired {
     /// The tables.
     pub contents: Contents,
+    /// How many service ports there are, each family for itself: [`Contents::service_ports`].
+    pub service_ports: usize,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
     /// The endpoints of each service that nobody is led to; services without any are left out.

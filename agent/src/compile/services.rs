@@ -37,6 +37,7 @@ pub(super) fn compile_services(
         write(draft, numbers, &mut room, capacities, &mut desired);
     }
     ids.write_to(&mut desired.contents);
+    desired.service_ports = desired.contents.service_ports();
     desired
 }
 
@@ -78,11 +79,14 @@ fn drafts<'a>(
                 };
                 match owners.claim(subject, skipped) {
                     Ok(claims) if claims.is_empty() => {}
-                    Ok(claims) => drafts.push(Draft {
-                        subject,
-                        sets: sets::sets(&subject, &claims, groups, place, &mut account),
-                        claims,
-                    }),
+                    Ok(claims) => {
+                        let policies = sets::policies(&subject, &claims);
+                        drafts.push(Draft {
+                            subject,
+                            sets: sets::sets(&subject, &policies, groups, place, &mut account),
+                            claims,
+                        });
+                    }
                     Err(Full) => skipped.push(subject.skipped(Reason::NoRoom {
                         table: Table::Frontends,
                         capacity: capacities.frontends,
@@ -225,6 +229,6 @@ fn write_ranges(
     }
 }
 
-fn entries(capacity: u32) -> usize {
+pub(super) fn entries(capacity: u32) -> usize {
     usize::try_from(capacity).unwrap_or(usize::MAX)
 }

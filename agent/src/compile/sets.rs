@@ -15,6 +15,9 @@ use super::frontends::Claim;
 use super::names::Subject;
 use super::{Account, Why};
 
+/// Every policy, in the order in which sets are made.
+pub(super) const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, TrafficPolicy::Local];
+
 /// Endpoints chosen under one policy.
 pub(super) struct Set {
     pub policy: TrafficPolicy,
@@ -37,28 +40,32 @@ impl Numbers {
     }
 }
 
-/// The sets that these addresses of a service port lead to.
-pub(super) fn sets(
-    subject: &Subject<'_>,
-    claims: &[Claim],
-    groups: &[&EndpointGroup],
-    place: Place<'_>,
-    account: &mut Account,
-) -> Vec<Set> {
+/// The policies under which endpoints are chosen for these addresses of a service port.
+pub(super) fn policies(subject: &Subject<'_>, claims: &[Claim]) -> Vec<TrafficPolicy> {
     let used = |policy: &TrafficPolicy| {
         let mut policies = claims.iter().flat_map(|claim| claim.policies(subject));
         policies.any(|used| used == *policy)
     };
+    POLICIES.into_iter().filter(used).collect()
+}
+
+/// The sets of a service port that are chosen under these policies.
+pub(super) fn sets(
+    subject: &Subject<'_>,
+    policies: &[TrafficPolicy],
+    groups: &[&EndpointGroup],
+    place: Place<'_>,
+    account: &mut Account,
+) -> Vec<Set> {
     let candidates = candidates(
         groups.iter().copied(),
         subject.port,
         subject.family,
         |target, endpoint| account.add(subject, None, target, Some(endpoint), Why::Duplicate),
     );
-    let sets: Vec<Set> = [TrafficPolicy::Cluster, TrafficPolicy::Local]
-        .into_iter()
-        .filter(used)
-        .map(|policy| set(subject, policy, &candidates, place))
+    let sets: Vec<Set> = policies
+        .iter()
+        .map(|&policy| set(subject, policy, &candidates, place))
         .collect();
     for set in &sets {
         if set.backends.len() < candidates.len() {

@@ -228,7 +228,7 @@ fn random_service(
     })
 }
 
-fn slices() -> impl Strategy<Value = Object> {
+pub(crate) fn slices() -> impl Strategy<Value = Object> {
     let endpoints = vec((0_u8..5, any::<[bool; 3]>()), 0..5);
     (0_u8..4, 0_u8..2, any::<bool>(), 80_u16..83, endpoints).prop_map(
         |(service, slice, is_v6, port, endpoints)| {

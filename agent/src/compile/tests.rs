@@ -6,6 +6,7 @@ use weir_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
 use weir_ebpf::tables::{BackendKey, Frontend, FrontendKey, ServiceFlags, ServingKey};
 
 mod addresses;
+mod compiler;
 mod ids;
 mod policies;
 mod unchosen;

@@ -177,6 +177,27 @@ pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Pla
     Plan(plan)
 }
 
+/// The writes that [`diff_within`] gives, where the tables are known to differ in nothing but what
+/// these numbers, which keep their service ports, have in `SERVICES`, `BACKENDS` and `SERVING`.
+/// The work is as large as they are.
+#[must_use]
+pub fn diff_numbers(
+    desired: &Contents,
+    actual: &Contents,
+    numbers: &BTreeSet<u32>,
+    limits: Limits,
+) -> Plan {
+    let (few, actual) = (desired.of_numbers(numbers), actual.of_numbers(numbers));
+    let others = |all: usize, these: usize| all.saturating_sub(these);
+    let limits = Limits {
+        backends: limits
+            .backends
+            .saturating_sub(others(desired.backends.len(), few.backends.len())),
+        ..limits
+    };
+    diff_within(&few, &actual, limits)
+}
+
 /// The node's entry while tables hold what they held and what they will hold: its guards let
 /// everything pass that either has. The rest is in force at once, since what is translated from
 /// now on may need it.

@@ -197,6 +197,58 @@ impl Contents {
             .find_map(|key| self.rules.get(&key).copied())
     }
 
+    /// Takes away what a number has in `SERVICES`, `BACKENDS` and `SERVING`.
+    pub fn remove_number(&mut self, number: u32) {
+        self.services.remove(&number);
+        let slots: Vec<u32> = self.backends_of(number).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.backends.remove(&BackendKey {
+                service: number,
+                slot,
+            });
+        }
+        let serving: Vec<Backend> = self.serving_of(number).collect();
+        for backend in serving {
+            self.serving.remove(&ServingKey {
+                service: number,
+                backend,
+            });
+        }
+    }
+
+    /// What these numbers have in `SERVICES`, `SERVICE_NAMES`, `BACKENDS` and `SERVING`, and
+    /// nothing else but what stands there once.
+    #[must_use]
+    pub fn of_numbers(&self, numbers: &BTreeSet<u32>) -> Self {
+        let mut of_numbers = Self {
+            node: self.node,
+            policy: self.policy,
+            ..Self::default()
+        };
+        for &number in numbers {
+            let services = self.services.get(&number);
+            of_numbers.services.extend(services.map(|it| (number, *it)));
+            let names = self.service_names.get(&number);
+            of_numbers
+                .service_names
+                .extend(names.map(|it| (number, *it)));
+            let backends = self.backends_of(number).map(|(slot, backend)| {
+                let key = BackendKey {
+                    service: number,
+                    slot,
+                };
+                (key, backend)
+            });
+            of_numbers.backends.extend(backends);
+            let serving = self.serving_of(number).map(|backend| ServingKey {
+                service: number,
+                backend,
+            });
+            of_numbers.serving.extend(serving);
+        }
+        of_numbers
+    }
+
     /// The backends of a service port, by slot, whatever its count says.
     pub fn backends_of(&self, service: u32) -> impl Iterator<Item = (u32, Backend)> {
         let key = |slot| BackendKey { service, slot };

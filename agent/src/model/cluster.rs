@@ -100,6 +100,13 @@ impl Cluster {
             .is_some_and(|source| source.is_ready)
     }
 
+    /// Do objects come from more than one source?
+    #[must_use]
+    pub fn has_several_sources(&self) -> bool {
+        let with_objects = self.sources.values().filter(|it| !it.objects.is_empty());
+        with_objects.count() > 1
+    }
+
     /// The object of this name that is in force.
     #[must_use]
     pub fn get(&self, reference: &ObjectRef) -> Option<&Object> {
@@ -115,10 +122,12 @@ impl Cluster {
             .iter()
             .map(|(&id, source)| {
                 let mut report = source.report.clone();
+                let mut earlier = self.sources.range(..id);
+                let is_alone = earlier.all(|(_, earlier)| earlier.objects.is_empty());
+                let disputed = (!is_alone).then_some(&source.objects).into_iter();
                 report.problems.extend(
-                    source
-                        .objects
-                        .keys()
+                    disputed
+                        .flat_map(BTreeMap::keys)
                         .filter_map(|object| {
                             let (first, _) = self
                                 .sources

@@ -27,7 +27,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Present {
     node: String,
-    desired: Arc<Desired>,
     /// `None`: something has changed since it was made.
     scene: Option<Arc<Scene>>,
     events: Events,
@@ -77,7 +76,6 @@ impl Present {
             .ok();
         Ok(Self {
             node: config.node_name.clone(),
-            desired: Arc::default(),
             scene: None,
             wanted: events.wanted(),
             events,
@@ -92,9 +90,8 @@ impl Present {
         self.events.changed();
     }
 
-    /// This is in the tables now.
-    pub fn synchronised(&mut self, desired: Desired) {
-        self.desired = Arc::new(desired);
+    /// What is in the tables has changed.
+    pub fn synchronised(&self) {
         self.events.changed();
     }
 
@@ -112,14 +109,14 @@ impl Present {
         }
     }
 
-    /// Tells what is known now.
-    pub fn answer(&mut self, ask: Ask, cluster: &Cluster) {
+    /// Tells what is known now: the cluster, and what was compiled of it last.
+    pub fn answer(&mut self, ask: Ask, cluster: &Cluster, desired: &Arc<Desired>) {
         let scene = self
             .scene
             .get_or_insert_with(|| Arc::new(Scene::new(cluster.clone())));
         let snapshot = Snapshot {
             scene: Arc::clone(scene),
-            desired: Arc::clone(&self.desired),
+            desired: Arc::clone(desired),
             node: self.node.clone(),
         };
         if ask.send(Arc::new(snapshot)).is_err() {

@@ -43,6 +43,8 @@ pub struct Synchronised<'a> {
     pub writes: usize,
     /// What the tables hold now.
     pub contents: &'a Contents,
+    /// How many service ports there are.
+    pub service_ports: usize,
     /// What was left out.
     pub skipped: &'a [compile::Skipped],
     /// The endpoints that are not chosen.
@@ -171,7 +173,7 @@ impl Reporter {
         status.generation += 1;
         status.error = None;
         status.skipped = skipped;
-        status.service_ports = done.contents.service_ports();
+        status.service_ports = done.service_ports;
         for table in &mut status.tables {
             table.entries = done.contents.entries(&table.name).unwrap_or(table.entries);
         }

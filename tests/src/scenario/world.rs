@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use weir_agent::compile::{
-    Capacities, Ids, InterfaceAddresses, NodeContext, PolicyNames, Skipped, compile,
+    Capacities, Compiler, Desired, Extent, InterfaceAddresses, NodeContext, PolicyNames, Skipped,
+    compile,
 };
-use weir_agent::maps::diff::diff;
+use weir_agent::maps::diff::{Limits, diff, diff_numbers};
 use weir_agent::maps::{Contents, Plan};
 use weir_agent::model::{
-    Change, Cluster, Event, Kind, Object, ObjectRef, PodRef, Problem, SourceId,
+    Change, Changed, Cluster, Event, Kind, Object, ObjectRef, PodRef, Problem, SourceId,
 };
 use weir_agent::sources::manifests;
 use weir_ebpf::tables::{PolicyFlags, PortRange};
@@ -25,10 +26,8 @@ pub struct World {
     node: NodeContext,
     /// Where the pods' objects say which interfaces there are.
     interfaces: Option<Interfaces>,
-    ids: Ids,
+    compiler: Compiler,
     contents: Contents,
-    skipped: Vec<Skipped>,
-    policies: PolicyNames,
 }
 
 impl World {
@@ -78,15 +77,15 @@ impl World {
         interfaces: Option<Interfaces>,
         objects: Vec<Object>,
     ) -> (Self, Plan) {
+        let named = objects.iter().map(Object::reference).collect();
         let mut world = Self {
             cluster: Cluster::from_objects(objects),
             node,
             interfaces,
-            ids: Ids::default(),
+            compiler: Compiler::new(&Contents::default()),
             contents: Contents::default(),
-            skipped: Vec::new(),
-            policies: PolicyNames::default(),
         };
+        world.compiler.note(&named, &world.cluster);
         let plan = world.sync();
         (world, plan)
     }
@@ -101,6 +100,7 @@ impl World {
     #[must_use]
     pub fn see_node(&mut self, context: NodeContext) -> Plan {
         self.node = context;
+        self.compiler.note_everything();
         self.sync()
     }
 
@@ -146,44 +146,59 @@ impl World {
 
     /// What the numbers of policies in the tables stand for.
     #[must_use]
-    pub const fn policies(&self) -> &PolicyNames {
-        &self.policies
+    pub fn policies(&self) -> &PolicyNames {
+        &self.compiler.desired().policies
     }
 
     /// What of the cluster did not reach the tables.
     #[must_use]
     pub fn skipped(&self) -> &[Skipped] {
-        &self.skipped
+        &self.compiler.desired().skipped
     }
 
     fn change(&mut self, changes: Vec<Change>) -> Plan {
-        self.cluster.apply(Event {
+        let changed = self.cluster.apply(Event {
             source: SourceId::MANIFESTS,
             changes,
         });
+        if let Changed::Objects(objects) = changed {
+            self.compiler.note(&objects, &self.cluster);
+        }
         self.sync()
     }
 
     fn sync(&mut self) -> Plan {
         if let Some(interfaces) = &mut self.interfaces {
             interfaces.follow(&self.cluster, &self.node.name);
-            self.node.pod_interfaces = interfaces.found();
+            let found = interfaces.found();
+            if self.node.pod_interfaces != found {
+                self.node.pod_interfaces = found;
+                self.compiler.note_everything();
+            }
         }
-        let mut desired = compile(
-            &self.cluster,
-            &self.node,
-            &mut self.ids,
-            &Capacities::default(),
-        );
         // As if somebody watched.
-        let flags = &mut desired.contents.policy.flags;
-        *flags = flags.with(PolicyFlags::EVENTS_DENIED.with(PolicyFlags::EVENTS_OPENED));
+        let watched = |desired: &mut Desired| {
+            let flags = &mut desired.contents.policy.flags;
+            *flags = flags.with(PolicyFlags::EVENTS_DENIED.with(PolicyFlags::EVENTS_OPENED));
+        };
+        let (cluster, node) = (&self.cluster, &self.node);
+        let capacities = Capacities::default();
+        let extent =
+            self.compiler
+                .compile(cluster, &node.name, || node.clone(), &capacities, watched);
+        let desired = self.compiler.desired();
         let plan = diff(&desired.contents, &self.contents);
+        if let Extent::Numbers(numbers) = extent {
+            let mut whole = compile(cluster, node, &mut self.compiler.ids().clone(), &capacities);
+            watched(&mut whole);
+            assert_eq!(**desired, whole, "new endpoints of a few services");
+            let of_numbers =
+                diff_numbers(&desired.contents, &self.contents, &numbers, Limits::AMPLE);
+            assert_eq!(of_numbers, plan, "writes of a few services");
+        }
         for write in &plan.0 {
             write.apply_to(&mut self.contents);
         }
-        self.skipped = desired.skipped;
-        self.policies = desired.policies;
         plan
     }
 }

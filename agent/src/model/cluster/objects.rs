@@ -2,7 +2,7 @@
 
 use super::super::{
     EndpointSlice, Endpoints, Kind, Namespace, NetworkPolicy, Node, Object, ObjectRef, Pod,
-    Service, ServiceCidr,
+    Service, ServiceCidr, ServiceRef,
 };
 use super::Cluster;
 
@@ -15,6 +15,22 @@ impl Cluster {
             };
             Some(service)
         })
+    }
+
+    /// The service of this name, if Weir serves it.
+    #[must_use]
+    pub fn service(&self, id: &ServiceRef) -> Option<&Service> {
+        match self.get(&ObjectRef::new(Kind::Service, &id.namespace, &id.name))? {
+            Object::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// Has a service of this name core Endpoints?
+    #[must_use]
+    pub fn has_endpoints(&self, id: &ServiceRef) -> bool {
+        self.get(&ObjectRef::new(Kind::Endpoints, &id.namespace, &id.name))
+            .is_some()
     }
 
     /// All slices that have a service, by namespace and name.
