@@ -100,6 +100,17 @@ impl Cluster {
             .is_some_and(|source| source.is_ready)
     }
 
+    /// How many objects of each kind a source has, of those kinds of which it has any.
+    #[must_use]
+    pub fn counts(&self, source: SourceId) -> BTreeMap<Kind, usize> {
+        let mut counts = BTreeMap::new();
+        let objects = self.sources.get(&source).map(|source| &source.objects);
+        for reference in objects.into_iter().flat_map(Objects::keys) {
+            *counts.entry(reference.kind).or_default() += 1;
+        }
+        counts
+    }
+
     /// The object of this name that is in force.
     #[must_use]
     pub fn get(&self, reference: &ObjectRef) -> Option<&Object> {
