@@ -85,6 +85,12 @@ pub struct AgentArguments {
     )]
     pub service_account_dir: PathBuf,
 
+    /// How long a watch lasts before it is begun anew; a connection that hangs without being
+    /// broken is noticed by then
+    #[arg(long, value_name = "SECONDS", env = "WEIR_WATCH_SECONDS", default_value_t = 240,
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch_seconds: u32,
+
     /// This node's name, as in its Node object [default: the host's name]
     #[arg(long, value_name = "NAME", env = "WEIR_NODE_NAME")]
     pub node_name: Option<String>,
@@ -355,6 +361,7 @@ impl AgentArguments {
                     env::var("KUBERNETES_SERVICE_HOST").ok(),
                     env::var("KUBERNETES_SERVICE_PORT").ok(),
                 ),
+                watch_seconds: self.watch_seconds,
             },
             self.manifests.is_some(),
             env::var_os("KUBECONFIG").map(PathBuf::from),
@@ -531,6 +538,7 @@ mod tests {
             service_account_dir: account.to_owned(),
             kubelet_kubeconfigs: Vec::new(),
             environment: (None, None),
+            watch_seconds: 240,
         }
     }
 

@@ -43,11 +43,8 @@ const AT_ONCE: usize = 1024;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// A page that is not complete by then never will be.
 const PAGE_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a watch lasts at least before the API server ends it, in seconds; at most a quarter
-/// more, so that not all end at once.
-const WATCH_SECONDS: u32 = 240;
-/// By how much it may be late with that before the connection counts as dead.
-const END_PATIENCE: Duration = Duration::from_secs(15);
+/// By how much the API server may be late to end a watch before the connection counts as dead.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Within a list that comes as a stream nothing keeps the API server from going on.
 const STREAM_PATIENCE: Duration = Duration::from_secs(30);
 /// A watch that ends sooner is no good.
@@ -184,7 +181,9 @@ impl Follower {
 
     /// Watches from a version, or from nothing: then the list comes first.
     async fn watch(&mut self, client: &Client, from: Option<String>) -> Result<(), Fault> {
-        let seconds = fastrand::u32(WATCH_SECONDS..=WATCH_SECONDS + WATCH_SECONDS / 4);
+        // Up to a fifth more, so that not all end at once.
+        let least = self.server.watch_seconds();
+        let seconds = fastrand::u32(least..=least + least / 5);
         let params = WatchParams {
             label_selector: self.resource.labels.map(str::to_owned),
             field_selector: self.fields.clone(),

@@ -56,6 +56,8 @@ pub struct Access {
     pub kubelet_kubeconfigs: Vec<PathBuf>,
     /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`.
     pub environment: (Option<String>, Option<String>),
+    /// How long a watch lasts at least, in seconds.
+    pub watch_seconds: u32,
 }
 
 /// The API server, wherever it is.
@@ -93,6 +95,12 @@ impl Server {
             present: Mutex::default(),
             used: watch::Sender::new(None),
         })
+    }
+
+    /// How long a watch lasts at least, in seconds.
+    #[must_use]
+    pub const fn watch_seconds(&self) -> u32 {
+        self.access.watch_seconds
     }
 
     /// Which candidate is used.
