@@ -97,6 +97,7 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: Timestamp::now(),
+            ended: None,
             ready: false,
             generation: 0,
             last_sync: None,
@@ -260,6 +261,13 @@ impl Reporter {
             }
             Err(_) => {}
         }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.status.ended = Some(Timestamp::now());
+        self.show();
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Status {
     pub pid: u32,
     /// When it started.
     pub started: Timestamp,
+    /// When it ended, if it did so in order: one that is killed says nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
     /// Are the tables complete and the programs attached? Only ever becomes true.
     pub ready: bool,
     /// Successful synchronisations since the start.
