@@ -209,7 +209,7 @@ fn read(arguments: &ListArguments, filter: &Filter) -> Result<Answer> {
 }
 
 /// The clock by which programs note the time.
-fn monotonic() -> Result<Nanos> {
+pub fn monotonic() -> Result<Nanos> {
     let time =
         clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the monotonic clock of the node")?;
     let nanoseconds = Duration::from(time).as_nanos();
