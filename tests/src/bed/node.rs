@@ -161,9 +161,16 @@ impl Node {
 
     /// What `weir status` says.
     pub fn status(&self, weir: &Path) -> Result<Value> {
-        let run_dir = self.agent_dir();
-        let run_dir = run_dir.to_str().context("a bed's paths are UTF-8")?;
-        let output = self.weir(weir, &["status", "--run-dir", run_dir, "-o", "json"])?;
+        let (bpffs, run_dir) = (self.bpffs(), self.agent_dir());
+        let arguments = [
+            "status".as_ref(),
+            "--bpffs".as_ref(),
+            bpffs.as_os_str(),
+            "--run-dir".as_ref(),
+            run_dir.as_os_str(),
+            "--output=json".as_ref(),
+        ];
+        let output = self.system().output(weir, &arguments)?;
         // The exit code tells of complaints and of an agent that does not run, which the answer
         // tells, too.
         serde_json::from_slice(&output.stdout).with_context(|| {

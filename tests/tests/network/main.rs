@@ -13,6 +13,7 @@ mod oracle;
 mod outside;
 mod packet;
 mod socket;
+mod status;
 mod uplink;
 mod why;
 mod world;
