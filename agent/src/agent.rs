@@ -25,6 +25,7 @@ use crate::{
         diff::{Limits, diff_within},
         flows::may_leave_stale,
         kernel::KernelTables,
+        succession::Inheritance,
     },
     model::{Changed, Cluster, Event, SourceId},
     observe::{
@@ -93,6 +94,11 @@ fn load(config: &Config, packets_are_logged: bool) -> Result<Dataplane> {
     })?;
     for kept in dataplane.kept_sizes() {
         warn!("{kept}");
+    }
+    match dataplane.inheritance() {
+        Inheritance::None => {}
+        taken @ Inheritance::From(_) => info!("{taken}"),
+        lost @ Inheritance::Lost(_) => warn!("{lost}"),
     }
     if packets_are_logged {
         attach::follow_log(dataplane.ebpf_mut())?;
@@ -332,6 +338,10 @@ impl Agent {
         }
         match first {
             None => {
+                // Only now does no program use another layout's tables any more.
+                for version in self.dataplane.retire_other_layouts()? {
+                    info!("removed the tables of layout {version}");
+                }
                 self.attached = Some(wanted);
                 Ok(())
             }
