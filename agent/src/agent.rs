@@ -47,9 +47,12 @@ use crate::{
 /// # Errors
 /// Whatever keeps the agent from starting, and the end of a source.
 pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
-    std::fs::create_dir_all(&config.run_dir)
-        .with_context(|| format!("create --run-dir {}", config.run_dir.display()))?;
-    let _lock = AgentLock::acquire(&config.lock_file())?;
+    let mut shutdown = Shutdown::new()?;
+    let lock_file = config.lock_file();
+    let _lock = tokio::select! {
+        lock = AgentLock::wait(&lock_file) => lock.context("take the lock in --run-dir")?,
+        () = shutdown.requested() => return Ok(()),
+    };
     let surface = Surface::open(&config);
     let dataplane = load(&config, packets_are_logged)?;
 
@@ -63,7 +66,6 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     let (sender, nodes) = watch::channel(None);
     sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
-    let mut shutdown = Shutdown::new()?;
     let present = Present::open(&config, &dataplane)?;
     let mut agent = Agent::new(config, dataplane, surface, present)?;
     tokio::select! {

@@ -207,10 +207,7 @@ impl Pins {
         self.check(wanted)
     }
 
-    fn check(
-        &self,
-        tables: BTreeMap<&'static str, Layout>,
-    ) -> Result<BTreeMap<&'static str, u32>> {
+    fn check(&self, tables: BTreeMap<&'static str, Layout>) -> Result<BTreeMap<&'static str, u32>> {
         let mut pinned = BTreeMap::new();
         for (table, expected) in tables {
             let path = self.map(table);

@@ -4,9 +4,7 @@
 //! for what depends on the node alone, which each agent writes anew.
 
 use anyhow::Result;
-use weir_ebpf::tables::{
-    Backend, BackendKey, Present, Service, ServiceName, ServingKey, name,
-};
+use weir_ebpf::tables::{Backend, BackendKey, Present, Service, ServiceName, ServingKey, name};
 
 use super::Predecessor;
 use crate::maps::Contents;
