@@ -171,6 +171,18 @@ impl Agent {
         Ok(())
     }
 
+    /// Starts it again with the same flags, and does not wait.
+    pub fn relaunch(&mut self) -> Result<()> {
+        *self = Self::launch(&self.node, &self.options)?;
+        Ok(())
+    }
+
+    /// Starts another binary with the same flags, and does not wait.
+    pub fn upgrade(&mut self, weir: &Path) -> Result<()> {
+        self.options.weir = weir.to_owned();
+        self.relaunch()
+    }
+
     /// The last lines of its output, for a failure's report.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {
