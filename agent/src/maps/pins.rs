@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <bpffs>/weir/v<layout version>/<TABLE>       maps; two layouts never share a directory
-//! <bpffs>/weir/v<layout version>.new/<TABLE>   those of a layout that takes over, until they are filled
+//! <bpffs>/weir/v<layout version>-new/<TABLE>   those of a layout that takes over, until they are filled
 //! <bpffs>/weir/links/<program>                 a cgroup link
 //! <bpffs>/weir/links/<program>-<ifindex>       a TCX link
 //! <bpffs>/weir/qdiscs/<ifindex>                a directory: the clsact qdisc there is ours
@@ -28,8 +28,9 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::layout::{Layout, layout_version, layouts};
 
-/// The end of the name of a directory whose maps are not filled yet.
-const UNFINISHED: &str = ".new";
+/// The end of the name of a directory whose maps are not filled yet. The kernel keeps names with
+/// dots for itself.
+const UNFINISHED: &str = "-new";
 
 fn directory(version: u32) -> String {
     format!("v{version}")
