@@ -18,9 +18,11 @@ use crate::world::{WEB, World};
 use load::Load;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// An agent lives for up to this before it is killed: about as long as it takes to start and to
-/// bring the tables up to date.
-const LIFE: Duration = Duration::from_millis(1_000);
+/// One agent lives for up to this before it is killed: about as long as it takes to start.
+const START: Duration = Duration::from_millis(800);
+/// Another for up to this after it has loaded its programs: about as long as it takes to bring the
+/// tables up to date and to attach the programs, under the load of this test.
+const SYNCHRONISATION: Duration = Duration::from_millis(200);
 
 /// The same numbers in each run (Steele, Lea, Flood: `SplitMix64`).
 struct Random(u64);
@@ -81,10 +83,17 @@ fn live_through(world: &mut World, kills: u32, upgrades: u32) -> Result<Newest> 
         while u64::from(killed) < until {
             // So that there is something to write, at any moment of an agent's life.
             world.manifests.put_text("decoy.yaml", &decoy(killed))?;
-            sleep(random.part_of(LIFE));
-            let node = usize::try_from(killed)? % world.agents.len();
-            world.agents[node].kill()?;
-            world.agents[node].relaunch()?;
+            let number = usize::try_from(killed)?;
+            let agents = world.agents.len();
+            let agent = &mut world.agents[number % agents];
+            if number / agents % 2 == 0 {
+                sleep(random.part_of(START));
+            } else {
+                has_loaded(agent)?;
+                sleep(random.part_of(SYNCHRONISATION));
+            }
+            agent.kill()?;
+            agent.relaunch()?;
             killed += 1;
         }
     }
@@ -92,6 +101,20 @@ fn live_through(world: &mut World, kills: u32, upgrades: u32) -> Result<Newest> 
         agent.wait_ready()?;
     }
     Ok(newest)
+}
+
+/// Waits until an agent that was just launched has loaded its programs, and now fills tables and
+/// attaches programs.
+fn has_loaded(agent: &Agent) -> Result<()> {
+    wait_for(
+        || "the agent to load its programs".to_owned(),
+        PATIENCE,
+        || {
+            let log = agent.log_tail(usize::MAX);
+            let last = log.rsplit("opened metrics").next();
+            Ok(last.is_some_and(|since| since.contains(" loaded ")))
+        },
+    )
 }
 
 /// The latest version of the binary: a copy with another layout, but for the first.
