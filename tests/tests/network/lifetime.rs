@@ -86,7 +86,7 @@ fn live_through(world: &mut World, kills: u32, upgrades: u32) -> Result<Newest> 
             let number = usize::try_from(killed)?;
             let agents = world.agents.len();
             let agent = &mut world.agents[number % agents];
-            if number / agents % 2 == 0 {
+            if (number / agents).is_multiple_of(2) {
                 sleep(random.part_of(START));
             } else {
                 has_loaded(agent)?;
@@ -109,11 +109,7 @@ fn has_loaded(agent: &Agent) -> Result<()> {
     wait_for(
         || "the agent to load its programs".to_owned(),
         PATIENCE,
-        || {
-            let log = agent.log_tail(usize::MAX);
-            let last = log.rsplit("opened metrics").next();
-            Ok(last.is_some_and(|since| since.contains(" loaded ")))
-        },
+        || Ok(agent.log()?.contains(" loaded ")),
     )
 }
 
@@ -210,7 +206,7 @@ fn a_version_that_cannot_take_over_says_so_and_serves() -> Result<()> {
         agent.upgrade(&weir)?;
         agent.wait_ready()?;
         assert_eq!(layouts(&node)?, [format!("v{}", layout_version())]);
-        let log = agent.log_tail(usize::MAX);
+        let log = agent.log()?;
         let lost = format!(
             "tables of layout {} cannot be taken over",
             layout_version() + 1
@@ -233,13 +229,14 @@ fn a_second_agent_on_a_node_waits_for_the_first() -> Result<()> {
     let options = AgentOptions::new(&world.weir, world.manifests.directory());
     let node = world.bed.node(0).clone();
     let first = world.agents[0].id();
-    let mut second = Agent::launch(&node, &options)?;
     let says = format!("another agent runs here (process {first} holds");
-    wait_for(
-        || format!("the second agent to say: {says}"),
-        PATIENCE,
-        || Ok(second.log_tail(usize::MAX).contains(&says)),
-    )?;
+    // The first to wait is stopped, which leaves the agent alone.
+    let mut stopped = Agent::launch(&node, &options)?;
+    waits(&stopped, &says)?;
+    let status = stopped.stop()?.context("it ran")?;
+    ensure!(status.success(), "an agent that waited ended with {status}");
+    let mut second = Agent::launch(&node, &options)?;
+    waits(&second, &says)?;
     // Nothing is wrong with the first, and nobody may clean up under either.
     world.agents[0].wait_ready()?;
     ensure!(
@@ -256,28 +253,12 @@ fn a_second_agent_on_a_node_waits_for_the_first() -> Result<()> {
     })
 }
 
-/// An agent that waits ends when it is asked to, and leaves the first alone.
-#[test]
-#[ignore = "needs root: cargo xtask test network"]
-fn an_agent_that_waits_can_be_stopped() -> Result<()> {
-    let mut world = World::start(Wiring::Routed)?;
-    let options = AgentOptions::new(&world.weir, world.manifests.directory());
-    let mut second = Agent::launch(world.bed.node(0), &options)?;
+fn waits(agent: &Agent, says: &str) -> Result<()> {
     wait_for(
-        || "the second agent to wait".to_owned(),
+        || format!("the second agent to say: {says}"),
         PATIENCE,
-        || {
-            Ok(second
-                .log_tail(usize::MAX)
-                .contains("waiting until it ends"))
-        },
-    )?;
-    let status = second.stop()?.context("it ran")?;
-    ensure!(
-        status.success(),
-        "the agent that waited ended with {status}"
-    );
-    world.agents[0].wait_ready()
+        || Ok(agent.log()?.contains(says)),
+    )
 }
 
 /// Programs, tables and pins are gone, files of the agent before are not.
