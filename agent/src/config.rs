@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnetwork::IpNetwork;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use weir_ebpf::tables::capacity;
 
 use crate::{
@@ -57,7 +58,8 @@ pub struct AgentArguments {
     #[arg(long, value_name = "NAME", env = "WEIR_NODE_NAME")]
     pub node_name: Option<String>,
 
-    /// Root of the node's cgroup v2 tree [default: where cgroup2 is mounted]
+    /// Root of the node's cgroup v2 tree, or of a tree that has it at `unified` [default: where
+    /// cgroup2 is mounted]
     #[arg(long, value_name = "DIR", env = "WEIR_CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
 
@@ -277,6 +279,12 @@ pub fn lock_file(run_dir: &Path) -> PathBuf {
     run_dir.join("agent.lock")
 }
 
+/// Where `weir prepare` keeps the API server's address, as a kubeconfig without credentials.
+#[must_use]
+pub fn prepared_kubeconfig(run_dir: &Path) -> PathBuf {
+    run_dir.join("kubelet.conf")
+}
+
 impl From<TcAttach> for TcChoice {
     fn from(attach: TcAttach) -> Self {
         match attach {
@@ -314,7 +322,7 @@ impl AgentArguments {
             None => host_name()?,
         };
         let cgroup_root = match self.cgroup_root {
-            Some(root) => root,
+            Some(root) => version_2_of(root),
             None => cgroup2_mount(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)
                 .context(
                     "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) \
@@ -399,6 +407,20 @@ fn bind_address(text: &str, usual_port: u16) -> Result<BindAddress, String> {
 fn host_name() -> Result<String> {
     let name = nix::unistd::gethostname().context("read the host's name")?;
     Ok(name.to_string_lossy().trim().to_lowercase())
+}
+
+/// The cgroup v2 tree of a machine whose trees are mounted at `root`: that itself, or, beside trees
+/// of version 1, `unified` in it, where systemd has it.
+fn version_2_of(root: PathBuf) -> PathBuf {
+    let is_version_2 = |directory: &Path| {
+        statfs(directory).is_ok_and(|it| it.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    };
+    let unified = root.join("unified");
+    if !is_version_2(&root) && is_version_2(&unified) {
+        unified
+    } else {
+        root
+    }
 }
 
 /// The first cgroup2 mount point in the text of `/proc/mounts`.

@@ -6,6 +6,7 @@ mod cleanup;
 mod flow;
 mod output;
 mod policy;
+mod prepare;
 mod service;
 mod status;
 
@@ -16,7 +17,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 
 use crate::{
     agent,
-    config::{AgentArguments, Paths},
+    config::AgentArguments,
     logging,
 };
 
@@ -79,7 +80,11 @@ enum Command {
     ///
     /// End the agent first. Services are not translated any more; connections that were
     /// translated at the socket go on.
-    Cleanup(Paths),
+    Cleanup(cleanup::Arguments),
+    /// Mount the BPF file system where it is not, and look where the API server is
+    ///
+    /// For the init container of a node's agent: it needs CAP_SYS_ADMIN, which the agent does not.
+    Prepare(prepare::Arguments),
 }
 
 impl Cli {
@@ -131,7 +136,8 @@ impl Cli {
             Command::Flow(command) => flow::run(&command),
             Command::Policy(command) => policy::run(&command),
             Command::Check(arguments) => check::check(&arguments),
-            Command::Cleanup(paths) => cleanup::clean_up(&paths),
+            Command::Cleanup(arguments) => cleanup::run(&arguments),
+            Command::Prepare(arguments) => prepare::prepare(&arguments),
         }
     }
 }
