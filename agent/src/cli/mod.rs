@@ -15,11 +15,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 use anyhow::{Context as _, Result};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{
-    agent,
-    config::AgentArguments,
-    logging,
-};
+use crate::{agent, config::AgentArguments, logging};
 
 /// eBPF service proxy for Kubernetes: cluster IPs become pod IPs in the kernel.
 ///
