@@ -20,6 +20,7 @@ use weir_ebpf::tables::capacity;
 use crate::{
     attach::TcChoice,
     compile::{PolicyOptions, UnknownPods},
+    kube_proxy::CleanUp,
     model::parse_network,
     sources::{api::Access, node::node_ports::NodePortAddresses},
 };
@@ -211,6 +212,15 @@ pub struct AgentArguments {
           default_value = "127.0.0.1:10249", value_parser = metrics_address)]
     pub metrics_bind_address: BindAddress,
 
+    /// Whether rules that a kube-proxy has left are removed, once the tables are complete
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WEIR_CLEANUP_KUBE_PROXY",
+        default_value = "auto"
+    )]
+    pub cleanup_kube_proxy: CleanUp,
+
     /// All flags by their names, as they were given or are by default: for /configz.
     #[arg(skip)]
     pub flags: BTreeMap<String, String>,
@@ -301,6 +311,8 @@ pub struct Config {
     pub healthz_bind_address: Option<SocketAddr>,
     /// `/metrics`, `/proxyMode`, `/configz`
     pub metrics_bind_address: Option<SocketAddr>,
+    /// Whether what kube-proxy has left is removed.
+    pub cleanup_kube_proxy: CleanUp,
     /// All flags by their names, with the values that are in force.
     pub flags: BTreeMap<String, String>,
 }
@@ -421,6 +433,7 @@ impl AgentArguments {
             resync: Duration::from_secs(self.resync_seconds),
             healthz_bind_address: self.healthz_bind_address.0,
             metrics_bind_address: self.metrics_bind_address.0,
+            cleanup_kube_proxy: self.cleanup_kube_proxy,
             flags,
         })
     }
