@@ -159,7 +159,12 @@ impl Agent {
             .read()
             .context("read the tables of an earlier agent")?;
         surface.read_from(dataplane.tables()?);
-        let mut reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
+        let mut reporter = Reporter::new(
+            &config,
+            tables.capacities(),
+            dataplane.programs(),
+            present.told(),
+        )?;
         reporter.kube_proxy(takeover.state());
         Ok(Self {
             cluster: Cluster::default(),
