@@ -20,14 +20,17 @@ use crate::{
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Compiler, Extent as Compiled},
     config::Config,
+    kube_proxy::{self, Takeover},
     maps::{
         Contents, Plan, Write,
         diff::{Limits, diff_numbers, diff_within},
         flows::may_leave_stale,
         kernel::KernelTables,
+        succession::Inheritance,
     },
     model::{Changed, Cluster, Event, SourceId},
     observe::{
+        listeners::{Listening, Purpose},
         metrics::Extent,
         present::{Present, Wish},
         report::{Reporter, Synchronised},
@@ -47,9 +50,12 @@ use crate::{
 /// # Errors
 /// Whatever keeps the agent from starting, and the end of a source.
 pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
-    std::fs::create_dir_all(&config.run_dir)
-        .with_context(|| format!("create --run-dir {}", config.run_dir.display()))?;
-    let _lock = AgentLock::acquire(&config.lock_file())?;
+    let mut shutdown = Shutdown::new()?;
+    let lock_file = config.lock_file();
+    let _lock = tokio::select! {
+        lock = AgentLock::wait(&lock_file) => lock.context("take the lock in --run-dir")?,
+        () = shutdown.requested() => return Ok(()),
+    };
     let surface = Surface::open(&config);
     let dataplane = load(&config, packets_are_logged)?;
 
@@ -71,9 +77,9 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     let (sender, nodes) = watch::channel(None);
     sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
-    let mut shutdown = Shutdown::new()?;
     let present = Present::open(&config, &dataplane)?;
-    let mut agent = Agent::new(config, dataplane, surface, present, freshness)?;
+    let takeover = Takeover::start(config.cleanup_kube_proxy);
+    let mut agent = Agent::new(config, dataplane, surface, present, freshness, takeover)?;
     tokio::select! {
         result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -102,6 +108,11 @@ fn load(config: &Config, packets_are_logged: bool) -> Result<Dataplane> {
     })?;
     for kept in dataplane.kept_sizes() {
         warn!("{kept}");
+    }
+    match dataplane.inheritance() {
+        Inheritance::None => {}
+        taken @ Inheritance::From(_) => info!("{taken}"),
+        lost @ Inheritance::Lost(_) => warn!("{lost}"),
     }
     if packets_are_logged {
         attach::follow_log(dataplane.ebpf_mut())?;
@@ -139,6 +150,7 @@ struct Agent {
     surface: Surface,
     present: Present,
     freshness: Freshness,
+    takeover: Takeover,
 }
 
 impl Agent {
@@ -148,18 +160,20 @@ impl Agent {
         surface: Surface,
         present: Present,
         freshness: Freshness,
+        takeover: Takeover,
     ) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
             .read()
             .context("read the tables of an earlier agent")?;
         surface.read_from(dataplane.tables()?);
-        let reporter = Reporter::new(
+        let mut reporter = Reporter::new(
             &config,
             tables.capacities(),
             dataplane.programs(),
             present.told(),
         )?;
+        reporter.kube_proxy(takeover.state());
         Ok(Self {
             cluster: Cluster::default(),
             node: OwnNode::new(&config)?,
@@ -174,6 +188,7 @@ impl Agent {
             surface,
             present,
             freshness,
+            takeover,
         })
     }
 
@@ -202,7 +217,14 @@ impl Agent {
                     Wish::Flags => self.queue_everything(),
                 },
                 Ok(()) = fresh.changed() => self.show_sources(),
-                listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
+                listening = self.surface.listeners_changed() => {
+                    self.takeover.health_is_ours(serves_health(&listening));
+                    self.reporter.listeners(&listening);
+                }
+                state = self.takeover.changed() => {
+                    self.reporter.kube_proxy(state);
+                    self.queue_everything();
+                }
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
         }
@@ -292,6 +314,7 @@ impl Agent {
                     network_interfaces,
                 });
                 self.present.synchronised();
+                self.takeover.synchronised();
             }
             Err(error) => {
                 self.compiler.note_everything();
@@ -312,7 +335,7 @@ impl Agent {
         let tables = self.tables.capacities();
         let capacities = table_capacities(&tables);
         let (node, config, cluster) = (&mut self.node, &self.config, &self.cluster);
-        let wanted = self.present.flags();
+        let wanted = self.present.flags().with(self.takeover.flags());
         let extent = self.compiler.compile(
             cluster,
             &config.node_name,
@@ -386,6 +409,10 @@ impl Agent {
         }
         match first {
             None => {
+                // Only now does no program use another layout's tables any more.
+                for version in self.dataplane.retire_other_layouts()? {
+                    info!("removed the tables of layout {version}");
+                }
                 self.attached = Some(wanted);
                 Ok(())
             }
@@ -422,6 +449,15 @@ fn table_capacities(tables: &BTreeMap<&'static str, u32>) -> Capacities {
         peer_ranges: of(name::PEER_RANGES),
         rules: of(name::RULES),
     }
+}
+
+/// Does the agent itself answer health checks where kube-proxy does?
+fn serves_health(listening: &Listening) -> bool {
+    listening.iter().any(|(listener, outcome)| {
+        let address = outcome.as_ref().ok();
+        listener.purpose == Purpose::Health
+            && address.is_some_and(|address| address.port() == kube_proxy::HEALTH)
+    })
 }
 
 async fn due(schedule: &Schedule) {

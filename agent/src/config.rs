@@ -14,11 +14,13 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnetwork::IpNetwork;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use weir_ebpf::tables::capacity;
 
 use crate::{
     attach::TcChoice,
     compile::{PolicyOptions, UnknownPods},
+    kube_proxy::CleanUp,
     model::parse_network,
     sources::{api::Access, node::node_ports::NodePortAddresses},
 };
@@ -95,7 +97,8 @@ pub struct AgentArguments {
     #[arg(long, value_name = "NAME", env = "WEIR_NODE_NAME")]
     pub node_name: Option<String>,
 
-    /// Root of the node's cgroup v2 tree [default: where cgroup2 is mounted]
+    /// Root of the node's cgroup v2 tree, or of a tree that has it at `unified` [default: where
+    /// cgroup2 is mounted]
     #[arg(long, value_name = "DIR", env = "WEIR_CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
 
@@ -209,6 +212,15 @@ pub struct AgentArguments {
           default_value = "127.0.0.1:10249", value_parser = metrics_address)]
     pub metrics_bind_address: BindAddress,
 
+    /// Whether rules that a kube-proxy has left are removed, once the tables are complete
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WEIR_CLEANUP_KUBE_PROXY",
+        default_value = "auto"
+    )]
+    pub cleanup_kube_proxy: CleanUp,
+
     /// All flags by their names, as they were given or are by default: for /configz.
     #[arg(skip)]
     pub flags: BTreeMap<String, String>,
@@ -299,6 +311,8 @@ pub struct Config {
     pub healthz_bind_address: Option<SocketAddr>,
     /// `/metrics`, `/proxyMode`, `/configz`
     pub metrics_bind_address: Option<SocketAddr>,
+    /// Whether what kube-proxy has left is removed.
+    pub cleanup_kube_proxy: CleanUp,
     /// All flags by their names, with the values that are in force.
     pub flags: BTreeMap<String, String>,
 }
@@ -315,6 +329,12 @@ impl Config {
 #[must_use]
 pub fn lock_file(run_dir: &Path) -> PathBuf {
     run_dir.join("agent.lock")
+}
+
+/// Where `weir prepare` keeps the API server's address, as a kubeconfig without credentials.
+#[must_use]
+pub fn prepared_kubeconfig(run_dir: &Path) -> PathBuf {
+    run_dir.join("kubelet.conf")
 }
 
 impl From<TcAttach> for TcChoice {
@@ -371,7 +391,7 @@ impl AgentArguments {
             None => host_name()?,
         };
         let cgroup_root = match self.cgroup_root {
-            Some(root) => root,
+            Some(root) => version_2_of(root),
             None => cgroup2_mount(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)
                 .context(
                     "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) \
@@ -413,6 +433,7 @@ impl AgentArguments {
             resync: Duration::from_secs(self.resync_seconds),
             healthz_bind_address: self.healthz_bind_address.0,
             metrics_bind_address: self.metrics_bind_address.0,
+            cleanup_kube_proxy: self.cleanup_kube_proxy,
             flags,
         })
     }
@@ -499,6 +520,20 @@ fn bind_address(text: &str, usual_port: u16) -> Result<BindAddress, String> {
 fn host_name() -> Result<String> {
     let name = nix::unistd::gethostname().context("read the host's name")?;
     Ok(name.to_string_lossy().trim().to_lowercase())
+}
+
+/// The cgroup v2 tree of a machine whose trees are mounted at `root`: that itself, or, beside trees
+/// of version 1, `unified` in it, where systemd has it.
+fn version_2_of(root: PathBuf) -> PathBuf {
+    let is_version_2 = |directory: &Path| {
+        statfs(directory).is_ok_and(|it| it.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    };
+    let unified = root.join("unified");
+    if !is_version_2(&root) && is_version_2(&unified) {
+        unified
+    } else {
+        root
+    }
 }
 
 /// The first cgroup2 mount point in the text of `/proc/mounts`.
