@@ -38,6 +38,7 @@ use crate::{
     own_node::OwnNode,
     schedule::Schedule,
     sources::{
+        api::{self, Freshness, Server},
         cni, manifests,
         node::{self, NodeState},
     },
@@ -56,8 +57,16 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let (sender, events) = mpsc::channel(64);
     let mut sources = tokio::task::JoinSet::new();
-    let manifests = config.manifests.clone();
-    sources.spawn(manifests::watch::run(manifests, sender.clone()));
+    if let Some(manifests) = config.manifests.clone() {
+        sources.spawn(manifests::watch::run(manifests, sender.clone()));
+    }
+    let metrics = surface.metrics();
+    let freshness = Freshness::new(metrics.sources.clone());
+    if let Some(access) = config.api_server.clone() {
+        let server = Server::new(access, metrics.rest_client.clone());
+        let node = config.node_name.clone();
+        sources.spawn(api::run(server, node, freshness.clone(), sender.clone()));
+    }
     let (records_sender, records) = watch::channel(None);
     let results = config.cni_results_dir.clone();
     sources.spawn(cni::watch::run(results, records_sender, sender));
@@ -67,7 +76,7 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
     let present = Present::open(&config, &dataplane)?;
     let takeover = Takeover::start(config.cleanup_kube_proxy);
-    let mut agent = Agent::new(config, dataplane, surface, present, takeover)?;
+    let mut agent = Agent::new(config, dataplane, surface, present, freshness, takeover)?;
     tokio::select! {
         result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -132,6 +141,7 @@ struct Agent {
     reporter: Reporter,
     surface: Surface,
     present: Present,
+    freshness: Freshness,
     takeover: Takeover,
 }
 
@@ -141,6 +151,7 @@ impl Agent {
         dataplane: Dataplane,
         surface: Surface,
         present: Present,
+        freshness: Freshness,
         takeover: Takeover,
     ) -> Result<Self> {
         let tables = dataplane.tables()?;
@@ -148,7 +159,12 @@ impl Agent {
             .read()
             .context("read the tables of an earlier agent")?;
         surface.read_from(dataplane.tables()?);
-        let mut reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
+        let mut reporter = Reporter::new(
+            &config,
+            tables.capacities(),
+            dataplane.programs(),
+            present.told(),
+        )?;
         reporter.kube_proxy(takeover.state());
         Ok(Self {
             cluster: Cluster::default(),
@@ -163,6 +179,7 @@ impl Agent {
             reporter,
             surface,
             present,
+            freshness,
             takeover,
         })
     }
@@ -173,6 +190,7 @@ impl Agent {
         mut nodes: watch::Receiver<Option<NodeState>>,
         mut records: watch::Receiver<Option<Vec<cni::Record>>>,
     ) -> Result<()> {
+        let mut fresh = self.freshness.changes();
         loop {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
@@ -188,6 +206,7 @@ impl Agent {
                     Wish::Know(ask) => self.present.answer(ask, &self.cluster),
                     Wish::Flags => self.queue(),
                 },
+                Ok(()) = fresh.changed() => self.show_sources(),
                 listening = self.surface.listeners_changed() => {
                     self.takeover.health_is_ours(serves_health(&listening));
                     self.reporter.listeners(&listening);
@@ -203,7 +222,15 @@ impl Agent {
 
     /// Has every source delivered its first complete list?
     fn is_ready(&self) -> bool {
-        self.node.is_known() && self.cluster.is_ready(SourceId::MANIFESTS)
+        let is_ready = |source| self.cluster.is_ready(source);
+        self.node.is_known()
+            && (self.config.manifests.is_none() || is_ready(SourceId::MANIFESTS))
+            && (self.config.api_server.is_none() || is_ready(SourceId::API))
+    }
+
+    fn show_sources(&mut self) {
+        let sources = self.freshness.sources();
+        self.reporter.sources(SourceId::API, sources);
     }
 
     fn note(&mut self, event: Event) {

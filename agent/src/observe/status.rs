@@ -26,6 +26,9 @@ pub struct Status {
     pub pid: u32,
     /// When it started.
     pub started: Timestamp,
+    /// When it ended, if it did so in order: one that is killed says nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
     /// Are the tables complete and the programs attached? Only ever becomes true.
     pub ready: bool,
     /// Successful synchronisations since the start.
@@ -34,6 +37,13 @@ pub struct Status {
     pub last_sync: Option<Sync>,
     /// Why the last one failed, if it did.
     pub error: Option<String>,
+    /// What went wrong last, the newest first, whether or not it has been overcome since. An agent
+    /// before this one did not tell.
+    #[serde(default)]
+    pub recent_errors: Vec<RecentError>,
+    /// Where objects come from, each kind for itself. An agent before this one did not tell.
+    #[serde(default)]
+    pub sources: Vec<Source>,
     /// Service ports that are served, each family for itself.
     pub service_ports: usize,
     /// The tables that the agent writes.
@@ -43,6 +53,13 @@ pub struct Status {
     /// The interfaces to the network that carry programs.
     #[serde(default)]
     pub network_interfaces: Vec<Interface>,
+    /// The cgroup whose processes' sockets are served. An agent before this one did not tell.
+    #[serde(default)]
+    pub cgroup_root: Option<PathBuf>,
+    /// The version of the tables' layout, which names their directory. An agent before this one
+    /// did not tell.
+    #[serde(default)]
+    pub layout_version: Option<u32>,
     /// The programs, as the kernel verified them.
     pub programs: Vec<Program>,
     /// The ports at which the agent answers. An agent before this one may not have told.
@@ -65,6 +82,47 @@ pub struct Status {
     pub kube_proxy: kube_proxy::State,
 }
 
+/// What comes of asking a source for one kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SourceState {
+    /// What it holds is known, and its changes are told.
+    Synced,
+    /// Its first complete list has not come yet.
+    Listing,
+    /// It cannot be read now; what was last known stays in force, and it is tried again.
+    Failing,
+    /// The agent has not the right to read this kind.
+    Forbidden,
+    /// It has no such kind.
+    Absent,
+}
+
+/// One kind of object of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// Which source: `api`, `manifests`.
+    pub source: String,
+    /// The kind, as in `Service`.
+    pub kind: String,
+    /// How it is.
+    pub state: SourceState,
+    /// The objects of it that are known.
+    pub objects: usize,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// When it last told of a change, or that there is none (a bookmark).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_news: Option<Timestamp>,
+    /// What is wrong, and what to do: where something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Up to where it is known, where the source numbers its changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
+}
+
 /// A synchronisation of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -75,6 +133,18 @@ pub struct Sync {
     pub microseconds: u64,
     /// Entries written or removed.
     pub writes: usize,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentError {
+    /// When, the last time.
+    pub at: Timestamp,
+    /// How often in a row.
+    pub times: u32,
+    /// What.
+    pub message: String,
 }
 
 /// How full a table is.
