@@ -15,6 +15,7 @@ mod outside;
 mod packet;
 mod socket;
 mod status;
+mod takeover;
 mod uplink;
 mod why;
 mod world;
