@@ -29,7 +29,7 @@ pub struct Faults {
     pub delay: Option<Range<Duration>>,
     /// Events wait until this is taken back. Bookmarks go on, with the version of the last event.
     pub holds_events: bool,
-    /// So many of the next events end in the middle of their line, and their connection with them.
+    /// So many of the next events end in the middle of their line, and the answer with them.
     pub truncated: u32,
     /// This share of events is told twice.
     pub duplicates: f64,
