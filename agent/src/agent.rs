@@ -36,6 +36,7 @@ use crate::{
     own_node::OwnNode,
     schedule::Schedule,
     sources::{
+        api::{self, Freshness, Server},
         cni, manifests,
         node::{self, NodeState},
     },
@@ -54,8 +55,16 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let (sender, events) = mpsc::channel(64);
     let mut sources = tokio::task::JoinSet::new();
-    let manifests = config.manifests.clone();
-    sources.spawn(manifests::watch::run(manifests, sender.clone()));
+    if let Some(manifests) = config.manifests.clone() {
+        sources.spawn(manifests::watch::run(manifests, sender.clone()));
+    }
+    let metrics = surface.metrics();
+    let freshness = Freshness::new(metrics.sources.clone());
+    if let Some(access) = config.api_server.clone() {
+        let server = Server::new(access, metrics.rest_client.clone());
+        let node = config.node_name.clone();
+        sources.spawn(api::run(server, node, freshness.clone(), sender.clone()));
+    }
     let (records_sender, records) = watch::channel(None);
     let results = config.cni_results_dir.clone();
     sources.spawn(cni::watch::run(results, records_sender, sender));
@@ -64,7 +73,7 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let mut shutdown = Shutdown::new()?;
     let present = Present::open(&config, &dataplane)?;
-    let mut agent = Agent::new(config, dataplane, surface, present)?;
+    let mut agent = Agent::new(config, dataplane, surface, present, freshness)?;
     tokio::select! {
         result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -129,6 +138,7 @@ struct Agent {
     reporter: Reporter,
     surface: Surface,
     present: Present,
+    freshness: Freshness,
 }
 
 impl Agent {
@@ -137,6 +147,7 @@ impl Agent {
         dataplane: Dataplane,
         surface: Surface,
         present: Present,
+        freshness: Freshness,
     ) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
@@ -157,6 +168,7 @@ impl Agent {
             reporter,
             surface,
             present,
+            freshness,
         })
     }
 
@@ -166,6 +178,7 @@ impl Agent {
         mut nodes: watch::Receiver<Option<NodeState>>,
         mut records: watch::Receiver<Option<Vec<cni::Record>>>,
     ) -> Result<()> {
+        let mut fresh = self.freshness.changes();
         loop {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
@@ -181,6 +194,7 @@ impl Agent {
                     Wish::Know(ask) => self.present.answer(ask, &self.cluster),
                     Wish::Flags => self.queue(),
                 },
+                Ok(()) = fresh.changed() => self.show_sources(),
                 listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
@@ -189,7 +203,15 @@ impl Agent {
 
     /// Has every source delivered its first complete list?
     fn is_ready(&self) -> bool {
-        self.node.is_known() && self.cluster.is_ready(SourceId::MANIFESTS)
+        let is_ready = |source| self.cluster.is_ready(source);
+        self.node.is_known()
+            && (self.config.manifests.is_none() || is_ready(SourceId::MANIFESTS))
+            && (self.config.api_server.is_none() || is_ready(SourceId::API))
+    }
+
+    fn show_sources(&mut self) {
+        let sources = self.freshness.sources();
+        self.reporter.sources(SourceId::API, sources);
     }
 
     fn note(&mut self, event: Event) {

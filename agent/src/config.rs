@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use crate::{
     attach::TcChoice,
     compile::{PolicyOptions, UnknownPods},
     model::parse_network,
-    sources::node::node_ports::NodePortAddresses,
+    sources::{api::Access, node::node_ports::NodePortAddresses},
 };
 
 /// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
@@ -49,9 +49,47 @@ pub struct Paths {
 /// What `weir agent` can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AgentArguments {
-    /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json), watched for changes
+    /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json), watched for changes; instead of
+    /// the API server, unless that is named with --kubeconfig or --api-server
     #[arg(long, value_name = "DIR", env = "WEIR_MANIFESTS")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+
+    /// How to reach the API server, as kubectl's [default: $KUBECONFIG; in a pod its service
+    /// account]
+    #[arg(long, value_name = "FILE", env = "WEIR_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The API server's address, as in https://10.240.0.10:6443, whatever others say [default: the
+    /// kubeconfig's; in a pod the first that answers: that of the `kubernetes` service, which works
+    /// where a service proxy does already, then the kubelet's]
+    #[arg(long, value_name = "URL", env = "WEIR_API_SERVER")]
+    pub api_server: Option<String>,
+
+    /// Kubeconfigs of the kubelet: only the server's address is read, and those that do not exist
+    /// are passed over
+    #[arg(
+        long,
+        value_name = "FILES",
+        env = "WEIR_KUBELET_KUBECONFIG",
+        default_value = "/etc/kubernetes/kubelet.conf,/var/lib/kubelet/kubeconfig",
+        value_delimiter = ','
+    )]
+    pub kubelet_kubeconfig: Vec<PathBuf>,
+
+    /// Where a pod has its service account's token and the API server's certificate authority
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_SERVICE_ACCOUNT_DIR",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
+    )]
+    pub service_account_dir: PathBuf,
+
+    /// How long a watch lasts before it is begun anew; a connection that hangs without being
+    /// broken is noticed by then
+    #[arg(long, value_name = "SECONDS", env = "WEIR_WATCH_SECONDS", default_value_t = 240,
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch_seconds: u32,
 
     /// This node's name, as in its Node object [default: the host's name]
     #[arg(long, value_name = "NAME", env = "WEIR_NODE_NAME")]
@@ -223,8 +261,10 @@ pub enum Established {
 /// What an agent runs with: every path exists, every name is known.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+    /// Directory of manifests, if objects come from one.
+    pub manifests: Option<PathBuf>,
+    /// The way to the API server, if objects come from there: from one of the two they do.
+    pub api_server: Option<Access>,
     /// This node's name.
     pub node_name: String,
     /// Root of the node's cgroup v2 tree.
@@ -303,12 +343,29 @@ impl AgentArguments {
     /// # Errors
     /// Names the flag and what to do.
     pub fn validate(self) -> Result<Config> {
-        if !self.manifests.is_dir() {
+        if let Some(manifests) = &self.manifests
+            && !manifests.is_dir()
+        {
             bail!(
                 "--manifests {}: not a directory; create it, or name the one that holds the manifests",
-                self.manifests.display()
+                manifests.display()
             );
         }
+        let api_server = access(
+            Access {
+                kubeconfig: self.kubeconfig,
+                api_server: self.api_server,
+                service_account_dir: self.service_account_dir,
+                kubelet_kubeconfigs: self.kubelet_kubeconfig,
+                environment: (
+                    env::var("KUBERNETES_SERVICE_HOST").ok(),
+                    env::var("KUBERNETES_SERVICE_PORT").ok(),
+                ),
+                watch_seconds: self.watch_seconds,
+            },
+            self.manifests.is_some(),
+            env::var_os("KUBECONFIG").map(PathBuf::from),
+        )?;
         let node_name = match self.node_name {
             Some(name) => name,
             None => host_name()?,
@@ -334,6 +391,7 @@ impl AgentArguments {
         flags.insert("cgroup-root".to_owned(), cgroup_root.display().to_string());
         Ok(Config {
             manifests: self.manifests,
+            api_server,
             node_name,
             cgroup_root,
             netns_dir: self.netns_dir,
@@ -358,6 +416,48 @@ impl AgentArguments {
             flags,
         })
     }
+}
+
+/// The way to the API server, if objects come from there. Directories of manifests stand alone,
+/// unless an API server is named beside them.
+fn access(
+    given: Access,
+    has_manifests: bool,
+    usual_kubeconfig: Option<PathBuf>,
+) -> Result<Option<Access>> {
+    let is_named = given.kubeconfig.is_some() || given.api_server.is_some();
+    if has_manifests && !is_named {
+        return Ok(None);
+    }
+    let token = given.service_account_dir.join("token");
+    let usual_kubeconfig = usual_kubeconfig.filter(|file| !file.as_os_str().is_empty());
+    let access = Access {
+        kubeconfig: given
+            .kubeconfig
+            .clone()
+            .or_else(|| usual_kubeconfig.filter(|_| !has_manifests)),
+        ..given
+    };
+    if let Some(file) = &access.kubeconfig
+        && !file.is_file()
+    {
+        bail!("--kubeconfig {}: not a file", file.display());
+    }
+    if let (None, Some(url), false) = (&access.kubeconfig, &access.api_server, token.is_file()) {
+        bail!(
+            "--api-server {url}: no credentials: {} is not there; name a --kubeconfig or the \
+             --service-account-dir",
+            token.display()
+        );
+    }
+    if access.kubeconfig.is_none() && !token.is_file() {
+        bail!(
+            "nothing says where objects come from: name a --kubeconfig or a directory of \
+             --manifests, or run in a pod with a service account ({} is not there)",
+            token.display()
+        );
+    }
+    Ok(Some(access))
 }
 
 /// As the API server's flag of the same name has it.
@@ -429,6 +529,52 @@ mod tests {
         for text in ["localhost:10249", ":10249", "127.0.0.1:70000"] {
             assert!(metrics_address(text).is_err(), "{text}");
         }
+    }
+
+    fn given(kubeconfig: Option<&Path>, api_server: Option<&str>, account: &Path) -> Access {
+        Access {
+            kubeconfig: kubeconfig.map(Path::to_owned),
+            api_server: api_server.map(str::to_owned),
+            service_account_dir: account.to_owned(),
+            kubelet_kubeconfigs: Vec::new(),
+            environment: (None, None),
+            watch_seconds: 240,
+        }
+    }
+
+    #[test]
+    fn objects_come_from_the_api_server_unless_there_are_manifests() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = directory.path();
+        let kubeconfig = account.join("kubeconfig");
+        fs::write(&kubeconfig, "").unwrap();
+        let nowhere = access(given(None, None, account), false, None).unwrap_err();
+        assert!(nowhere.to_string().contains("--manifests"), "{nowhere}");
+        assert_eq!(
+            access(given(None, None, account), true, None).unwrap(),
+            None
+        );
+
+        fs::write(account.join("token"), "secret").unwrap();
+        let pod = access(given(None, None, account), false, None).unwrap();
+        assert_eq!(pod, Some(given(None, None, account)));
+        let beside = access(given(None, None, account), true, Some(kubeconfig.clone())).unwrap();
+        assert_eq!(beside, None, "a usual kubeconfig is not one that was named");
+
+        for has_manifests in [false, true] {
+            let named = given(Some(&kubeconfig), None, account);
+            assert_eq!(
+                access(named.clone(), has_manifests, None).unwrap(),
+                Some(named)
+            );
+            let addressed = given(None, Some("https://10.240.0.10:6443"), account);
+            let found = access(addressed.clone(), has_manifests, None).unwrap();
+            assert_eq!(found, Some(addressed));
+        }
+        let usual = access(given(None, None, account), false, Some(kubeconfig.clone())).unwrap();
+        assert_eq!(usual.unwrap().kubeconfig, Some(kubeconfig));
+        let missing = given(Some(&account.join("missing")), None, account);
+        assert!(access(missing, false, None).is_err());
     }
 
     #[test]

@@ -15,7 +15,8 @@ use super::endpoints;
 use super::idle::Idle;
 use super::listeners::Listening;
 use super::status::{
-    Interface, Listener, PodInterface, Problem, Program, Remark, Skipped, Status, Sync, Table,
+    Interface, Listener, PodInterface, Problem, Program, Remark, Skipped, Source, Status, Sync,
+    Table,
 };
 use crate::{
     attach::ProgramReport,
@@ -93,6 +94,7 @@ impl Reporter {
             generation: 0,
             last_sync: None,
             error: None,
+            sources: Vec::new(),
             service_ports: 0,
             tables,
             interfaces: Vec::new(),
@@ -133,6 +135,20 @@ impl Reporter {
         self.status.unknown_kinds = unknown_kinds;
         self.show();
         self.status.problems.len()
+    }
+
+    /// Says how a source is, each kind for itself. Whoever reads it has logged what is wrong.
+    pub fn sources(&mut self, source: SourceId, rows: Vec<Source>) {
+        self.replace_sources(source, rows);
+        self.show();
+    }
+
+    fn replace_sources(&mut self, source: SourceId, rows: Vec<Source>) {
+        let name = source.to_string();
+        let sources = &mut self.status.sources;
+        sources.retain(|row| row.source != name);
+        sources.extend(rows);
+        sources.sort_by(|a, b| (&a.source, &a.kind).cmp(&(&b.source, &b.kind)));
     }
 
     /// Takes in that these objects have changed; what there is to say of them is shown with the

@@ -32,6 +32,9 @@ pub struct Status {
     pub last_sync: Option<Sync>,
     /// Why the last one failed, if it did.
     pub error: Option<String>,
+    /// Where objects come from, each kind for itself. An agent before this one did not tell.
+    #[serde(default)]
+    pub sources: Vec<Source>,
     /// Service ports that are served, each family for itself.
     pub service_ports: usize,
     /// The tables that the agent writes.
@@ -58,6 +61,47 @@ pub struct Status {
     pub skipped: Vec<Skipped>,
     /// Kinds that were given and are not read.
     pub unknown_kinds: Vec<String>,
+}
+
+/// What comes of asking a source for one kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SourceState {
+    /// What it holds is known, and its changes are told.
+    Synced,
+    /// Its first complete list has not come yet.
+    Listing,
+    /// It cannot be read now; what was last known stays in force, and it is tried again.
+    Failing,
+    /// The agent has not the right to read this kind.
+    Forbidden,
+    /// It has no such kind.
+    Absent,
+}
+
+/// One kind of object of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// Which source: `api`, `manifests`.
+    pub source: String,
+    /// The kind, as in `Service`.
+    pub kind: String,
+    /// How it is.
+    pub state: SourceState,
+    /// The objects of it that are known.
+    pub objects: usize,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// When it last told of a change, or that there is none (a bookmark).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_news: Option<Timestamp>,
+    /// What is wrong, and what to do: where something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Up to where it is known, where the source numbers its changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
 }
 
 /// A synchronisation of the tables.

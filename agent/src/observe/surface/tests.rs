@@ -14,7 +14,8 @@ use crate::{
 
 fn config() -> Config {
     Config {
-        manifests: "/nowhere".into(),
+        manifests: Some("/nowhere".into()),
+        api_server: None,
         node_name: "worker-0".to_owned(),
         cgroup_root: "/nowhere".into(),
         netns_dir: "/nowhere".into(),
