@@ -35,6 +35,8 @@ pub struct Faults {
     pub duplicates: f64,
     /// Each event comes in two pieces.
     pub splits_lines: bool,
+    /// Lists do not come as streams: the server is an older one.
+    pub has_no_streams: bool,
 }
 
 /// How a kind is refused.

@@ -61,6 +61,11 @@ pub(super) fn answer(
     parameters: &BTreeMap<String, String>,
 ) -> Result<Response<Body>, Status> {
     let query = Query::read(target, parameters)?;
+    if query.initial.is_some() && server.faults().borrow().has_no_streams {
+        return Err(Status::invalid(
+            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+        ));
+    }
     let (lines, receiver) = mpsc::channel(16);
     // Before anything is looked at, so that nothing is missed.
     let cuts = server.cuts().subscribe();

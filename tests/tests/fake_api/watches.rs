@@ -87,6 +87,9 @@ async fn a_streamed_list_ends_with_a_bookmark_that_says_so() -> Result<()> {
     assert_eq!(version, api.version());
     api.apply([pod("d", "web")])?;
     assert_eq!(next_change(&mut stream).await?, "ADDED d");
+    api.set_faults(|faults| faults.has_no_streams = true);
+    let refused = pods(&api)?.watch(&params, "").await;
+    assert_eq!(code(refused.map(drop))?, 422);
     Ok(())
 }
 
