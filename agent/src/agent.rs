@@ -154,7 +154,12 @@ impl Agent {
             .read()
             .context("read the tables of an earlier agent")?;
         surface.read_from(dataplane.tables()?);
-        let reporter = Reporter::new(&config, tables.capacities(), dataplane.programs())?;
+        let reporter = Reporter::new(
+            &config,
+            tables.capacities(),
+            dataplane.programs(),
+            present.told(),
+        )?;
         Ok(Self {
             cluster: Cluster::default(),
             node: OwnNode::new(&config)?,

@@ -1,6 +1,6 @@
 //! Asks the agent of this node, at its Unix socket.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use http_body_util::{BodyExt as _, Full};
@@ -21,6 +21,16 @@ pub fn get<A: DeserializeOwned>(run_dir: &Path, path: &str) -> Result<A> {
     ask(run_dir, Method::GET, path, Bytes::new())
 }
 
+/// Asks for a value, and waits for no longer than this.
+pub fn get_within<A: DeserializeOwned>(run_dir: &Path, path: &str, limit: Duration) -> Result<A> {
+    runtime()?.block_on(async {
+        let answer = exchange(run_dir, Method::GET, path, Bytes::new());
+        tokio::time::timeout(limit, answer)
+            .await
+            .with_context(|| format!("the agent has not answered within {limit:?}"))?
+    })
+}
+
 /// Asks for a value, with a question.
 pub fn post<A: DeserializeOwned>(
     run_dir: &Path,
@@ -32,12 +42,19 @@ pub fn post<A: DeserializeOwned>(
 }
 
 fn ask<A: DeserializeOwned>(run_dir: &Path, method: Method, path: &str, body: Bytes) -> Result<A> {
-    runtime()?.block_on(async {
-        let answer = send(run_dir, method, path, body).await?;
-        let body = answer.collect().await.context("read the agent's answer")?;
-        serde_json::from_slice(&body.to_bytes())
-            .context("understand the agent's answer; are agent and command of one version?")
-    })
+    runtime()?.block_on(exchange(run_dir, method, path, body))
+}
+
+async fn exchange<A: DeserializeOwned>(
+    run_dir: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<A> {
+    let answer = send(run_dir, method, path, body).await?;
+    let body = answer.collect().await.context("read the agent's answer")?;
+    serde_json::from_slice(&body.to_bytes())
+        .context("understand the agent's answer; are agent and command of one version?")
 }
 
 /// Follows an answer of lines until it ends, or the function says that it is enough.

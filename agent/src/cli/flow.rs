@@ -209,7 +209,7 @@ fn read(arguments: &ListArguments, filter: &Filter) -> Result<Answer> {
 }
 
 /// The clock by which programs note the time.
-fn monotonic() -> Result<Nanos> {
+pub fn monotonic() -> Result<Nanos> {
     let time =
         clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the monotonic clock of the node")?;
     let nanoseconds = Duration::from(time).as_nanos();
@@ -328,45 +328,10 @@ fn service_text(service: Option<&ServiceName>) -> String {
 }
 
 fn age(seconds: u64, is_expired: bool) -> String {
-    let text = duration_text(seconds);
+    let text = output::duration_text(seconds);
     if is_expired {
         format!("{text} (expired)")
     } else {
         text
-    }
-}
-
-/// `12s`, `3m20s`, `2h05m`, `4d03h`: the two largest units tell enough.
-fn duration_text(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
-    if days > 0 {
-        format!("{days}d{:02}h", hours % 24)
-    } else if hours > 0 {
-        format!("{hours}h{:02}m", minutes % 60)
-    } else if minutes > 0 {
-        format!("{minutes}m{:02}s", seconds % 60)
-    } else {
-        format!("{seconds}s")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_two_units_at_most() {
-        for (seconds, text) in [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1m00s"),
-            (3_599, "59m59s"),
-            (3_600, "1h00m"),
-            (86_399, "23h59m"),
-            (86_400, "1d00h"),
-            (432_000 + 3_600, "5d01h"),
-        ] {
-            assert_eq!(duration_text(seconds), text);
-        }
     }
 }

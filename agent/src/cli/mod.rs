@@ -8,6 +8,7 @@ mod output;
 mod policy;
 mod service;
 mod status;
+mod top;
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -50,11 +51,20 @@ enum Command {
     /// Needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN), Linux 5.10, cgroup v2 and a BPF file
     /// system. SIGTERM ends the agent and leaves traffic as it is; a new agent takes over.
     Agent(AgentArguments),
-    /// Show what the agent did, what it could not use, and how full its tables are
+    /// Show how the agent is, what it did, what it could not use, what is attached, and how full the
+    /// tables are
+    ///
+    /// Asks the agent; where none answers, shows its last words and what the kernel holds.
     ///
     /// Exit code 0: the agent runs, is ready, and has nothing to complain of. 1: it complains.
     /// 2: it does not run, or is not ready.
     Status(status::Arguments),
+    /// Watch this node live: services and flows by rate, packets that are refused, and why
+    ///
+    /// Reads the tables in the kernel, with and without an agent; what was refused, packet by
+    /// packet, the agent tells. Keys: tab, arrows, s sorts, / filters, p pauses, q quits. Where the
+    /// output is no terminal, and with --once, one frame is printed as text. Needs root.
+    Top(top::Arguments),
     /// Show which services this node knows, and what answers for them
     ///
     /// Reads the tables in the kernel: what is shown is what packets meet, whether an agent runs
@@ -127,6 +137,7 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::show(&arguments),
+            Command::Top(arguments) => top::run(&arguments),
             Command::Service(command) => service::run(&command),
             Command::Flow(command) => flow::run(&command),
             Command::Policy(command) => policy::run(&command),
@@ -201,6 +212,10 @@ mod tests {
             "weir policy test new.yaml other.yaml -o wide",
             "weir netpol test --without shop/deny",
             "weir policy ls -o wide",
+            "weir status --wide",
+            "weir status -o wide",
+            "weir top --interval 0.5",
+            "weir top --once",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }
@@ -213,6 +228,8 @@ mod tests {
             "weir flow watch --sample 0",
             "weir policy explain --from shop/cart-1",
             "weir policy test",
+            "weir top --interval 0",
+            "weir top --interval never",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

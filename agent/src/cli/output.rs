@@ -90,10 +90,15 @@ pub fn warning(text: &str) {
 
 /// Shows a heading above what follows.
 pub fn heading(text: &str) {
-    line(&format!(
+    line(&heading_text(text));
+}
+
+/// A heading, as text.
+pub fn heading_text(text: &str) -> String {
+    format!(
         "\n{}",
         text.if_supports_color(Stream::Stdout, |text| text.bold())
-    ));
+    )
 }
 
 /// Text that says all is well.
@@ -116,6 +121,14 @@ pub fn dim(text: &str) -> String {
 
 /// Shows rows under a header.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+    line(&table_text(header, rows));
+}
+
+/// Rows under a header, as text.
+pub fn table_text<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     table
         .load_style(TableStyle::new())
@@ -124,7 +137,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     for row in rows {
         table.add_row(row);
     }
-    line(&table.to_string());
+    table.to_string()
 }
 
 /// Says why a command failed, with all causes.
@@ -134,4 +147,39 @@ pub fn error(error: &anyhow::Error) {
         "{} {error:#}",
         label.if_supports_color(Stream::Stderr, |text| text.red())
     );
+}
+
+/// `12s`, `3m20s`, `2h05m`, `4d03h`: the two largest units tell enough.
+pub fn duration_text(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    if days > 0 {
+        format!("{days}d{:02}h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours}h{:02}m", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes}m{:02}s", seconds % 60)
+    } else {
+        format!("{seconds}s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m00s"),
+            (3_599, "59m59s"),
+            (3_600, "1h00m"),
+            (86_399, "23h59m"),
+            (86_400, "1d00h"),
+            (432_000 + 3_600, "5d01h"),
+        ] {
+            assert_eq!(duration_text(seconds), text);
+        }
+    }
 }

@@ -1,17 +1,33 @@
-//! `weir status`.
+//! `weir status`: what the agent of this node says now; where none answers, its last words and what
+//! is pinned.
 
-use std::process::ExitCode;
+mod screen;
+
+use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::Args;
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::output::{self, Format, bad, dim, good};
+use super::{
+    agent_socket,
+    output::{self, ListFormat},
+};
 use crate::{
     attach::AgentLock,
     config::{Paths, lock_file},
-    observe::status::{self, PodInterface, Problem, Remark, Status},
+    maps::pins::{Pins, names},
+    observe::{
+        account::{self, Account, Hooks},
+        status::{self, SourceState, Status, Table},
+    },
 };
+
+pub use screen::{problem_row, show_remarks};
+
+/// An agent that takes longer than this to tell what it knows does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `weir status` can be told.
 #[derive(Debug, Args)]
@@ -19,281 +35,244 @@ pub struct Arguments {
     #[command(flatten)]
     paths: Paths,
 
+    /// Every table, interface and complaint, and not only as many as a screen has room for; the
+    /// same as `-o wide`
+    #[arg(long)]
+    wide: bool,
+
     /// How to show it
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    output: Format,
+    output: ListFormat,
 }
 
-/// The answer to programs: the agent's account, and whether it still lives.
-#[derive(Serialize)]
+/// Who tells what is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
-    running: bool,
+pub enum ToldBy {
+    /// The agent, just now.
+    Agent,
+    /// The file in which an agent left its last words; the kernel, of tables and hooks.
+    File,
+    /// Nobody but the kernel: no agent has left any words here.
+    Pins,
+}
+
+/// The answer to programs.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Does an agent run?
+    pub running: bool,
+    /// Who tells it.
+    pub told_by: ToldBy,
+    /// Why the agent that runs does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silence: Option<String>,
+    /// When the agent wrote its last words, where it does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_word: Option<Timestamp>,
+    /// The agent's account.
     #[serde(flatten)]
-    status: Option<Status>,
+    pub status: Option<Status>,
+    /// The pinned tables, where no account has them.
+    #[serde(rename = "tables", skip_serializing_if = "Option::is_none")]
+    pub pinned_tables: Option<Vec<Table>>,
+    /// Why the pinned tables cannot be read, where they were asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tables_error: Option<String>,
+    /// The layouts of tables that are pinned, as `v4`.
+    pub layouts: Vec<String>,
+    /// What is attached.
+    pub hooks: Hooks,
 }
 
 /// Shows the status; the exit code says how it is.
 pub fn show(arguments: &Arguments) -> Result<ExitCode> {
-    let running = AgentLock::is_held(&lock_file(&arguments.paths.run_dir))?;
-    let answer = Answer {
-        running,
-        status: Status::read(&arguments.paths.run_dir)?,
-    };
-    match arguments.output {
-        Format::Table => show_to_people(&answer, &arguments.paths),
-        Format::Json | Format::Yaml => output::encode(arguments.output, &answer)?,
+    let answer = ask(&arguments.paths)?;
+    match arguments.output.encoding() {
+        Some(encoding) => output::encode(encoding, &answer)?,
+        None => {
+            let is_wide = arguments.wide || arguments.output == ListFormat::Wide;
+            let lines = screen::lines(&answer, &arguments.paths, Timestamp::now(), is_wide);
+            for line in lines {
+                output::line(&line);
+            }
+        }
     }
-    Ok(exit_code(&answer))
+    Ok(ExitCode::from(exit_code(&answer)))
 }
 
-fn exit_code(answer: &Answer) -> ExitCode {
+/// Asks the agent, or else its last words and the pins.
+pub fn ask(paths: &Paths) -> Result<Answer> {
+    let run_dir = &paths.run_dir;
+    let pins = Pins::new(&paths.bpffs);
+    let layouts = layouts(&pins);
+    let asked = agent_socket::get_within(run_dir, "/v1/status", PATIENCE);
+    let silence: anyhow::Error = match asked {
+        Ok(Account { status, hooks }) => {
+            return Ok(Answer {
+                running: true,
+                told_by: ToldBy::Agent,
+                silence: None,
+                last_word: None,
+                status: Some(status),
+                pinned_tables: None,
+                tables_error: None,
+                layouts,
+                hooks,
+            });
+        }
+        Err(error) => error,
+    };
+    let running = AgentLock::is_held(&lock_file(run_dir))?;
+    let mut status = Status::read(run_dir)?;
+    let mut answer = Answer {
+        running,
+        told_by: ToldBy::Pins,
+        silence: running.then(|| format!("{silence:#}")),
+        last_word: None,
+        status: None,
+        pinned_tables: None,
+        tables_error: None,
+        layouts,
+        hooks: account::hooks(&pins),
+    };
+    match account::pinned_tables(&pins) {
+        Ok(tables) => match &mut status {
+            Some(status) => status.tables = tables,
+            None => answer.pinned_tables = Some(tables),
+        },
+        Err(error) => answer.tables_error = Some(format!("{error:#}")),
+    }
+    if status.is_some() {
+        answer.told_by = ToldBy::File;
+        answer.last_word = written(run_dir);
+        answer.status = status;
+    }
+    Ok(answer)
+}
+
+/// When the agent last wrote its status.
+fn written(run_dir: &Path) -> Option<Timestamp> {
+    let written = fs::metadata(status::file(run_dir)).ok()?.modified().ok()?;
+    Timestamp::try_from(written).ok()
+}
+
+/// The directories of tables; none where they cannot be listed, which the tables' error tells.
+fn layouts(pins: &Pins) -> Vec<String> {
+    let is_layout = |name: &String| {
+        let version = name.strip_prefix('v');
+        version.is_some_and(|version| version.parse::<u32>().is_ok())
+    };
+    let names = names(&pins.root()).unwrap_or_default();
+    names.into_iter().filter(is_layout).collect()
+}
+
+/// 0: all is well. 1: it complains. 2: it does not run, or is not ready.
+fn exit_code(answer: &Answer) -> u8 {
     match &answer.status {
         Some(status) if answer.running && status.ready => {
             let is_content = status.error.is_none()
                 && status.problems.is_empty()
                 && status.skipped.is_empty()
-                && status.listeners.iter().all(|one| one.error.is_none());
-            ExitCode::from(u8::from(!is_content))
+                && status.listeners.iter().all(|one| one.error.is_none())
+                && status.sources.iter().all(|one| is_well(one.state));
+            u8::from(!is_content)
         }
-        _ => ExitCode::from(2),
+        _ => 2,
     }
 }
 
-fn show_to_people(answer: &Answer, paths: &Paths) {
-    let Some(status) = &answer.status else {
-        let file = status::file(&paths.run_dir);
-        output::line(&format!(
-            "{} no agent has run here: there is no {}",
-            bad("○"),
-            file.display()
-        ));
-        return;
-    };
-    output::line(&agent_line(answer.running, status));
-    if let Some(sync) = &status.last_sync {
-        output::line(&format!(
-            "  synchronised {} times, last at {}: {} writes in {:.1} ms",
-            status.generation,
-            sync.at,
-            sync.writes,
-            sync.microseconds as f64 / 1000.0
-        ));
+/// A cluster need not have every kind: one that is absent is no complaint.
+const fn is_well(state: SourceState) -> bool {
+    match state {
+        SourceState::Synced | SourceState::Listing | SourceState::Absent => true,
+        SourceState::Failing | SourceState::Forbidden => false,
     }
-    if let Some(error) = &status.error {
-        output::line(&format!(
-            "  {} {error}",
-            bad("last synchronisation failed:")
-        ));
-    }
-    output::line(&format!(
-        "  {} service ports, {} network policies, {} network interfaces",
-        status.service_ports,
-        status.policies,
-        status.network_interfaces.len()
-    ));
-    output::line(&format!("  {}", pods_line(&status.interfaces)));
-
-    output::heading("Tables");
-    output::table(
-        ["NAME", "ENTRIES", "CAPACITY"],
-        status.tables.iter().map(|table| {
-            let entries = table.entries.to_string();
-            let is_full = table.entries >= table.capacity as usize;
-            let entries = if is_full {
-                format!("{entries} (full)")
-            } else {
-                entries
-            };
-            [table.name.clone(), entries, table.capacity.to_string()]
-        }),
-    );
-    if !status.interfaces.is_empty() {
-        output::heading("Pods' interfaces");
-        output::table(
-            [
-                "INDEX",
-                "NAME",
-                "POD",
-                "STATE",
-                "INGRESS ISOLATED BY",
-                "EGRESS ISOLATED BY",
-            ],
-            status.interfaces.iter().map(pod_row),
-        );
-    }
-    if !status.network_interfaces.is_empty() {
-        output::heading("Network interfaces");
-        output::table(
-            ["INDEX", "NAME"],
-            status
-                .network_interfaces
-                .iter()
-                .map(|interface| [interface.index.to_string(), interface.name.clone()]),
-        );
-    }
-    if !status.listeners.is_empty() {
-        output::heading("Ports");
-        output::table(
-            ["ADDRESS", "WHAT FOR", "STATE"],
-            status.listeners.iter().map(|listener| {
-                let state = match &listener.error {
-                    None => "open".to_owned(),
-                    Some(error) => format!("closed: {error}"),
-                };
-                [listener.address.clone(), listener.purpose.clone(), state]
-            }),
-        );
-    }
-    if !status.problems.is_empty() {
-        output::heading("Problems: what cannot be read stays as it last was");
-        output::table(
-            ["WHERE", "OBJECT", "FIELD", "WHAT"],
-            status.problems.iter().map(problem_row),
-        );
-    }
-    show_remarks(&status.remarks);
-    if !status.skipped.is_empty() {
-        output::heading("Left out");
-        output::table(
-            ["OBJECT", "WHY"],
-            status
-                .skipped
-                .iter()
-                .map(|skipped| [skipped.object.clone(), skipped.reason.clone()]),
-        );
-    }
-    if !status.unknown_kinds.is_empty() {
-        let kinds = status.unknown_kinds.join(", ");
-        output::line(&dim(&format!("\nkinds that are not read: {kinds}")));
-    }
-}
-
-/// `12 pod interfaces: 10 programmed, 1 isolated (labels not known yet), 1 unknown`
-fn pods_line(interfaces: &[PodInterface]) -> String {
-    let states = [
-        ("programmed", ""),
-        ("isolated", " (labels not known yet)"),
-        ("unknown", ""),
-    ];
-    let parts: Vec<String> = states
-        .into_iter()
-        .filter_map(|(state, remark)| {
-            let count = interfaces.iter().filter(|it| it.state == state).count();
-            (count > 0).then(|| format!("{count} {state}{remark}"))
-        })
-        .collect();
-    let all = format!("{} pod interfaces", interfaces.len());
-    if parts.is_empty() {
-        all
-    } else {
-        format!("{all}: {}", parts.join(", "))
-    }
-}
-
-fn pod_row(interface: &PodInterface) -> [String; 6] {
-    let PodInterface {
-        index,
-        name,
-        pod,
-        state,
-        ingress,
-        egress,
-    } = interface;
-    let policies = |policies: &[String]| match policies {
-        [] => "-".to_owned(),
-        policies => policies.join(", "),
-    };
-    [
-        index.to_string(),
-        name.clone(),
-        pod.clone().unwrap_or_else(|| "-".to_owned()),
-        state.clone(),
-        policies(ingress),
-        policies(egress),
-    ]
-}
-
-fn agent_line(is_running: bool, status: &Status) -> String {
-    let Status {
-        node,
-        version,
-        pid,
-        started,
-        ready,
-        ..
-    } = status;
-    match (is_running, ready) {
-        (true, true) => format!(
-            "{} node {node}: agent {version} runs (pid {pid}, since {started})",
-            good("●")
-        ),
-        (true, false) => format!(
-            "{} node {node}: agent {version} (pid {pid}) is not ready: it waits for its sources' first complete list",
-            bad("●")
-        ),
-        (false, _) => format!(
-            "{} node {node}: no agent runs (the last had pid {pid}); programs and tables go on without one, \
-             but nothing follows the cluster",
-            bad("○")
-        ),
-    }
-}
-
-/// What is no fault, but may not be meant.
-pub fn show_remarks(remarks: &[Remark]) {
-    if remarks.is_empty() {
-        return;
-    }
-    output::heading("Remarks: no faults, but perhaps not meant");
-    output::table(
-        ["OBJECT", "FIELD", "WHAT"],
-        remarks.iter().map(|remark| {
-            [
-                remark.object.clone().unwrap_or_default(),
-                remark.field.clone().unwrap_or_default(),
-                remark.message.clone(),
-            ]
-        }),
-    );
-}
-
-/// A problem as a row: where, object, field, what.
-pub fn problem_row(problem: &Problem) -> [String; 4] {
-    let place = match (&problem.file, problem.line) {
-        (Some(file), Some(line)) => format!("{file}:{line}"),
-        (Some(file), None) => file.clone(),
-        (None, _) => problem.source.clone(),
-    };
-    [
-        place,
-        problem.object.clone().unwrap_or_default(),
-        problem.field.clone().unwrap_or_default(),
-        problem.message.clone(),
-    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Of an agent that has nothing to complain of.
+    pub(super) fn answer() -> Answer {
+        let status = serde_json::from_value(serde_json::json!({
+            "node": "node-1", "version": "0.1.0", "pid": 4711,
+            "started": "2026-01-01T00:00:00Z", "ready": true, "generation": 128,
+            "lastSync": {"at": "2026-01-01T03:19:48Z", "microseconds": 1234, "writes": 3},
+            "error": null, "servicePorts": 14, "policies": 3,
+            "tables": [{"name": "FRONTENDS", "entries": 28, "capacity": 65536}],
+            "interfaces": [], "programs": [], "problems": [], "skipped": [], "unknownKinds": [],
+        }))
+        .unwrap();
+        Answer {
+            running: true,
+            told_by: ToldBy::Agent,
+            silence: None,
+            last_word: None,
+            status: Some(status),
+            pinned_tables: None,
+            tables_error: None,
+            layouts: vec!["v4".to_owned()],
+            hooks: Hooks::default(),
+        }
+    }
+
+    pub(super) fn of(answer: &mut Answer) -> &mut Status {
+        answer.status.as_mut().unwrap()
+    }
+
     #[test]
-    fn pods_are_counted_by_what_is_known_of_them() {
-        let interface = |state: &str| PodInterface {
-            index: 5,
-            name: "veth-a".to_owned(),
-            pod: None,
-            state: state.to_owned(),
-            ingress: Vec::new(),
-            egress: Vec::new(),
-        };
-        assert_eq!(pods_line(&[]), "0 pod interfaces");
-        let interfaces = ["unknown", "programmed", "isolated", "programmed"].map(interface);
-        assert_eq!(
-            pods_line(&interfaces),
-            "4 pod interfaces: 2 programmed, 1 isolated (labels not known yet), 1 unknown"
-        );
-        // The status of an agent before this one does not say.
-        assert_eq!(pods_line(&[interface("")]), "1 pod interfaces");
+    fn the_exit_code_tells_content_from_complaints_and_both_from_silence() {
+        assert_eq!(exit_code(&answer()), 0);
+        let mut failed = answer();
+        of(&mut failed).error = Some("no room".to_owned());
+        assert_eq!(exit_code(&failed), 1);
+        let mut starting = answer();
+        of(&mut starting).ready = false;
+        assert_eq!(exit_code(&starting), 2);
+        let mut dead = answer();
+        dead.running = false;
+        assert_eq!(exit_code(&dead), 2);
+        dead.status = None;
+        assert_eq!(exit_code(&dead), 2);
+    }
+
+    #[test]
+    fn a_source_that_fails_is_a_complaint_and_an_absent_kind_is_none() {
+        for (state, code) in [
+            (SourceState::Synced, 0),
+            (SourceState::Listing, 0),
+            (SourceState::Absent, 0),
+            (SourceState::Failing, 1),
+            (SourceState::Forbidden, 1),
+        ] {
+            let mut answer = answer();
+            of(&mut answer).sources = vec![status::Source {
+                source: "api".to_owned(),
+                kind: "Service".to_owned(),
+                state,
+                objects: 0,
+                since: Timestamp::UNIX_EPOCH,
+                last_news: None,
+                error: None,
+                resource_version: None,
+            }];
+            assert_eq!(exit_code(&answer), code, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn programs_find_the_tables_in_one_place_with_an_account_and_without() {
+        let told = serde_json::to_value(answer()).unwrap();
+        assert_eq!(told["tables"][0]["name"], "FRONTENDS");
+        assert_eq!(told["toldBy"], "agent");
+        let mut pinned = answer();
+        pinned.pinned_tables = pinned.status.take().map(|status| status.tables);
+        pinned.told_by = ToldBy::Pins;
+        let pinned = serde_json::to_value(pinned).unwrap();
+        assert_eq!(pinned["tables"], told["tables"]);
+        assert_eq!(pinned["toldBy"], "pins");
     }
 }

@@ -199,6 +199,19 @@ impl KernelTables {
         })
     }
 
+    /// The services' addresses and names alone: what it takes to name flows, again and again.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to list a table, which is named.
+    pub fn read_names(&self) -> Result<Contents> {
+        Ok(Contents {
+            frontends: self.frontends.collect()?,
+            service_names: self.service_names.collect()?,
+            ..Contents::default()
+        })
+    }
+
     /// Makes the writes, in order. Runs of the same kind of write share calls to the kernel.
     ///
     /// # Errors

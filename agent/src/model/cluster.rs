@@ -100,6 +100,12 @@ impl Cluster {
             .is_some_and(|source| source.is_ready)
     }
 
+    /// Has this source told anything at all?
+    #[must_use]
+    pub fn has(&self, source: SourceId) -> bool {
+        self.sources.contains_key(&source)
+    }
+
     /// How many objects of each kind a source has, of those kinds of which it has any.
     #[must_use]
     pub fn counts(&self, source: SourceId) -> BTreeMap<Kind, usize> {

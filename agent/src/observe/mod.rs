@@ -1,10 +1,12 @@
 //! What the agent tells of itself: people by `weir status`, load balancers and dashboards by
 //! HTTP.
 //!
-//! [`report`] keeps the [`status`]; [`surface`] has the ports. What they say is computed without
+//! [`report`] keeps the [`status`], to which [`account`] adds what the kernel says; [`surface`] has
+//! the ports. What they say is computed without
 //! clocks and sockets, in [`health`], [`changes`], [`idle`] and [`metrics`]; [`http`] and [`listeners`] know
 //! sockets and nothing of what is said.
 
+pub mod account;
 pub mod changes;
 pub mod endpoints;
 pub mod events;
@@ -17,6 +19,7 @@ pub mod present;
 pub mod report;
 pub mod socket;
 pub mod socket_routes;
+pub mod sources;
 pub mod status;
 pub mod surface;
 #[cfg(test)]

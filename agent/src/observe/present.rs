@@ -11,6 +11,7 @@ use tracing::{error, warn};
 use weir_ebpf::{tables::PolicyFlags, verdict::LOST_EVENTS};
 
 use super::{
+    account::{Accountant, Told},
     events::{Ask, Events, ReadLost},
     socket::Socket,
     socket_routes,
@@ -33,6 +34,7 @@ pub struct Present {
     events: Events,
     asks: mpsc::Receiver<Ask>,
     wanted: watch::Receiver<PolicyFlags>,
+    told: Told,
     /// Dropping it ends it.
     _socket: Option<Socket>,
 }
@@ -69,10 +71,16 @@ impl Present {
                 error!("what the programs tell is not read any more: {error:#}");
             }
         });
-        let socket = Socket::open(&config.run_dir, socket_routes::handler(events.clone()));
-        let socket = socket
+        let told = Told::default();
+        let pins = dataplane.pins().clone();
+        let accountant = Accountant::new(told.clone(), pins, dataplane.tables()?);
+        let handler = socket_routes::handler(events.clone(), Arc::new(accountant));
+        let socket = Socket::open(&config.run_dir, handler)
             .inspect_err(|error| {
-                warn!("`weir policy` and `weir flow watch` get no answers: {error:#}");
+                warn!(
+                    "`weir policy`, `weir flow watch` and `weir top` get no answers, and \
+                     `weir status` old ones: {error:#}"
+                );
             })
             .ok();
         Ok(Self {
@@ -82,8 +90,15 @@ impl Present {
             wanted: events.wanted(),
             events,
             asks,
+            told,
             _socket: socket,
         })
+    }
+
+    /// Where the agent's account of itself is told to those who ask.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        self.told.clone()
     }
 
     /// Objects have changed.

@@ -9,14 +9,16 @@ use std::{
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use tracing::{info, warn};
-use weir_ebpf::tables::PodState;
+use weir_ebpf::tables::{LAYOUT_VERSION, PodState};
 
+use super::account::Told;
 use super::endpoints;
 use super::idle::Idle;
 use super::listeners::Listening;
+use super::sources;
 use super::status::{
-    Interface, Listener, PodInterface, Problem, Program, Remark, Skipped, Source, Status, Sync,
-    Table,
+    Interface, Listener, PodInterface, Problem, Program, RecentError, Remark, Skipped, Source,
+    SourceState, Status, Sync, Table,
 };
 use crate::{
     attach::ProgramReport,
@@ -30,11 +32,15 @@ use crate::{
 pub struct Reporter {
     run_dir: PathBuf,
     status: Status,
+    told: Told,
     endpoints: endpoints::Files,
     idle: Idle,
     /// Whether the last attempt to write the status failed: said once, not at each change.
     is_unwritable: bool,
 }
+
+/// Errors that are remembered.
+const REMEMBERED: usize = 8;
 
 /// What there is to say of a synchronisation that succeeded.
 pub struct Synchronised<'a> {
@@ -57,7 +63,7 @@ pub struct Synchronised<'a> {
 }
 
 impl Reporter {
-    /// Begins a status: not ready, nothing known.
+    /// Begins a status: not ready, nothing known. It is shown in the run directory, and told.
     ///
     /// # Errors
     /// The run directory cannot be written.
@@ -65,6 +71,7 @@ impl Reporter {
         config: &Config,
         capacities: BTreeMap<&'static str, u32>,
         programs: &[ProgramReport],
+        told: Told,
     ) -> Result<Self> {
         let nothing = Contents::default();
         let tables = capacities
@@ -90,15 +97,19 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: Timestamp::now(),
+            ended: None,
             ready: false,
             generation: 0,
             last_sync: None,
             error: None,
-            sources: Vec::new(),
+            recent_errors: Vec::new(),
+            sources: sources::of_manifests(&Cluster::default(), &[], Timestamp::now()),
             service_ports: 0,
             tables,
             interfaces: Vec::new(),
             network_interfaces: Vec::new(),
+            cgroup_root: Some(config.cgroup_root.clone()),
+            layout_version: Some(LAYOUT_VERSION),
             programs,
             listeners: Vec::new(),
             problems: Vec::new(),
@@ -108,11 +119,13 @@ impl Reporter {
             unknown_kinds: Vec::new(),
         };
         status.write(&config.run_dir).context("the first status")?;
+        told.tell(&status);
         Ok(Self {
             run_dir: config.run_dir.clone(),
             endpoints: endpoints::Files::new(&config.run_dir),
             idle: Idle::default(),
             status,
+            told,
             is_unwritable: false,
         })
     }
@@ -133,6 +146,10 @@ impl Reporter {
         let unknown_kinds = unknown_kinds(&reports);
         self.status.problems = problems;
         self.status.unknown_kinds = unknown_kinds;
+        if cluster.has(SourceId::MANIFESTS) {
+            let rows = sources::of_manifests(cluster, &self.status.sources, Timestamp::now());
+            self.replace_sources(SourceId::MANIFESTS, rows);
+        }
         self.show();
         self.status.problems.len()
     }
@@ -145,8 +162,14 @@ impl Reporter {
 
     fn replace_sources(&mut self, source: SourceId, rows: Vec<Source>) {
         let name = source.to_string();
+        let (before, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.status.sources)
+            .into_iter()
+            .partition(|row| row.source == name);
+        for message in new_errors(&before, &rows) {
+            remember(&mut self.status.recent_errors, message, Timestamp::now());
+        }
         let sources = &mut self.status.sources;
-        sources.retain(|row| row.source != name);
+        *sources = others;
         sources.extend(rows);
         sources.sort_by(|a, b| (&a.source, &a.kind).cmp(&(&b.source, &b.kind)));
     }
@@ -215,11 +238,15 @@ impl Reporter {
 
     /// Says that a synchronisation failed.
     pub fn failed(&mut self, error: &anyhow::Error) {
-        self.status.error = Some(format!("{error:#}"));
+        let message = format!("{error:#}");
+        let errors = &mut self.status.recent_errors;
+        remember(errors, message.clone(), Timestamp::now());
+        self.status.error = Some(message);
         self.show();
     }
 
     fn show(&mut self) {
+        self.told.tell(&self.status);
         let result = self.status.write(&self.run_dir);
         self.shown(result);
     }
@@ -235,6 +262,40 @@ impl Reporter {
             Err(_) => {}
         }
     }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.status.ended = Some(Timestamp::now());
+        self.show();
+    }
+}
+
+/// What has begun to go wrong with a source. Where all its kinds have the same fault, that is one.
+fn new_errors(before: &[Source], now: &[Source]) -> BTreeSet<String> {
+    let is_new = |row: &&Source| {
+        let earlier = before.iter().find(|it| it.kind == row.kind);
+        earlier.is_none_or(|earlier| earlier.error != row.error)
+    };
+    let failing = now.iter().filter(|row| match row.state {
+        SourceState::Failing | SourceState::Forbidden => true,
+        SourceState::Synced | SourceState::Listing | SourceState::Absent => false,
+    });
+    failing
+        .filter(is_new)
+        .filter_map(|row| Some(format!("{}: {}", row.source, row.error.as_ref()?)))
+        .collect()
+}
+
+/// The newest error first; one that comes again and again is one.
+fn remember(errors: &mut Vec<RecentError>, message: String, at: Timestamp) {
+    let times = match errors.first() {
+        Some(last) if last.message == message => errors.remove(0).times.saturating_add(1),
+        Some(_) | None => 1,
+    };
+    let error = RecentError { at, times, message };
+    errors.insert(0, error);
+    errors.truncate(REMEMBERED);
 }
 
 fn interfaces_status(interfaces: Vec<(u32, String)>) -> Vec<Interface> {
@@ -319,5 +380,51 @@ pub fn skipped_status(skipped: &compile::Skipped) -> Skipped {
     Skipped {
         object: skipped.subject(),
         reason: skipped.reason.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_remembered_newest_first_and_repeated_ones_once() {
+        let mut errors = Vec::new();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        for (second, message) in (0..).zip(["a", "b", "b", "b", "a"]) {
+            remember(&mut errors, message.to_owned(), at(second));
+        }
+        let seen: Vec<_> = errors
+            .iter()
+            .map(|it| (&*it.message, it.times, it.at))
+            .collect();
+        assert_eq!(seen, [("a", 1, at(4)), ("b", 3, at(3)), ("a", 1, at(0))]);
+        for second in 0..100 {
+            remember(&mut errors, second.to_string(), at(second));
+        }
+        assert_eq!(errors.len(), REMEMBERED);
+    }
+
+    #[test]
+    fn a_sources_error_is_remembered_when_it_begins() {
+        let row = |kind: &str, error: Option<&str>| Source {
+            source: "api".to_owned(),
+            kind: kind.to_owned(),
+            state: match error {
+                Some(_) => SourceState::Failing,
+                None => SourceState::Synced,
+            },
+            objects: 0,
+            since: Timestamp::UNIX_EPOCH,
+            last_news: None,
+            error: error.map(str::to_owned),
+            resource_version: None,
+        };
+        let well = [row("Pod", None), row("Service", None)];
+        let gone = [row("Pod", Some("refused")), row("Service", Some("refused"))];
+        let errors = new_errors(&well, &gone);
+        assert_eq!(Vec::from_iter(errors), ["api: refused"]);
+        assert!(new_errors(&gone, &gone).is_empty(), "it goes on");
+        assert!(new_errors(&gone, &well).is_empty(), "it has ended");
     }
 }

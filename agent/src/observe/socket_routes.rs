@@ -2,6 +2,7 @@
 //!
 //! | | |
 //! |---|---|
+//! | `GET /v1/status` | how the agent is, and what it has done ([`Account`](super::account::Account)) |
 //! | `POST /v1/policy/explain` | a question ([`Written`]) → [`Answer`](crate::explain::answer::Answer) |
 //! | `POST /v1/policy/test` | manifests ([`Proposal`]) → [`Tested`](crate::explain::proposal::Tested) |
 //! | `GET /v1/policies` | the policies, and which pods of this node they isolate ([`PolicyRow`](crate::listing::policies::PolicyRow)) |
@@ -17,6 +18,7 @@ use hyper::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    account::Accountant,
     events::{Events, Told, Watcher},
     socket::{self, Handler, Question, Response},
 };
@@ -45,14 +47,14 @@ pub enum Line {
 
 /// What answers.
 #[must_use]
-pub fn handler(events: Events) -> Handler {
+pub fn handler(events: Events, accountant: Arc<Accountant>) -> Handler {
     Arc::new(move |question| {
-        let events = events.clone();
-        Box::pin(async move { respond(&events, question).await })
+        let (events, accountant) = (events.clone(), Arc::clone(&accountant));
+        Box::pin(async move { respond(&events, accountant, question).await })
     })
 }
 
-async fn respond(events: &Events, question: Question) -> Response {
+async fn respond(events: &Events, accountant: Arc<Accountant>, question: Question) -> Response {
     let Question {
         method,
         path,
@@ -60,6 +62,7 @@ async fn respond(events: &Events, question: Question) -> Response {
         body,
     } = question;
     match (method, path.as_str()) {
+        (Method::GET, "/v1/status") => account(accountant).await,
         (Method::POST, "/v1/policy/explain") => {
             compute(events, body, |now, written: Written| {
                 answer(&now.scene, &written.read()?)
@@ -79,13 +82,26 @@ async fn respond(events: &Events, question: Question) -> Response {
             .await
         }
         (Method::GET, "/v1/flows") => watch(events, &query).await,
-        (_, "/v1/policy/explain" | "/v1/policy/test" | "/v1/policies" | "/v1/flows") => {
-            socket::text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "another method\n".to_owned(),
-            )
-        }
+        (
+            _,
+            "/v1/status" | "/v1/policy/explain" | "/v1/policy/test" | "/v1/policies" | "/v1/flows",
+        ) => socket::text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "another method\n".to_owned(),
+        ),
         (_, path) => socket::text(StatusCode::NOT_FOUND, format!("there is no {path}\n")),
+    }
+}
+
+/// Answers without the agent's loop, which may be at work.
+async fn account(accountant: Arc<Accountant>) -> Response {
+    match tokio::task::spawn_blocking(move || accountant.account()).await {
+        Ok(Some(account)) => socket::json(&account),
+        Ok(None) => {
+            let text = "the agent starts\n".to_owned();
+            socket::text(StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+        Err(error) => socket::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Status {
     pub pid: u32,
     /// When it started.
     pub started: Timestamp,
+    /// When it ended, if it did so in order: one that is killed says nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
     /// Are the tables complete and the programs attached? Only ever becomes true.
     pub ready: bool,
     /// Successful synchronisations since the start.
@@ -32,6 +35,10 @@ pub struct Status {
     pub last_sync: Option<Sync>,
     /// Why the last one failed, if it did.
     pub error: Option<String>,
+    /// What went wrong last, the newest first, whether or not it has been overcome since. An agent
+    /// before this one did not tell.
+    #[serde(default)]
+    pub recent_errors: Vec<RecentError>,
     /// Where objects come from, each kind for itself. An agent before this one did not tell.
     #[serde(default)]
     pub sources: Vec<Source>,
@@ -44,6 +51,13 @@ pub struct Status {
     /// The interfaces to the network that carry programs.
     #[serde(default)]
     pub network_interfaces: Vec<Interface>,
+    /// The cgroup whose processes' sockets are served. An agent before this one did not tell.
+    #[serde(default)]
+    pub cgroup_root: Option<PathBuf>,
+    /// The version of the tables' layout, which names their directory. An agent before this one
+    /// did not tell.
+    #[serde(default)]
+    pub layout_version: Option<u32>,
     /// The programs, as the kernel verified them.
     pub programs: Vec<Program>,
     /// The ports at which the agent answers. An agent before this one may not have told.
@@ -114,6 +128,18 @@ pub struct Sync {
     pub microseconds: u64,
     /// Entries written or removed.
     pub writes: usize,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentError {
+    /// When, the last time.
+    pub at: Timestamp,
+    /// How often in a row.
+    pub times: u32,
+    /// What.
+    pub message: String,
 }
 
 /// How full a table is.
