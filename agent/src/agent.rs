@@ -6,7 +6,7 @@
 //! - One task owns the model and the tables; everything else sends it messages.
 //! - What cannot be done is reported and tried again; what was already programmed stays.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use weir_ebpf::tables::name;
 
 use crate::{
+    api_server::ApiServer,
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Desired, Ids, compile},
     config::Config,
@@ -58,13 +59,19 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     if let Some(manifests) = config.manifests.clone() {
         sources.spawn(manifests::watch::run(manifests, sender.clone()));
     }
-    let metrics = surface.metrics();
-    let freshness = Freshness::new(metrics.sources.clone());
-    if let Some(access) = config.api_server.clone() {
+    let api_server = config.api_server.clone().map(|access| {
+        let metrics = surface.metrics();
         let server = Server::new(access, metrics.rest_client.clone());
+        let freshness = Freshness::new(metrics.sources.clone());
         let node = config.node_name.clone();
-        sources.spawn(api::run(server, node, freshness.clone(), sender.clone()));
-    }
+        sources.spawn(api::run(
+            Arc::clone(&server),
+            node.clone(),
+            freshness.clone(),
+            sender.clone(),
+        ));
+        ApiServer::new(server, freshness, node)
+    });
     let (records_sender, records) = watch::channel(None);
     let results = config.cni_results_dir.clone();
     sources.spawn(cni::watch::run(results, records_sender, sender));
@@ -73,7 +80,7 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let mut shutdown = Shutdown::new()?;
     let present = Present::open(&config, &dataplane)?;
-    let mut agent = Agent::new(config, dataplane, surface, present, freshness)?;
+    let mut agent = Agent::new(config, dataplane, surface, present, api_server)?;
     tokio::select! {
         result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -138,7 +145,7 @@ struct Agent {
     reporter: Reporter,
     surface: Surface,
     present: Present,
-    freshness: Freshness,
+    api_server: Option<ApiServer>,
 }
 
 impl Agent {
@@ -147,7 +154,7 @@ impl Agent {
         dataplane: Dataplane,
         surface: Surface,
         present: Present,
-        freshness: Freshness,
+        api_server: Option<ApiServer>,
     ) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
@@ -173,7 +180,7 @@ impl Agent {
             reporter,
             surface,
             present,
-            freshness,
+            api_server,
         })
     }
 
@@ -183,7 +190,6 @@ impl Agent {
         mut nodes: watch::Receiver<Option<NodeState>>,
         mut records: watch::Receiver<Option<Vec<cni::Record>>>,
     ) -> Result<()> {
-        let mut fresh = self.freshness.changes();
         loop {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
@@ -199,8 +205,13 @@ impl Agent {
                     Wish::Know(ask) => self.present.answer(ask, &self.cluster),
                     Wish::Flags => self.queue(),
                 },
-                Ok(()) = fresh.changed() => self.show_sources(),
-                listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
+                () = changed(&mut self.api_server) => self.show_sources(),
+                listening = self.surface.listeners_changed() => {
+                    self.reporter.listeners(&listening);
+                    if let Some(api_server) = &mut self.api_server {
+                        api_server.see_listeners(&listening);
+                    }
+                }
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
         }
@@ -215,8 +226,10 @@ impl Agent {
     }
 
     fn show_sources(&mut self) {
-        let sources = self.freshness.sources();
-        self.reporter.sources(SourceId::API, sources);
+        if let Some(api_server) = &self.api_server {
+            self.reporter.api_server(api_server.used());
+            self.reporter.sources(SourceId::API, api_server.freshness());
+        }
     }
 
     fn note(&mut self, event: Event) {
@@ -394,6 +407,13 @@ fn table_capacities(tables: &BTreeMap<&'static str, u32>) -> Capacities {
         peers: of(name::PEERS),
         peer_ranges: of(name::PEER_RANGES),
         rules: of(name::RULES),
+    }
+}
+
+async fn changed(api_server: &mut Option<ApiServer>) {
+    match api_server {
+        Some(api_server) => api_server.changed().await,
+        None => std::future::pending().await,
     }
 }
 
