@@ -106,7 +106,11 @@ impl Reporter {
             last_sync: None,
             error: None,
             recent_errors: Vec::new(),
-            sources: sources::of_manifests(&Cluster::default(), &[], Timestamp::now()),
+            api_server: None,
+            sources: match config.manifests {
+                Some(_) => sources::of_manifests(&Cluster::default(), &[], Timestamp::now()),
+                None => Vec::new(),
+            },
             service_ports: 0,
             tables,
             interfaces: Vec::new(),
@@ -160,8 +164,19 @@ impl Reporter {
 
     /// Says how a source is, each kind for itself. Whoever reads it has logged what is wrong.
     pub fn sources(&mut self, source: SourceId, rows: Vec<Source>) {
+        let before = self.status.sources.clone();
         self.replace_sources(source, rows);
-        self.show();
+        if self.status.sources != before {
+            self.show();
+        }
+    }
+
+    /// Says which API server is asked.
+    pub fn api_server(&mut self, candidate: Option<String>) {
+        if self.status.api_server != candidate {
+            self.status.api_server = candidate;
+            self.show();
+        }
     }
 
     fn replace_sources(&mut self, source: SourceId, rows: Vec<Source>) {

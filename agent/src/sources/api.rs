@@ -9,6 +9,7 @@
 //! object that cannot be read does not hide the others of its kind. Of the API's objects nothing
 //! is kept but what the model has.
 
+pub mod announce;
 pub mod backoff;
 pub mod candidates;
 pub mod fault;
@@ -71,15 +72,13 @@ pub async fn run(
                 }
                 let event = Event { source: SourceId::API, changes };
                 if events.send(event).await.is_err() {
-                    return Ok(());
+                    break;
                 }
             }
-            () = events.closed() => return Ok(()),
+            // They end when nobody listens, or with a panic.
+            Some(ended) = tasks.join_next() => ended.context("a watch of the API server")?,
+            () = events.closed() => break,
         }
-    }
-    // Followers end only when they panic.
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("a watch of the API server")?;
     }
     Ok(())
 }

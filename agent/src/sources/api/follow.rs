@@ -360,6 +360,13 @@ impl Follower {
             Fault::Unreachable(_) | Fault::Unauthorized(_) | Fault::Refused(_) | Fault::Cut(_) => {}
         }
         let complaint = fault.explain(self.resource);
+        if let (Fault::Expired(_) | Fault::Cut(_), 1) = (&fault, self.backoff.failures()) {
+            // All in a day's work.
+            debug!(kind = %self.resource.kind, "{complaint}");
+            self.freshness
+                .interrupted(self.resource.kind, fault.reason());
+            return wait;
+        }
         self.complain(&fault, &complaint);
         self.freshness
             .failed(self.resource.kind, state, fault.reason(), complaint);
@@ -368,26 +375,16 @@ impl Follower {
 
     /// The same complaint is made once.
     fn complain(&mut self, fault: &Fault, complaint: &str) {
-        let kind = self.resource.kind;
-        match fault {
-            // The API server forgets, and ends what it began: all in a day's work.
-            Fault::Expired(_) | Fault::Cut(_) => debug!(%kind, "{complaint}"),
-            _ if self.complaint.as_deref() == Some(complaint) => {}
-            Fault::Absent(_) if self.resource.need == Need::Optional => {
-                info!(%kind, "{complaint}");
-                self.complaint = Some(complaint.to_owned());
-            }
-            Fault::Absent(_)
-            | Fault::Forbidden(_)
-            | Fault::Garbled(_)
-            | Fault::Busy(..)
-            | Fault::Unreachable(_)
-            | Fault::Unauthorized(_)
-            | Fault::Refused(_) => {
-                warn!(%kind, "{complaint}");
-                self.complaint = Some(complaint.to_owned());
-            }
+        if self.complaint.as_deref() == Some(complaint) {
+            return;
         }
+        let kind = self.resource.kind;
+        if matches!(fault, Fault::Absent(_)) {
+            info!(%kind, "{complaint}");
+        } else {
+            warn!(%kind, "{complaint}");
+        }
+        self.complaint = Some(complaint.to_owned());
     }
 
     async fn tell(&self, news: News) {

@@ -89,6 +89,11 @@ impl Freshness {
         self.metrics.set_objects(kind, objects);
     }
 
+    /// It was interrupted, which is no fault of anybody's.
+    pub fn interrupted(&self, kind: Kind, reason: &str) {
+        self.metrics.failed(kind, reason);
+    }
+
     /// It could not be read: why, in a word and in a sentence.
     pub fn failed(&self, kind: Kind, state: SourceState, reason: &str, error: String) {
         self.metrics.failed(kind, reason);

@@ -318,3 +318,6 @@ pub fn in_full(error: &(dyn Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
