@@ -20,14 +20,17 @@ use crate::{
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Desired, Ids, compile},
     config::Config,
+    kube_proxy::{self, Takeover},
     maps::{
         Contents, Plan, Write,
         diff::{Limits, diff_within},
         flows::may_leave_stale,
         kernel::KernelTables,
+        succession::Inheritance,
     },
     model::{Changed, Cluster, Event, SourceId},
     observe::{
+        listeners::{Listening, Purpose},
         metrics::Extent,
         present::{Present, Wish},
         report::{Reporter, Synchronised},
@@ -36,6 +39,7 @@ use crate::{
     own_node::OwnNode,
     schedule::Schedule,
     sources::{
+        api::{self, Freshness, Server},
         cni, manifests,
         node::{self, NodeState},
     },
@@ -46,25 +50,36 @@ use crate::{
 /// # Errors
 /// Whatever keeps the agent from starting, and the end of a source.
 pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
-    std::fs::create_dir_all(&config.run_dir)
-        .with_context(|| format!("create --run-dir {}", config.run_dir.display()))?;
-    let _lock = AgentLock::acquire(&config.lock_file())?;
+    let mut shutdown = Shutdown::new()?;
+    let lock_file = config.lock_file();
+    let _lock = tokio::select! {
+        lock = AgentLock::wait(&lock_file) => lock.context("take the lock in --run-dir")?,
+        () = shutdown.requested() => return Ok(()),
+    };
     let surface = Surface::open(&config);
     let dataplane = load(&config, packets_are_logged)?;
 
     let (sender, events) = mpsc::channel(64);
     let mut sources = tokio::task::JoinSet::new();
-    let manifests = config.manifests.clone();
-    sources.spawn(manifests::watch::run(manifests, sender.clone()));
+    if let Some(manifests) = config.manifests.clone() {
+        sources.spawn(manifests::watch::run(manifests, sender.clone()));
+    }
+    let metrics = surface.metrics();
+    let freshness = Freshness::new(metrics.sources.clone());
+    if let Some(access) = config.api_server.clone() {
+        let server = Server::new(access, metrics.rest_client.clone());
+        let node = config.node_name.clone();
+        sources.spawn(api::run(server, node, freshness.clone(), sender.clone()));
+    }
     let (records_sender, records) = watch::channel(None);
     let results = config.cni_results_dir.clone();
     sources.spawn(cni::watch::run(results, records_sender, sender));
     let (sender, nodes) = watch::channel(None);
     sources.spawn(node::watch(config.netns_dir.clone(), sender));
 
-    let mut shutdown = Shutdown::new()?;
     let present = Present::open(&config, &dataplane)?;
-    let mut agent = Agent::new(config, dataplane, surface, present)?;
+    let takeover = Takeover::start(config.cleanup_kube_proxy);
+    let mut agent = Agent::new(config, dataplane, surface, present, freshness, takeover)?;
     tokio::select! {
         result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -93,6 +108,11 @@ fn load(config: &Config, packets_are_logged: bool) -> Result<Dataplane> {
     })?;
     for kept in dataplane.kept_sizes() {
         warn!("{kept}");
+    }
+    match dataplane.inheritance() {
+        Inheritance::None => {}
+        taken @ Inheritance::From(_) => info!("{taken}"),
+        lost @ Inheritance::Lost(_) => warn!("{lost}"),
     }
     if packets_are_logged {
         attach::follow_log(dataplane.ebpf_mut())?;
@@ -129,6 +149,8 @@ struct Agent {
     reporter: Reporter,
     surface: Surface,
     present: Present,
+    freshness: Freshness,
+    takeover: Takeover,
 }
 
 impl Agent {
@@ -137,18 +159,21 @@ impl Agent {
         dataplane: Dataplane,
         surface: Surface,
         present: Present,
+        freshness: Freshness,
+        takeover: Takeover,
     ) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
             .read()
             .context("read the tables of an earlier agent")?;
         surface.read_from(dataplane.tables()?);
-        let reporter = Reporter::new(
+        let mut reporter = Reporter::new(
             &config,
             tables.capacities(),
             dataplane.programs(),
             present.told(),
         )?;
+        reporter.kube_proxy(takeover.state());
         Ok(Self {
             cluster: Cluster::default(),
             node: OwnNode::new(&config)?,
@@ -162,6 +187,8 @@ impl Agent {
             reporter,
             surface,
             present,
+            freshness,
+            takeover,
         })
     }
 
@@ -171,6 +198,7 @@ impl Agent {
         mut nodes: watch::Receiver<Option<NodeState>>,
         mut records: watch::Receiver<Option<Vec<cni::Record>>>,
     ) -> Result<()> {
+        let mut fresh = self.freshness.changes();
         loop {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
@@ -186,7 +214,15 @@ impl Agent {
                     Wish::Know(ask) => self.present.answer(ask, &self.cluster),
                     Wish::Flags => self.queue(),
                 },
-                listening = self.surface.listeners_changed() => self.reporter.listeners(&listening),
+                Ok(()) = fresh.changed() => self.show_sources(),
+                listening = self.surface.listeners_changed() => {
+                    self.takeover.health_is_ours(serves_health(&listening));
+                    self.reporter.listeners(&listening);
+                }
+                state = self.takeover.changed() => {
+                    self.reporter.kube_proxy(state);
+                    self.queue();
+                }
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
         }
@@ -194,7 +230,15 @@ impl Agent {
 
     /// Has every source delivered its first complete list?
     fn is_ready(&self) -> bool {
-        self.node.is_known() && self.cluster.is_ready(SourceId::MANIFESTS)
+        let is_ready = |source| self.cluster.is_ready(source);
+        self.node.is_known()
+            && (self.config.manifests.is_none() || is_ready(SourceId::MANIFESTS))
+            && (self.config.api_server.is_none() || is_ready(SourceId::API))
+    }
+
+    fn show_sources(&mut self) {
+        let sources = self.freshness.sources();
+        self.reporter.sources(SourceId::API, sources);
     }
 
     fn note(&mut self, event: Event) {
@@ -259,6 +303,7 @@ impl Agent {
                     network_interfaces,
                 });
                 self.present.synchronised(desired);
+                self.takeover.synchronised();
             }
             Err(error) => {
                 error!("not up to date, what was programmed stays in force: {error:#}");
@@ -279,7 +324,7 @@ impl Agent {
         let context = self.node.context(&self.config, &self.cluster, &tables);
         let mut desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
         let flags = &mut desired.contents.policy.flags;
-        *flags = flags.with(self.present.flags());
+        *flags = flags.with(self.present.flags()).with(self.takeover.flags());
         let limits = Limits {
             backends: capacities.backends as usize,
             source_ranges: capacities.source_ranges as usize,
@@ -337,6 +382,10 @@ impl Agent {
         }
         match first {
             None => {
+                // Only now does no program use another layout's tables any more.
+                for version in self.dataplane.retire_other_layouts()? {
+                    info!("removed the tables of layout {version}");
+                }
                 self.attached = Some(wanted);
                 Ok(())
             }
@@ -373,6 +422,15 @@ fn table_capacities(tables: &BTreeMap<&'static str, u32>) -> Capacities {
         peer_ranges: of(name::PEER_RANGES),
         rules: of(name::RULES),
     }
+}
+
+/// Does the agent itself answer health checks where kube-proxy does?
+fn serves_health(listening: &Listening) -> bool {
+    listening.iter().any(|(listener, outcome)| {
+        let address = outcome.as_ref().ok();
+        listener.purpose == Purpose::Health
+            && address.is_some_and(|address| address.port() == kube_proxy::HEALTH)
+    })
 }
 
 async fn due(schedule: &Schedule) {

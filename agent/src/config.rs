@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -14,13 +14,15 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnetwork::IpNetwork;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use weir_ebpf::tables::capacity;
 
 use crate::{
     attach::TcChoice,
     compile::{PolicyOptions, UnknownPods},
+    kube_proxy::CleanUp,
     model::parse_network,
-    sources::node::node_ports::NodePortAddresses,
+    sources::{api::Access, node::node_ports::NodePortAddresses},
 };
 
 /// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
@@ -49,15 +51,54 @@ pub struct Paths {
 /// What `weir agent` can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AgentArguments {
-    /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json), watched for changes
+    /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json), watched for changes; instead of
+    /// the API server, unless that is named with --kubeconfig or --api-server
     #[arg(long, value_name = "DIR", env = "WEIR_MANIFESTS")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+
+    /// How to reach the API server, as kubectl's [default: $KUBECONFIG; in a pod its service
+    /// account]
+    #[arg(long, value_name = "FILE", env = "WEIR_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The API server's address, as in https://10.240.0.10:6443, whatever others say [default: the
+    /// kubeconfig's; in a pod the first that answers: that of the `kubernetes` service, which works
+    /// where a service proxy does already, then the kubelet's]
+    #[arg(long, value_name = "URL", env = "WEIR_API_SERVER")]
+    pub api_server: Option<String>,
+
+    /// Kubeconfigs of the kubelet: only the server's address is read, and those that do not exist
+    /// are passed over
+    #[arg(
+        long,
+        value_name = "FILES",
+        env = "WEIR_KUBELET_KUBECONFIG",
+        default_value = "/etc/kubernetes/kubelet.conf,/var/lib/kubelet/kubeconfig",
+        value_delimiter = ','
+    )]
+    pub kubelet_kubeconfig: Vec<PathBuf>,
+
+    /// Where a pod has its service account's token and the API server's certificate authority
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_SERVICE_ACCOUNT_DIR",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
+    )]
+    pub service_account_dir: PathBuf,
+
+    /// How long a watch lasts before it is begun anew; a connection that hangs without being
+    /// broken is noticed by then
+    #[arg(long, value_name = "SECONDS", env = "WEIR_WATCH_SECONDS", default_value_t = 240,
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch_seconds: u32,
 
     /// This node's name, as in its Node object [default: the host's name]
     #[arg(long, value_name = "NAME", env = "WEIR_NODE_NAME")]
     pub node_name: Option<String>,
 
-    /// Root of the node's cgroup v2 tree [default: where cgroup2 is mounted]
+    /// Root of the node's cgroup v2 tree, or of a tree that has it at `unified` [default: where
+    /// cgroup2 is mounted]
     #[arg(long, value_name = "DIR", env = "WEIR_CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
 
@@ -171,6 +212,15 @@ pub struct AgentArguments {
           default_value = "127.0.0.1:10249", value_parser = metrics_address)]
     pub metrics_bind_address: BindAddress,
 
+    /// Whether rules that a kube-proxy has left are removed, once the tables are complete
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WEIR_CLEANUP_KUBE_PROXY",
+        default_value = "auto"
+    )]
+    pub cleanup_kube_proxy: CleanUp,
+
     /// All flags by their names, as they were given or are by default: for /configz.
     #[arg(skip)]
     pub flags: BTreeMap<String, String>,
@@ -223,8 +273,10 @@ pub enum Established {
 /// What an agent runs with: every path exists, every name is known.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+    /// Directory of manifests, if objects come from one.
+    pub manifests: Option<PathBuf>,
+    /// The way to the API server, if objects come from there: from one of the two they do.
+    pub api_server: Option<Access>,
     /// This node's name.
     pub node_name: String,
     /// Root of the node's cgroup v2 tree.
@@ -259,6 +311,8 @@ pub struct Config {
     pub healthz_bind_address: Option<SocketAddr>,
     /// `/metrics`, `/proxyMode`, `/configz`
     pub metrics_bind_address: Option<SocketAddr>,
+    /// Whether what kube-proxy has left is removed.
+    pub cleanup_kube_proxy: CleanUp,
     /// All flags by their names, with the values that are in force.
     pub flags: BTreeMap<String, String>,
 }
@@ -275,6 +329,12 @@ impl Config {
 #[must_use]
 pub fn lock_file(run_dir: &Path) -> PathBuf {
     run_dir.join("agent.lock")
+}
+
+/// Where `weir prepare` keeps the API server's address, as a kubeconfig without credentials.
+#[must_use]
+pub fn prepared_kubeconfig(run_dir: &Path) -> PathBuf {
+    run_dir.join("kubelet.conf")
 }
 
 impl From<TcAttach> for TcChoice {
@@ -303,18 +363,35 @@ impl AgentArguments {
     /// # Errors
     /// Names the flag and what to do.
     pub fn validate(self) -> Result<Config> {
-        if !self.manifests.is_dir() {
+        if let Some(manifests) = &self.manifests
+            && !manifests.is_dir()
+        {
             bail!(
                 "--manifests {}: not a directory; create it, or name the one that holds the manifests",
-                self.manifests.display()
+                manifests.display()
             );
         }
+        let api_server = access(
+            Access {
+                kubeconfig: self.kubeconfig,
+                api_server: self.api_server,
+                service_account_dir: self.service_account_dir,
+                kubelet_kubeconfigs: self.kubelet_kubeconfig,
+                environment: (
+                    env::var("KUBERNETES_SERVICE_HOST").ok(),
+                    env::var("KUBERNETES_SERVICE_PORT").ok(),
+                ),
+                watch_seconds: self.watch_seconds,
+            },
+            self.manifests.is_some(),
+            env::var_os("KUBECONFIG").map(PathBuf::from),
+        )?;
         let node_name = match self.node_name {
             Some(name) => name,
             None => host_name()?,
         };
         let cgroup_root = match self.cgroup_root {
-            Some(root) => root,
+            Some(root) => version_2_of(root),
             None => cgroup2_mount(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)
                 .context(
                     "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) \
@@ -334,6 +411,7 @@ impl AgentArguments {
         flags.insert("cgroup-root".to_owned(), cgroup_root.display().to_string());
         Ok(Config {
             manifests: self.manifests,
+            api_server,
             node_name,
             cgroup_root,
             netns_dir: self.netns_dir,
@@ -355,9 +433,52 @@ impl AgentArguments {
             resync: Duration::from_secs(self.resync_seconds),
             healthz_bind_address: self.healthz_bind_address.0,
             metrics_bind_address: self.metrics_bind_address.0,
+            cleanup_kube_proxy: self.cleanup_kube_proxy,
             flags,
         })
     }
+}
+
+/// The way to the API server, if objects come from there. Directories of manifests stand alone,
+/// unless an API server is named beside them.
+fn access(
+    given: Access,
+    has_manifests: bool,
+    usual_kubeconfig: Option<PathBuf>,
+) -> Result<Option<Access>> {
+    let is_named = given.kubeconfig.is_some() || given.api_server.is_some();
+    if has_manifests && !is_named {
+        return Ok(None);
+    }
+    let token = given.service_account_dir.join("token");
+    let usual_kubeconfig = usual_kubeconfig.filter(|file| !file.as_os_str().is_empty());
+    let access = Access {
+        kubeconfig: given
+            .kubeconfig
+            .clone()
+            .or_else(|| usual_kubeconfig.filter(|_| !has_manifests)),
+        ..given
+    };
+    if let Some(file) = &access.kubeconfig
+        && !file.is_file()
+    {
+        bail!("--kubeconfig {}: not a file", file.display());
+    }
+    if let (None, Some(url), false) = (&access.kubeconfig, &access.api_server, token.is_file()) {
+        bail!(
+            "--api-server {url}: no credentials: {} is not there; name a --kubeconfig or the \
+             --service-account-dir",
+            token.display()
+        );
+    }
+    if access.kubeconfig.is_none() && !token.is_file() {
+        bail!(
+            "nothing says where objects come from: name a --kubeconfig or a directory of \
+             --manifests, or run in a pod with a service account ({} is not there)",
+            token.display()
+        );
+    }
+    Ok(Some(access))
 }
 
 /// As the API server's flag of the same name has it.
@@ -401,6 +522,20 @@ fn host_name() -> Result<String> {
     Ok(name.to_string_lossy().trim().to_lowercase())
 }
 
+/// The cgroup v2 tree of a machine whose trees are mounted at `root`: that itself, or, beside trees
+/// of version 1, `unified` in it, where systemd has it.
+fn version_2_of(root: PathBuf) -> PathBuf {
+    let is_version_2 = |directory: &Path| {
+        statfs(directory).is_ok_and(|it| it.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    };
+    let unified = root.join("unified");
+    if !is_version_2(&root) && is_version_2(&unified) {
+        unified
+    } else {
+        root
+    }
+}
+
 /// The first cgroup2 mount point in the text of `/proc/mounts`.
 fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
@@ -429,6 +564,52 @@ mod tests {
         for text in ["localhost:10249", ":10249", "127.0.0.1:70000"] {
             assert!(metrics_address(text).is_err(), "{text}");
         }
+    }
+
+    fn given(kubeconfig: Option<&Path>, api_server: Option<&str>, account: &Path) -> Access {
+        Access {
+            kubeconfig: kubeconfig.map(Path::to_owned),
+            api_server: api_server.map(str::to_owned),
+            service_account_dir: account.to_owned(),
+            kubelet_kubeconfigs: Vec::new(),
+            environment: (None, None),
+            watch_seconds: 240,
+        }
+    }
+
+    #[test]
+    fn objects_come_from_the_api_server_unless_there_are_manifests() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = directory.path();
+        let kubeconfig = account.join("kubeconfig");
+        fs::write(&kubeconfig, "").unwrap();
+        let nowhere = access(given(None, None, account), false, None).unwrap_err();
+        assert!(nowhere.to_string().contains("--manifests"), "{nowhere}");
+        assert_eq!(
+            access(given(None, None, account), true, None).unwrap(),
+            None
+        );
+
+        fs::write(account.join("token"), "secret").unwrap();
+        let pod = access(given(None, None, account), false, None).unwrap();
+        assert_eq!(pod, Some(given(None, None, account)));
+        let beside = access(given(None, None, account), true, Some(kubeconfig.clone())).unwrap();
+        assert_eq!(beside, None, "a usual kubeconfig is not one that was named");
+
+        for has_manifests in [false, true] {
+            let named = given(Some(&kubeconfig), None, account);
+            assert_eq!(
+                access(named.clone(), has_manifests, None).unwrap(),
+                Some(named)
+            );
+            let addressed = given(None, Some("https://10.240.0.10:6443"), account);
+            let found = access(addressed.clone(), has_manifests, None).unwrap();
+            assert_eq!(found, Some(addressed));
+        }
+        let usual = access(given(None, None, account), false, Some(kubeconfig.clone())).unwrap();
+        assert_eq!(usual.unwrap().kubeconfig, Some(kubeconfig));
+        let missing = given(Some(&account.join("missing")), None, account);
+        assert!(access(missing, false, None).is_err());
     }
 
     #[test]

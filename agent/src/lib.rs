@@ -19,6 +19,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod explain;
+pub mod kube_proxy;
 pub mod listing;
 pub mod logging;
 pub mod maps;

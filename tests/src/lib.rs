@@ -6,6 +6,7 @@
 //! - [`bed`] builds nodes, pods and outside hosts from network namespaces and runs the real
 //!   `weir` in them;
 //! - [`testpod`] is the process that lives in each of them and sends, serves and measures;
+//! - [`fake_api`] is an API server that holds what a test says, and misbehaves on command;
 //! - [`demo`] puts both together into the lesson's cluster;
 //! - [`kernel_test`] puts them together on another kernel, in a virtual machine.
 
@@ -13,6 +14,7 @@
 
 pub mod bed;
 pub mod demo;
+pub mod fake_api;
 pub mod kernel_test;
 pub mod reference;
 pub mod scenario;

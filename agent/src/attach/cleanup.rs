@@ -5,8 +5,6 @@
 //! works meanwhile.
 
 use std::fmt;
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -15,7 +13,7 @@ use super::bpf;
 use super::clsact::Clsact;
 use super::plan::TcMode;
 use super::tc;
-use crate::maps::pins::{Pins, names};
+use crate::maps::pins::{Pins, names, remove_directory};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,29 +91,10 @@ pub fn cleanup(bpffs: &Path) -> Result<Removed> {
 
     for layout in names(&pins.root())? {
         let directory = pins.root().join(&layout);
-        for map in remove_files(&directory)? {
+        for map in remove_directory(&directory)? {
             removed.maps.push(format!("{layout}/{map}"));
         }
-        remove_directory(&directory)?;
     }
     remove_directory(&pins.root())?;
     Ok(removed)
-}
-
-fn remove_files(directory: &Path) -> Result<Vec<String>> {
-    let names = names(directory)?;
-    for name in &names {
-        let path = directory.join(name);
-        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-    }
-    Ok(names)
-}
-
-fn remove_directory(directory: &Path) -> Result<()> {
-    match fs::remove_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", directory.display()))
-        }
-        _ => Ok(()),
-    }
 }

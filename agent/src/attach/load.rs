@@ -16,7 +16,9 @@ use super::netns_cookie::netns_cookie;
 use super::plan::{Role, TC_PROGRAMS, TcMode};
 use super::tc::{self, Loaded, TcReport};
 use crate::maps::kernel::KernelTables;
-use crate::maps::pins::{KeptSize, Pins, kept_sizes, layouts};
+use crate::maps::layout::layouts;
+use crate::maps::pins::{KeptSize, Pins, kept_sizes};
+use crate::maps::succession::{Inheritance, Succession};
 
 /// The choice of `--tc`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,28 +95,36 @@ pub struct Dataplane {
     mode: TcMode,
     programs: Vec<ProgramReport>,
     kept_sizes: Vec<KeptSize>,
+    succession: Succession,
 }
 
 impl Dataplane {
-    /// Loads the programs; adopts the maps that are pinned, after comparing their layouts, and
-    /// pins the others. Attaches nothing.
+    /// Loads the programs; adopts the maps that are pinned, after comparing their layouts, or
+    /// takes over from those of another version ([`Succession`]), and pins the others. Attaches
+    /// nothing.
     ///
     /// # Errors
     ///
     /// No BPF file system is there, a pinned map has another layout, or the kernel refuses a map
     /// or program, which is named. Maps that were pinned for the first time are gone again.
     pub fn load(options: &Options<'_>) -> Result<Self> {
-        let pins = Pins::new(options.bpffs);
-        pins.prepare()?;
-        let pinned = pins.check_layout()?;
         let features = Features::probe()?;
         let mode = choose(options.tc, features.tcx)?;
-        let loaded = load_object(options, &pins, features)
-            .and_then(|ebpf| check_object(&pins).map(|()| ebpf));
-        let (ebpf, programs) = match loaded.and_then(load_programs) {
+        let pins = Pins::new(options.bpffs);
+        let mut succession = Succession::begin(&pins)?;
+        let place = succession.place();
+        let pinned = place.check_layout()?;
+        let loaded = load_object(options, &place, features)
+            .and_then(|ebpf| check_object(&place).map(|()| ebpf))
+            .and_then(load_programs)
+            .and_then(|loaded| succession.complete().map(|()| loaded));
+        let (ebpf, programs) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                unpin_new(&pins, &pinned.keys().copied().collect());
+                unpin_new(&place, &pinned.keys().copied().collect());
+                if let Err(error) = succession.give_up() {
+                    tracing::warn!("cannot remove unfinished tables again: {error:#}");
+                }
                 return Err(error);
             }
         };
@@ -125,7 +135,24 @@ impl Dataplane {
             features,
             mode,
             programs,
+            succession,
         })
+    }
+
+    /// What became of the tables of another layout that were pinned.
+    #[must_use]
+    pub fn inheritance(&self) -> &Inheritance {
+        self.succession.inheritance()
+    }
+
+    /// Every hook has its program of this layout: removes the maps of others, and gives their
+    /// versions.
+    ///
+    /// # Errors
+    ///
+    /// A pin cannot be removed.
+    pub fn retire_other_layouts(&self) -> Result<Vec<u32>> {
+        self.succession.end()
     }
 
     /// Opens the tables for reading and writing.

@@ -25,13 +25,14 @@ mod inspect;
 mod load;
 mod lock;
 mod log;
-mod netlink;
+pub(crate) mod netlink;
 mod netns_cookie;
 pub mod object;
 mod plan;
 mod sockets;
 mod tc;
 mod wanted;
+pub(crate) mod xtables;
 
 pub use cgroup::CgroupReport;
 pub use cleanup::{Removed, cleanup};

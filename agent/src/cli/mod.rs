@@ -6,6 +6,7 @@ mod cleanup;
 mod flow;
 mod output;
 mod policy;
+mod prepare;
 mod service;
 mod status;
 mod top;
@@ -15,11 +16,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 use anyhow::{Context as _, Result};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{
-    agent,
-    config::{AgentArguments, Paths},
-    logging,
-};
+use crate::{agent, config::AgentArguments, logging};
 
 /// eBPF service proxy for Kubernetes: cluster IPs become pod IPs in the kernel.
 ///
@@ -89,7 +86,11 @@ enum Command {
     ///
     /// End the agent first. Services are not translated any more; connections that were
     /// translated at the socket go on.
-    Cleanup(Paths),
+    Cleanup(cleanup::Arguments),
+    /// Mount the BPF file system where it is not, and look where the API server is
+    ///
+    /// For the init container of a node's agent: it needs CAP_SYS_ADMIN, which the agent does not.
+    Prepare(prepare::Arguments),
 }
 
 impl Cli {
@@ -142,7 +143,8 @@ impl Cli {
             Command::Flow(command) => flow::run(&command),
             Command::Policy(command) => policy::run(&command),
             Command::Check(arguments) => check::check(&arguments),
-            Command::Cleanup(paths) => cleanup::clean_up(&paths),
+            Command::Cleanup(arguments) => cleanup::run(&arguments),
+            Command::Prepare(arguments) => prepare::prepare(&arguments),
         }
     }
 }

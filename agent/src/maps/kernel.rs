@@ -382,6 +382,19 @@ impl KernelTables {
     }
 }
 
+/// The entries of one table of a pin directory, whatever else is there or is not.
+///
+/// # Errors
+///
+/// It is missing, has another layout, or cannot be read.
+pub(super) fn read_alone<K: Pod + Ord, V: Pod, C: FromIterator<(K, V)>>(
+    pins: &Pins,
+    name: &'static str,
+) -> Result<C> {
+    pins.check_layout_of(&[name])?;
+    Table::<K, V>::new(name, open(pins, name)?)?.collect()
+}
+
 fn open(pins: &Pins, name: &str) -> Result<MapData> {
     let path = pins.map(name);
     MapData::from_pin(&path).with_context(|| format!("open the table {name} at {}", path.display()))

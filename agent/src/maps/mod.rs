@@ -1,15 +1,18 @@
 //! What the agent's tables hold, and the writes that change it.
 //!
 //! [`diff()`](diff::diff) says in which order, [`flows`] what that makes stale; [`memory`] holds the same tables on the host,
-//! [`kernel`] in the kernel, where [`pins`] gives them names.
+//! [`kernel`] in the kernel, where [`pins`] gives them names. What becomes of the tables of another
+//! version of Weir says [`succession`].
 
 pub mod cover;
 pub mod diff;
 pub mod flows;
 pub mod kernel;
+pub mod layout;
 pub mod memory;
 pub mod pins;
 pub mod prefixes;
+pub mod succession;
 pub mod text;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,8 @@
 //! The pin directory: where maps and links have names, and what must hold before one is used.
 //!
 //! ```text
-//! <bpffs>/weir/v<LAYOUT_VERSION>/<TABLE>       maps; two layouts never share a directory
+//! <bpffs>/weir/v<layout version>/<TABLE>       maps; two layouts never share a directory
+//! <bpffs>/weir/v<layout version>-new/<TABLE>   those of a layout that takes over, until they are filled
 //! <bpffs>/weir/links/<program>                 a cgroup link
 //! <bpffs>/weir/links/<program>-<ifindex>       a TCX link
 //! <bpffs>/weir/qdiscs/<ifindex>                a directory: the clsact qdisc there is ours
@@ -22,165 +23,17 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{MapInfo, MapType};
+use aya::maps::MapInfo;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::{
-    Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey, Flow,
-    Fragment, FragmentKey, Frontend, FrontendKey, Interface, LAYOUT_VERSION, Node, Pod, PodAddr,
-    Policy, Present, RuleKey, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange,
-    Tuple, name,
-};
 
-/// `BPF_F_NO_PREALLOC`: entries take memory when they are added.
-const NO_PREALLOC: u32 = 1;
+use super::layout::{Layout, layout_version, layouts};
 
-/// What a map must be for its bytes to mean what `weir_ebpf::tables` says.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Layout {
-    /// The map's type.
-    pub map_type: MapType,
-    /// Bytes of a key.
-    pub key_size: u32,
-    /// Bytes of a value.
-    pub value_size: u32,
-    /// Flags at creation.
-    pub flags: u32,
-}
+/// The end of the name of a directory whose maps are not filled yet. The kernel keeps names with
+/// dots for itself.
+const UNFINISHED: &str = "-new";
 
-impl Layout {
-    const fn of<K, V>(map_type: MapType, flags: u32) -> Self {
-        // Sizes of keys and values are far below `u32::MAX`.
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "sizes of table layouts are small constants"
-        )]
-        Self {
-            map_type,
-            key_size: size_of::<K>() as u32,
-            value_size: size_of::<V>() as u32,
-            flags,
-        }
-    }
-
-    fn found(info: &MapInfo) -> Self {
-        Self {
-            map_type: info.map_type().unwrap_or(MapType::Unspecified),
-            key_size: info.key_size(),
-            value_size: info.value_size(),
-            flags: info.map_flags(),
-        }
-    }
-}
-
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            map_type,
-            key_size,
-            value_size,
-            flags,
-        } = self;
-        write!(
-            f,
-            "{map_type:?}, keys of {key_size} bytes, values of {value_size} bytes, flags {flags:#x}"
-        )
-    }
-}
-
-/// Every table's layout.
-#[must_use]
-pub fn layouts() -> BTreeMap<&'static str, Layout> {
-    BTreeMap::from([
-        (
-            name::FRONTENDS,
-            Layout::of::<FrontendKey, Frontend>(MapType::Hash, NO_PREALLOC),
-        ),
-        (
-            name::BACKENDS,
-            Layout::of::<BackendKey, Backend>(MapType::Hash, NO_PREALLOC),
-        ),
-        (
-            name::SERVING,
-            Layout::of::<ServingKey, Present>(MapType::Hash, NO_PREALLOC),
-        ),
-        (
-            name::SERVICE_NAMES,
-            Layout::of::<u32, ServiceName>(MapType::Hash, NO_PREALLOC),
-        ),
-        (
-            name::SERVICES,
-            Layout::of::<u32, Service>(MapType::Array, 0),
-        ),
-        (
-            name::NODE_PORT_ADDRS,
-            Layout::of::<Addr, Present>(MapType::Hash, NO_PREALLOC),
-        ),
-        (
-            name::SOURCE_RANGES,
-            Layout::of::<SourceRange, Present>(MapType::LpmTrie, NO_PREALLOC),
-        ),
-        (
-            name::SERVICE_CIDRS,
-            Layout::of::<Cidr, Present>(MapType::LpmTrie, NO_PREALLOC),
-        ),
-        (
-            name::INTERFACES,
-            Layout::of::<u32, Interface>(MapType::Hash, NO_PREALLOC),
-        ),
-        (name::NODE, Layout::of::<u32, Node>(MapType::Array, 0)),
-        (
-            name::PODS,
-            Layout::of::<u32, Pod>(MapType::Hash, NO_PREALLOC),
-        ),
-        (
-            name::POD_ADDRS,
-            Layout::of::<PodAddr, Present>(MapType::Hash, NO_PREALLOC),
-        ),
-        (
-            name::PEERS,
-            Layout::of::<Addr, Class>(MapType::Hash, NO_PREALLOC),
-        ),
-        (
-            name::PEER_RANGES,
-            Layout::of::<Cidr, Class>(MapType::LpmTrie, NO_PREALLOC),
-        ),
-        (
-            name::RULES,
-            Layout::of::<RuleKey, u32>(MapType::LpmTrie, NO_PREALLOC),
-        ),
-        (name::POLICY, Layout::of::<u32, Policy>(MapType::Array, 0)),
-        (
-            name::CONNECTIONS,
-            Layout::of::<ConnectionKey, Connection>(MapType::LruHash, 0),
-        ),
-        (
-            name::EVENTS,
-            Layout {
-                map_type: MapType::RingBuf,
-                key_size: 0,
-                value_size: 0,
-                flags: 0,
-            },
-        ),
-        (
-            name::FRAGMENTS,
-            Layout::of::<FragmentKey, Fragment>(MapType::LruHash, 0),
-        ),
-        (
-            name::AFFINITY,
-            Layout::of::<AffinityKey, Affinity>(MapType::LruHash, 0),
-        ),
-        (name::FLOWS, Layout::of::<Tuple, Flow>(MapType::LruHash, 0)),
-        (
-            name::SOCKETS,
-            Layout::of::<SocketKey, SocketFlow>(MapType::LruHash, 0),
-        ),
-        (
-            name::COUNTERS,
-            Layout::of::<u32, u64>(MapType::PerCpuArray, 0),
-        ),
-    ])
+fn directory(version: u32) -> String {
+    format!("v{version}")
 }
 
 /// A map that stays as large as an earlier agent made it.
@@ -213,6 +66,8 @@ impl fmt::Display for KeptSize {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
     bpffs: PathBuf,
+    /// The name of the directory of maps.
+    layout: String,
 }
 
 impl Pins {
@@ -221,6 +76,25 @@ impl Pins {
     pub fn new(bpffs: &Path) -> Self {
         Self {
             bpffs: bpffs.to_path_buf(),
+            layout: directory(layout_version()),
+        }
+    }
+
+    /// The same with the maps of another layout.
+    #[must_use]
+    pub fn of_layout(&self, version: u32) -> Self {
+        Self {
+            bpffs: self.bpffs.clone(),
+            layout: directory(version),
+        }
+    }
+
+    /// The same with maps that nobody may take for complete.
+    #[must_use]
+    pub fn unfinished(&self) -> Self {
+        Self {
+            bpffs: self.bpffs.clone(),
+            layout: format!("{}{UNFINISHED}", self.layout),
         }
     }
 
@@ -233,7 +107,7 @@ impl Pins {
     /// The maps of this layout.
     #[must_use]
     pub fn maps(&self) -> PathBuf {
-        self.root().join(format!("v{LAYOUT_VERSION}"))
+        self.root().join(&self.layout)
     }
 
     /// One map.
@@ -320,8 +194,23 @@ impl Pins {
     /// A pinned map has another layout than ours. The message names it, what was expected and
     /// found, and what to do.
     pub fn check_layout(&self) -> Result<BTreeMap<&'static str, u32>> {
+        self.check(layouts())
+    }
+
+    /// The same of some tables.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pins::check_layout`].
+    pub fn check_layout_of(&self, tables: &[&str]) -> Result<BTreeMap<&'static str, u32>> {
+        let mut wanted = layouts();
+        wanted.retain(|table, _| tables.contains(table));
+        self.check(wanted)
+    }
+
+    fn check(&self, tables: BTreeMap<&'static str, Layout>) -> Result<BTreeMap<&'static str, u32>> {
         let mut pinned = BTreeMap::new();
-        for (table, expected) in layouts() {
+        for (table, expected) in tables {
             let path = self.map(table);
             match fs::symlink_metadata(&path) {
                 Ok(_) => {}
@@ -348,20 +237,40 @@ impl Pins {
 }
 
 impl Pins {
+    /// The versions of the other layouts whose maps are pinned here, in order.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be listed.
+    pub fn other_layouts(&self) -> Result<Vec<u32>> {
+        let names = names(&self.root())?;
+        let versions = names.iter().filter(|name| **name != self.layout);
+        let mut versions: Vec<u32> = versions
+            .filter_map(|name| name.strip_prefix('v')?.parse().ok())
+            .collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    /// The directories of maps that an agent did not finish.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be listed.
+    pub fn all_unfinished(&self) -> Result<Vec<PathBuf>> {
+        let names = names(&self.root())?;
+        let unfinished = names.iter().filter(|name| name.ends_with(UNFINISHED));
+        Ok(unfinished.map(|name| self.root().join(name)).collect())
+    }
+
     /// What to tell someone who looked for tables where there are none of this layout.
     ///
     /// # Errors
     ///
     /// The directory cannot be listed.
     pub fn nothing_here(&self) -> Result<String> {
-        let others: Vec<String> = names(&self.root())?
-            .into_iter()
-            .filter(|name| {
-                name.strip_prefix('v')
-                    .is_some_and(|rest| rest.parse::<u32>().is_ok())
-            })
-            .filter(|name| !self.maps().ends_with(name))
-            .collect();
+        let others = self.other_layouts()?;
+        let others: Vec<String> = others.into_iter().map(directory).collect();
         let here = self.maps();
         let here = here.display();
         Ok(if others.is_empty() {
@@ -399,6 +308,25 @@ pub fn names(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Removes a directory with the files in it; absent is no error. Gives their names.
+///
+/// # Errors
+///
+/// One cannot be removed, or the directory holds another one.
+pub fn remove_directory(directory: &Path) -> Result<Vec<String>> {
+    let names = names(directory)?;
+    for name in &names {
+        let path = directory.join(name);
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", directory.display()))
+        }
+        _ => Ok(names),
+    }
+}
+
 /// The pinned maps whose size differs from the configured one.
 #[must_use]
 pub fn kept_sizes(
@@ -420,6 +348,8 @@ pub fn kept_sizes(
 
 #[cfg(test)]
 mod tests {
+    use weir_ebpf::tables::name;
+
     use super::*;
 
     #[test]
@@ -454,7 +384,7 @@ mod tests {
             text.contains(&here) && text.contains("has an agent run here?"),
             "{text}"
         );
-        fs::create_dir_all(pins.root().join("v999999")).unwrap();
+        fs::create_dir_all(pins.of_layout(999_999).maps()).unwrap();
         fs::create_dir_all(pins.links()).unwrap();
         fs::create_dir_all(pins.maps()).unwrap();
         let text = pins.nothing_here().unwrap();

@@ -218,6 +218,7 @@ impl Source {
                 }
                 None => Changed::Nothing,
             },
+            Change::Replace(kind, objects) => self.replace(kind, objects),
             Change::Report(report) if self.report == report => Changed::Nothing,
             Change::Report(report) => {
                 self.report = report;
@@ -227,23 +228,29 @@ impl Source {
         }
     }
 
+    fn replace(&mut self, kind: Kind, objects: Vec<Object>) -> Changed {
+        let mut listed: Objects = objects
+            .into_iter()
+            .map(|object| (object.reference(), object))
+            .collect();
+        let is_listing = self.listing.is_some();
+        let held = self.listing.as_mut().unwrap_or(&mut self.objects);
+        let before = take_kind(held, kind);
+        keep_rejected(&self.report, &before, &mut listed);
+        let differences = differences(&before, &listed);
+        held.append(&mut listed);
+        if is_listing || differences.is_empty() {
+            Changed::Nothing
+        } else {
+            Changed::Objects(differences)
+        }
+    }
+
     fn complete(&mut self) -> Changed {
         let Some(mut listing) = self.listing.take() else {
             return Changed::Nothing;
         };
-        // What cannot be read now stays as it was when it could.
-        for rejected in self
-            .report
-            .problems
-            .iter()
-            .filter_map(|problem| problem.object.as_ref())
-        {
-            if let Some(object) = self.objects.get(rejected) {
-                listing
-                    .entry(rejected.clone())
-                    .or_insert_with(|| object.clone());
-            }
-        }
+        keep_rejected(&self.report, &self.objects, &mut listing);
         let is_first = !std::mem::replace(&mut self.is_ready, true);
         let before = std::mem::replace(&mut self.objects, listing);
         let differences = differences(&before, &self.objects);
@@ -253,6 +260,32 @@ impl Source {
             Changed::Nothing
         }
     }
+}
+
+/// What cannot be read now stays as it was when it could.
+fn keep_rejected(report: &Report, before: &Objects, listed: &mut Objects) {
+    let rejected = report.problems.iter().filter_map(|it| it.object.as_ref());
+    for reference in rejected {
+        if let Some(object) = before.get(reference) {
+            listed
+                .entry(reference.clone())
+                .or_insert_with(|| object.clone());
+        }
+    }
+}
+
+/// Takes the objects of a kind out of others.
+fn take_kind(objects: &mut Objects, kind: Kind) -> Objects {
+    // Kinds are the first thing by which references are ordered.
+    let mut taken = objects.split_off(&ObjectRef::new(kind, "", ""));
+    let after = taken
+        .keys()
+        .find(|reference| reference.kind != kind)
+        .cloned();
+    if let Some(after) = after {
+        objects.append(&mut taken.split_off(&after));
+    }
+    taken
 }
 
 /// The objects that are in one of the two lists only, or not the same in both.
@@ -417,6 +450,46 @@ mod tests {
         ));
         assert_eq!(cluster.node("worker-0").unwrap().labels["from"], "b");
         assert!(cluster.reports()[&LATER].problems.is_empty());
+    }
+
+    #[test]
+    fn the_list_of_a_kind_replaces_that_kind_alone() {
+        let mut cluster = Cluster::default();
+        let first = [
+            Change::Replace(Kind::Service, vec![object(0, 0), object(1, 0)]),
+            Change::Replace(Kind::Node, vec![node("worker-0")]),
+        ];
+        assert_eq!(cluster.apply(event(SOURCE, first)), Changed::Nothing);
+        assert!(cluster.node("worker-0").is_none(), "not complete yet");
+        cluster.apply(event(SOURCE, [Change::Ready]));
+        assert!(cluster.node("worker-0").is_some());
+
+        let changed = cluster.apply(event(
+            SOURCE,
+            [Change::Replace(
+                Kind::Service,
+                vec![object(1, 0), object(2, 0)],
+            )],
+        ));
+        let expected = [reference(0), reference(2)];
+        assert_eq!(changed, Changed::Objects(expected.into()));
+        assert!(cluster.node("worker-0").is_some());
+        let again = Change::Replace(Kind::Service, vec![object(2, 0), object(1, 0)]);
+        assert_eq!(cluster.apply(event(SOURCE, [again])), Changed::Nothing);
+
+        let report = Report {
+            problems: vec![Problem::new("broken").about(reference(1))],
+            ..Report::default()
+        };
+        let changed = cluster.apply(event(
+            SOURCE,
+            [
+                Change::Report(report),
+                Change::Replace(Kind::Service, Vec::new()),
+            ],
+        ));
+        assert_eq!(changed, Changed::Objects([reference(2)].into()));
+        assert!(cluster.get(&reference(1)).is_some(), "the last good one");
     }
 
     /// Changes about objects, each named by its number: the last about an object counts.

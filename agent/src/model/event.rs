@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::{FieldPath, Invalid, Object, ObjectRef};
+use super::{FieldPath, Invalid, Kind, Object, ObjectRef};
 
 /// Where objects come from. Where two sources hold the same object, the one whose name sorts
 /// first is believed.
@@ -13,6 +13,8 @@ use super::{FieldPath, Invalid, Object, ObjectRef};
 pub struct SourceId(pub &'static str);
 
 impl SourceId {
+    /// The API server.
+    pub const API: Self = Self("api");
     /// The records of CNI plugins. They hold no objects, only what is wrong with them comes so.
     pub const CNI: Self = Self("cni");
     /// A directory of manifests.
@@ -53,6 +55,10 @@ pub enum Change {
     Apply(Object),
     /// An object is gone. Unknown ones are no error.
     Delete(ObjectRef),
+    /// All objects of one kind that the source holds, of a source that lists each kind for itself.
+    /// Those that are not among them are gone, but for what the last report names: that cannot be
+    /// read now.
+    Replace(Kind, Vec<Object>),
     /// All that is wrong with this source now, instead of what it reported before.
     Report(Report),
     /// The list is complete: what it holds is now what the source holds.

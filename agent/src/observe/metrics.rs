@@ -3,10 +3,9 @@
 //! [`KubeProxy`] has kube-proxy's names, labels, buckets and help texts wherever Weir has the
 //! quantity, so that what was made for kube-proxy goes on working; [`Own`] is what only Weir has;
 //! what the programs count is read from the kernel when somebody asks; and `process_*` comes from
-//! the library.
+//! the library; [`RestClient`] has the names of Kubernetes' own clients.
 //!
-//! Left out, because nothing has them yet: `rest_client_*` (there is no client of an API server),
-//! and bytes (the programs count packets).
+//! Left out, because nothing has them yet: bytes (the programs count packets).
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -15,11 +14,15 @@ use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 mod datapath;
 mod kube_proxy;
 mod own;
+mod rest_client;
+mod sources;
 
 use datapath::Datapath;
 pub use datapath::{Read, Readings};
 pub use kube_proxy::{Extent, KubeProxy, NoLocalEndpoints};
 pub use own::Own;
+pub use rest_client::RestClient;
+pub use sources::Sources;
 
 /// Of the text that [`Metrics::text`] gives.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -32,6 +35,10 @@ pub struct Metrics {
     pub kube_proxy: KubeProxy,
     /// Weir's.
     pub own: Own,
+    /// Of the API server as a source.
+    pub sources: Sources,
+    /// Of requests to it.
+    pub rest_client: RestClient,
     datapath: OnceLock<Datapath>,
     /// Those who ask take turns.
     turn: Mutex<()>,
@@ -46,6 +53,8 @@ impl Metrics {
         Self {
             kube_proxy: KubeProxy::new(&registry),
             own: Own::new(&registry),
+            sources: Sources::new(&registry),
+            rest_client: RestClient::new(&registry),
             registry,
             datapath: OnceLock::new(),
             turn: Mutex::new(()),
@@ -91,6 +100,10 @@ fn add<M: prometheus::core::Collector + Clone + 'static>(
     let metric = metric.expect("names of metrics and labels are well-formed");
     register(registry, metric.clone());
     metric
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

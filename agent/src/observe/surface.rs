@@ -112,6 +112,12 @@ impl Surface {
         }
     }
 
+    /// What followers of the API server count.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// What the programs count, and how full their tables are, is read there.
     pub fn read_from(&self, tables: KernelTables) {
         self.metrics.own.set_capacities(&tables.capacities());

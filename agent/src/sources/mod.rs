@@ -4,7 +4,9 @@
 //! cannot use. Its first complete list ends with [`Change::Ready`]; nothing is written to the
 //! kernel before every source has said that. What to do about events is the model's business.
 
+pub mod api;
 pub mod cni;
+pub mod decode;
 pub mod manifests;
 pub mod node;
 

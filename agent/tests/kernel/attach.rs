@@ -8,7 +8,7 @@ use weir_agent::attach::{
     AgentLock, Attachment, Dataplane, Features, LOG_DEBUG, Role, TcChoice, TcHook, TcMode, cleanup,
     netns_cookie, netns_cookie_by_program,
 };
-use weir_agent::maps::pins::layouts;
+use weir_agent::maps::layout::layouts;
 
 use crate::bed::{self, Bed, remove_interface, tcx_programs, veths};
 

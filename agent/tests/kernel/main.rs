@@ -12,5 +12,6 @@ mod commands;
 mod interfaces;
 mod node;
 mod sockets;
+mod succession;
 mod tables;
 mod tun;

@@ -7,7 +7,8 @@ use aya::maps::{Array, HashMap, MapData, MapInfo};
 use weir_agent::attach::Dataplane;
 use weir_agent::maps::diff::{Limits, diff, diff_within};
 use weir_agent::maps::kernel::KernelTables;
-use weir_agent::maps::pins::{KeptSize, Pins, layouts};
+use weir_agent::maps::layout::layouts;
+use weir_agent::maps::pins::{KeptSize, Pins};
 use weir_agent::maps::{Contents, Plan, Write};
 use weir_ebpf::addr::{Addr, Port, Protocol};
 use weir_ebpf::tables::{

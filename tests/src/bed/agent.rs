@@ -46,6 +46,8 @@ pub struct Agent {
     options: AgentOptions,
     process: Process,
     log: PathBuf,
+    /// Where its own output begins in the log: others wrote there before.
+    begun: u64,
 }
 
 impl Agent {
@@ -72,6 +74,7 @@ impl Agent {
             .append(true)
             .open(&log)
             .with_context(|| format!("open {}", log.display()))?;
+        let begun = file.metadata().context("look at the log")?.len();
         let process = node.system().start(
             &options.weir,
             &arguments(node, options)?,
@@ -82,6 +85,7 @@ impl Agent {
             options: options.clone(),
             process,
             log,
+            begun,
         })
     }
 
@@ -169,6 +173,25 @@ impl Agent {
     pub fn restart(&mut self) -> Result<()> {
         *self = Self::start(&self.node, &self.options)?;
         Ok(())
+    }
+
+    /// Starts it again with the same flags, and does not wait.
+    pub fn relaunch(&mut self) -> Result<()> {
+        *self = Self::launch(&self.node, &self.options)?;
+        Ok(())
+    }
+
+    /// Starts another binary with the same flags, and does not wait.
+    pub fn upgrade(&mut self, weir: &Path) -> Result<()> {
+        self.options.weir = weir.to_owned();
+        self.relaunch()
+    }
+
+    /// What was written to the node's log since it was launched.
+    pub fn log(&self) -> Result<String> {
+        let bytes = fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+        let begun = usize::try_from(self.begun).context("a log fits")?;
+        Ok(String::from_utf8_lossy(bytes.get(begun..).unwrap_or_default()).into_owned())
     }
 
     /// The last lines of its output, for a failure's report.

@@ -33,6 +33,7 @@ pub mod pod;
 pub mod process;
 pub mod raw;
 pub mod sandbox;
+pub mod upgrade;
 pub mod wait;
 pub mod wiring;
 
@@ -52,6 +53,7 @@ pub use node::Node;
 pub use plan::{Addresses, Family, NodePlan};
 pub use pod::Pod;
 pub use sandbox::Sandbox;
+pub use upgrade::Upgrade;
 pub use wiring::Wiring;
 
 use crate::testpod::client::TestPod;

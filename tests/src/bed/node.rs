@@ -6,7 +6,7 @@ use std::process::Output;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
 use super::keeper::Keeper;
@@ -202,6 +202,20 @@ impl Node {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(text)
+    }
+
+    /// Takes the BPF file system away, with all that is pinned in it, and mounts a fresh one: what
+    /// programs and tables see of a restart of the node.
+    pub fn remount_bpffs(&self) -> Result<()> {
+        let directory = self.bpffs();
+        self.keeper().run({
+            let directory = directory.clone();
+            move || {
+                umount2(&directory, MntFlags::empty())
+                    .with_context(|| format!("unmount {}", directory.display()))
+            }
+        })?;
+        mount_bpffs(self.keeper(), directory)
     }
 
     /// Names of the node's ends of its pods' links.

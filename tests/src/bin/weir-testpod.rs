@@ -37,6 +37,15 @@ enum Command {
         /// Who must not
         forbidden: Vec<SocketAddr>,
     },
+    /// Copy the agent's binary with another version of the tables' layout
+    Relabel {
+        /// The agent's binary
+        weir: PathBuf,
+        /// The copy
+        copy: PathBuf,
+        /// The version
+        version: u32,
+    },
     /// Build a bed, say where, and hold it until killed: for the tests of the bed
     Hold,
     /// Remove a bed when the input ends
@@ -58,6 +67,11 @@ fn main() -> Result<()> {
         } => bed::process::enter(&namespace, &group, &program),
         Command::Serve { name } => testpod::run(&name),
         Command::First { allowed, forbidden } => testpod::first::run(start, allowed, &forbidden),
+        Command::Relabel {
+            weir,
+            copy,
+            version,
+        } => bed::upgrade::relabel(&weir, &copy, version),
         Command::Hold => hold(),
         Command::Guard { run_dir, group } => bed::guardian::guard(&run_dir, &group),
     }

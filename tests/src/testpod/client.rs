@@ -14,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::protocol::{
-    Answer, Ends, Failure, Handle, Inquiry, Numbered, Page, Probed, Request, Response, Swept,
-    Transferred, Transport,
+    Answer, Ends, Failure, Handle, Inquiry, Numbered, Page, Probed, Pulsed, Request, Response,
+    Swept, Transferred, Transport,
 };
 use crate::bed::process::{Place, Process, Streams};
 
@@ -326,6 +326,38 @@ impl TestPod {
     pub fn read_probe(&self, probe: Handle) -> Outcome<Probed> {
         match self.call(Request::ReadProbe { probe }, TIMEOUT)? {
             Response::Probed(probed) => Ok(probed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Begins to send a numbered datagram at each tick from one socket.
+    pub fn start_pulse(&self, to: SocketAddr, interval: Duration) -> Outcome<Handle> {
+        let interval = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
+        let request = Request::StartPulse { to, interval };
+        Ok(self.open(request, TIMEOUT)?.handle)
+    }
+
+    /// What a pulse has seen since its start.
+    pub fn read_pulse(&self, pulse: Handle) -> Outcome<Pulsed> {
+        self.pulsed(Request::ReadPulse { pulse })
+    }
+
+    /// Ends a pulse, waits for its last answers, and gives its account.
+    pub fn finish_pulse(&self, pulse: Handle) -> Outcome<Pulsed> {
+        self.pulsed(Request::FinishPulse { pulse })
+    }
+
+    fn pulsed(&self, request: Request) -> Outcome<Pulsed> {
+        match self.call(request, TRANSFER_TIMEOUT)? {
+            Response::Pulsed(pulsed) => Ok(pulsed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// For how many datagrams had sockets of this network namespace no room?
+    pub fn full_buffers(&self) -> Outcome<u64> {
+        match self.call(Request::FullBuffers, TIMEOUT)? {
+            Response::Progress(count) => Ok(count),
             other => Err(unexpected(&other)),
         }
     }

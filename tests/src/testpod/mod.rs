@@ -12,6 +12,7 @@ mod inquiry;
 mod pattern;
 mod probe;
 pub mod protocol;
+mod pulse;
 mod run;
 mod sctp;
 mod serve;

@@ -215,6 +215,26 @@ pub enum Request {
         /// A question fails after.
         timeout: u64,
     },
+    /// Send a numbered datagram at each tick from one socket. Answers [`Response::Opened`].
+    StartPulse {
+        /// To whom.
+        to: SocketAddr,
+        /// From one to the next, in microseconds.
+        interval: u64,
+    },
+    /// What a pulse has seen so far. Answers [`Response::Pulsed`].
+    ReadPulse {
+        /// Which.
+        pulse: Handle,
+    },
+    /// End a pulse and wait for its last answers. Answers [`Response::Pulsed`].
+    FinishPulse {
+        /// Which.
+        pulse: Handle,
+    },
+    /// For how many datagrams had sockets of this network namespace no room? Answers
+    /// [`Response::Progress`].
+    FullBuffers,
     /// What a probe has seen so far. Answers [`Response::Probed`].
     ReadProbe {
         /// Which.
@@ -241,6 +261,8 @@ pub enum Response {
     Probed(Probed),
     /// A sweep's account.
     Swept(Swept),
+    /// A pulse's account.
+    Pulsed(Pulsed),
     /// For each question the name of the server that answered.
     Inquired(Vec<Result<String, Failure>>),
     /// Nothing to say.
@@ -337,6 +359,35 @@ impl Probed {
     #[must_use]
     pub fn from(&self, server: &str) -> u64 {
         self.answers.get(server).copied().unwrap_or(0)
+    }
+}
+
+/// What a pulse has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulsed {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Answers by the server's name, each counted once.
+    pub answers: BTreeMap<String, u64>,
+    /// Failures in order; after [`Probed::KEPT`] only counted.
+    pub failures: Vec<Failure>,
+    /// All failures: what could not be sent, and what was received and not asked for.
+    pub failed: u64,
+}
+
+impl Pulsed {
+    /// Answers from everyone.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.answers.values().sum()
+    }
+
+    /// Notes a failure.
+    pub fn fail(&mut self, failure: Failure) {
+        self.failed += 1;
+        if self.failures.len() < Probed::KEPT {
+            self.failures.push(failure);
+        }
     }
 }
 

@@ -17,9 +17,10 @@ use tokio::time::timeout;
 
 use super::probe::Probe;
 use super::protocol::{Ends, Failure, Handle, Numbered, Request, Response};
+use super::pulse::Pulse;
 use super::sockets::Socket;
 use super::transfer::Transfer;
-use super::{dns, http, inquiry, sctp, serve, sockets, sweep, transfer};
+use super::{dns, http, inquiry, pulse, sctp, serve, sockets, sweep, transfer};
 
 /// Serves requests until the input ends.
 pub fn run(name: &str) -> Result<()> {
@@ -84,6 +85,7 @@ enum Thing {
     Dns(#[expect(dead_code, reason = "held for its drop")] Box<Server<Catalog>>),
     Transfer(Transfer),
     Probe(Probe),
+    Pulse(Pulse),
 }
 
 /// A server's task; it stops accepting when this is dropped.
@@ -195,6 +197,23 @@ impl State {
                 let probe = Probe::start(to, transport, every, limit);
                 Ok(self.opened(Thing::Probe(probe), to, Some(to)))
             }
+            Request::StartPulse { to, interval } => {
+                let every = Duration::from_micros(interval);
+                let (pulse, local, peer) = Pulse::start(to, every).await?;
+                Ok(self.opened(Thing::Pulse(pulse), local, peer))
+            }
+            Request::ReadPulse { pulse } => match self.table().things.get(&pulse) {
+                Some(Thing::Pulse(pulse)) => Ok(Response::Pulsed(pulse.seen())),
+                _ => Err(unknown(pulse)),
+            },
+            Request::FinishPulse { pulse } => match self.take(pulse)? {
+                Thing::Pulse(pulse) => Ok(Response::Pulsed(pulse.finish().await)),
+                other => {
+                    self.table().things.insert(pulse, other);
+                    Err(unknown(pulse))
+                }
+            },
+            Request::FullBuffers => Ok(Response::Progress(pulse::full_buffers()?)),
             Request::ReadProbe { probe } => {
                 let table = self.table();
                 match table.things.get(&probe) {
@@ -220,6 +239,7 @@ impl State {
             }
             Transport::Udp => {
                 let socket = UdpSocket::bind(address).await?;
+                pulse::enlarge_buffer(&socket)?;
                 let local = socket.local_addr()?;
                 (tokio::spawn(serve::serve_udp(socket, local, name)), local)
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weir_tests::bed::wait::wait_for;
-use weir_tests::bed::{Agent, AgentOptions, Family, Node, Wiring};
+use weir_tests::bed::{Family, Node, Wiring};
 use weir_tests::testpod::protocol::{Failure, Handle, Transport};
 
 use crate::world::{EMPTY, MIRROR, WEB, World};
@@ -422,24 +422,6 @@ fn two_clusters_at_once_do_not_meet() -> Result<()> {
         World::expect_answers_from(&[expected], || node.tcp_ask(to))?;
     }
     Ok(())
-}
-
-#[test]
-#[ignore = "needs root: cargo xtask test network"]
-fn a_second_agent_on_a_node_is_refused() -> Result<()> {
-    let mut world = World::start(Wiring::Routed)?;
-    let options = AgentOptions::new(&world.weir, world.manifests.directory());
-    let first = world.agents[0].id();
-    let second = Agent::start(world.bed.node(0), &options);
-    let message = format!("{:#}", second.err().context("a second agent started")?);
-    ensure!(
-        message.contains(&first.to_string()),
-        "it names the first's process: {message}"
-    );
-    world.agents[0].wait_ready()?;
-    World::expect_answers_from(&["near", "far"], || {
-        world.client.tcp_ask(WEB.at(Family::V4))
-    })
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod bed;
 mod commands;
 mod health;
 mod lifecycle;
+mod lifetime;
 mod oracle;
 mod outside;
 mod packet;

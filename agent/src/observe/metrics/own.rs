@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::add;
+use super::{add, gauge};
 
 /// Weir's own metrics of the agent.
 #[derive(Debug)]
@@ -133,8 +133,4 @@ impl Own {
     pub fn set_problems(&self, problems: usize) {
         self.problems.set(gauge(problems));
     }
-}
-
-fn gauge(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

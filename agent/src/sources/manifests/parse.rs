@@ -5,14 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::{
-    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
-};
-use serde::de::DeserializeOwned;
-
 use super::yaml::{Node, Value, parse_document};
-use crate::model::{
-    DEFAULT_NAMESPACE, FieldPath, Invalid, Kind, NetworkPolicy, Object, ObjectRef, Problem, Step,
+use crate::{
+    model::{DEFAULT_NAMESPACE, FieldPath, Invalid, Kind, Object, ObjectRef, Problem, Step},
+    sources::decode,
 };
 
 /// What a file holds.
@@ -163,19 +159,7 @@ impl Parser<'_> {
     }
 
     fn object(&mut self, kind: Kind, node: &Node, place: &FieldPath) {
-        let result = match kind {
-            Kind::Service => read::<core::Service>(node),
-            Kind::EndpointSlice => read::<discovery::EndpointSlice>(node),
-            Kind::Endpoints => read::<core::Endpoints>(node),
-            Kind::Node => read::<core::Node>(node),
-            Kind::ServiceCidr => read::<networking::ServiceCIDR>(node),
-            Kind::Namespace => read::<core::Namespace>(node),
-            Kind::Pod => read::<core::Pod>(node),
-            Kind::NetworkPolicy => {
-                let read = read_strictly::<networking::NetworkPolicy>(node);
-                read.or_else(|invalid| NetworkPolicy::unreadable(&node.to_json(), invalid))
-            }
-        };
+        let result = decode::object(kind, &node.to_json());
         match result {
             Ok(object) => {
                 for invalid in object.ignored() {
@@ -225,77 +209,6 @@ impl Parser<'_> {
     }
 }
 
-/// The object that this is a manifest of.
-fn read<T>(node: &Node) -> Result<Object, Invalid>
-where
-    T: DeserializeOwned,
-    Object: TryFrom<T, Error = Invalid>,
-{
-    let api: T = serde_path_to_error::deserialize(node.to_json()).map_err(not_of_this_form)?;
-    Object::try_from(api)
-}
-
-/// The same, and every field must be one that we know. A rule whose `from` is misspelt would
-/// allow everyone; clients of the API refuse it before it gets there.
-fn read_strictly<T>(node: &Node) -> Result<Object, Invalid>
-where
-    T: DeserializeOwned,
-    Object: TryFrom<T, Error = Invalid>,
-{
-    let mut unknown = None;
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(node.to_json(), &mut track);
-    let api = serde_ignored::deserialize(tracked, |path| {
-        let field = unknown_field(&path);
-        if is_meant(&field) {
-            unknown.get_or_insert(field);
-        }
-    });
-    let api: T = api.map_err(|error| {
-        let path = track.path();
-        not_of_this_form(serde_path_to_error::Error::new(path, error))
-    })?;
-    match unknown {
-        Some(field) => Err(Invalid {
-            field,
-            message: "is not a field that Weir knows".to_owned(),
-        }),
-        None => Object::try_from(api),
-    }
-}
-
-fn not_of_this_form<E: std::fmt::Display>(error: serde_path_to_error::Error<E>) -> Invalid {
-    Invalid {
-        field: field_path(error.path()),
-        message: error.inner().to_string(),
-    }
-}
-
-/// Does a field say what the author wants? Whatever else stands beside it was put there by
-/// servers and tools.
-fn is_meant(field: &FieldPath) -> bool {
-    let first = field.0.first();
-    ![Some("metadata"), Some("status")].contains(&first.and_then(|step| match step {
-        Step::Key(key) => Some(key.as_str()),
-        Step::Index(_) => None,
-    }))
-}
-
-fn unknown_field(path: &serde_ignored::Path<'_>) -> FieldPath {
-    use serde_ignored::Path;
-    let (parent, step) = match path {
-        Path::Root => return FieldPath::default(),
-        Path::Seq { parent, index } => (parent, Some(Step::Index(*index))),
-        Path::Map { parent, key } => (parent, Some(Step::Key(key.clone()))),
-        Path::Some { parent }
-        | Path::NewtypeStruct { parent }
-        | Path::NewtypeVariant { parent } => (parent, None),
-    };
-    let mut field = unknown_field(parent);
-    field.0.extend(step);
-    field
-}
-
 /// What the object is called, if that much can be read.
 fn identity(kind: Kind, node: &Node) -> Option<ObjectRef> {
     let metadata = node.get("metadata")?;
@@ -309,16 +222,6 @@ fn identity(kind: Kind, node: &Node) -> Option<ObjectRef> {
         },
     };
     Some(ObjectRef::new(kind, namespace, name))
-}
-
-fn field_path(path: &serde_path_to_error::Path) -> FieldPath {
-    use serde_path_to_error::Segment;
-    let steps = path.iter().filter_map(|segment| match segment {
-        Segment::Seq { index } => Some(Step::Index(*index)),
-        Segment::Map { key } | Segment::Enum { variant: key } => Some(Step::Key(key.clone())),
-        Segment::Unknown => None,
-    });
-    FieldPath(steps.collect())
 }
 
 #[cfg(test)]
