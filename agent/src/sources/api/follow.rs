@@ -132,7 +132,7 @@ impl Follower {
     /// One list, or one watch to its end.
     async fn turn(&mut self) -> Result<(), Fault> {
         let connection = self.server.connection().await;
-        let connection = connection.map_err(|error| Fault::Unreachable(format!("{error:#}")))?;
+        let connection = connection.map_err(|error| Fault::Nobody(format!("{error:#}")))?;
         let result = match self.version.clone() {
             None if self.has_streams => self.watch(&connection.client, None).await,
             None => self.list(&connection.client).await,
@@ -357,11 +357,14 @@ impl Follower {
                 }
             }
             Fault::Busy(_, until) => wait = wait.max(*until),
-            Fault::Unreachable(_) | Fault::Unauthorized(_) | Fault::Refused(_) | Fault::Cut(_) => {}
+            Fault::Nobody(_)
+            | Fault::Unreachable(_)
+            | Fault::Unauthorized(_)
+            | Fault::Refused(_)
+            | Fault::Cut(_) => {}
         }
         let complaint = fault.explain(self.resource);
-        if let (Fault::Expired(_) | Fault::Cut(_), 1) = (&fault, self.backoff.failures()) {
-            // All in a day's work.
+        if fault.is_passing() && self.was_listed && self.backoff.failures() == 1 {
             debug!(kind = %self.resource.kind, "{complaint}");
             self.freshness
                 .interrupted(self.resource.kind, fault.reason());
@@ -379,10 +382,17 @@ impl Follower {
             return;
         }
         let kind = self.resource.kind;
-        if matches!(fault, Fault::Absent(_)) {
-            info!(%kind, "{complaint}");
-        } else {
-            warn!(%kind, "{complaint}");
+        match fault {
+            Fault::Nobody(_) => debug!(%kind, "{complaint}"),
+            Fault::Absent(_) => info!(%kind, "{complaint}"),
+            Fault::Unreachable(_)
+            | Fault::Unauthorized(_)
+            | Fault::Forbidden(_)
+            | Fault::Expired(_)
+            | Fault::Refused(_)
+            | Fault::Busy(..)
+            | Fault::Cut(_)
+            | Fault::Garbled(_) => warn!(%kind, "{complaint}"),
         }
         self.complaint = Some(complaint.to_owned());
     }

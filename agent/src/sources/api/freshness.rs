@@ -94,9 +94,12 @@ impl Freshness {
         self.metrics.failed(kind, reason);
     }
 
-    /// It could not be read: why, in a word and in a sentence.
+    /// It could not be read: why, in a word and in a sentence. That a kind is not served is no
+    /// error.
     pub fn failed(&self, kind: Kind, state: SourceState, reason: &str, error: String) {
-        self.metrics.failed(kind, reason);
+        if state != SourceState::Absent {
+            self.metrics.failed(kind, reason);
+        }
         self.set(kind, state, Some(error));
     }
 
