@@ -297,6 +297,9 @@ impl Follower {
             let version = self.version.as_deref();
             self.freshness
                 .heard(self.resource.kind, self.names.len(), version);
+            if self.fields.is_some() && result.is_ok() {
+                self.synced();
+            }
         }
         result
     }
@@ -311,6 +314,9 @@ impl Follower {
             self.freshness.listed_again(kind);
         }
         debug!(%kind, objects = objects.len(), version, "listed");
+        if let Some(oddity) = self.oddity() {
+            warn!("{oddity}");
+        }
         self.freshness.listed(kind, self.names.len(), &version);
         self.version = Some(version);
         self.refusals = 0;
@@ -324,7 +330,19 @@ impl Follower {
             info!(kind = %self.resource.kind, "the API server tells of it again");
         }
         self.refusals = 0;
-        self.freshness.synced(self.resource.kind);
+        self.freshness.synced(self.resource.kind, self.oddity());
+    }
+
+    /// An agent under another name than its node's takes no pod for its own.
+    fn oddity(&self) -> Option<String> {
+        let fields = self.fields.as_deref()?;
+        let is_missing = self.names.len() == 0;
+        is_missing.then(|| {
+            format!(
+                "there is no Node with {fields}; if it has another name, give the agent that as \
+                 --node-name"
+            )
+        })
     }
 
     /// Says what is wrong, and gives how long to wait.

@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use hyper::{Request, Uri};
+use hyper::{
+    Request, Uri,
+    header::{HeaderValue, USER_AGENT},
+};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
@@ -261,7 +264,9 @@ impl Server {
         Ok(config)
     }
 
-    fn client(&self, config: Config) -> Result<Client> {
+    fn client(&self, mut config: Config) -> Result<Client> {
+        let agent = HeaderValue::from_static(concat!("weir/", env!("CARGO_PKG_VERSION")));
+        config.headers.push((USER_AGENT, agent));
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
