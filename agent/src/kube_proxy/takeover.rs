@@ -215,6 +215,10 @@ impl Work {
     /// Looks, and does what is to be done now.
     async fn step(&mut self, told: Told, before: Leavings) -> Leavings {
         self.note_presence(presence(!told.is_health_ours).await);
+        if self.state.running.is_some() && before.is_removable() && self.clean_up == CleanUp::Auto {
+            // Its rules may be many, and it is its end that is waited for.
+            return before;
+        }
         let left = match blocking(survey).await {
             Ok(left) => self.look_at(Ok(left)),
             Err(error) => {
