@@ -209,7 +209,10 @@ fn the_doctor_names_what_keeps_weir_from_working() -> Result<()> {
     let answer: Value = serde_json::from_slice(&unfit.stdout)?;
     ensure!(unfit.status.code() == Some(1), "{} {answer}", unfit.status);
     assert_eq!(answer["state"], "error");
-    assert_eq!(state_of(&answer, "BPF file system")?, ("error".into(), true));
+    assert_eq!(
+        state_of(&answer, "BPF file system")?,
+        ("error".into(), true)
+    );
     Ok(())
 }
 
@@ -339,4 +342,63 @@ fn kube_proxys_chains_go_from_among_those_of_others() -> Result<()> {
                 );
                 // Their rules are untouched, in their order.
                 let expected: Vec<&str> = match table {
- 
+                    "nat" => vec!["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ"],
+                    "filter" => vec!["CNI-FORWARD", "KUBE-FIREWALL", "KUBE-FIREWALL"],
+                    _ => Vec::new(),
+                };
+                let mut jumps: Vec<&str> = text
+                    .lines()
+                    .filter_map(|line| Some(line.split_once("jump ")?.1))
+                    .collect();
+                jumps.sort_unstable();
+                assert_eq!(jumps, expected, "{text}");
+            }
+        }
+        expect_progress(&streams, "without the rules")?;
+        ground.expect_served()?;
+        finish(streams)?;
+        agent.stop()?;
+        let said = node.cleanup(&weir()?)?;
+        ensure!(!said.contains("nothing"), "{said}");
+        let tables = ground.tables()?;
+        ensure!(
+            !tables.iter().any(|table| table.contains("weir")),
+            "{tables:?}"
+        );
+        Ok(())
+    })();
+    result.with_context(|| agent.log_tail(20))
+}
+
+fn service(family: Family) -> iptables::Service {
+    iptables::Service {
+        ip: cluster::of(family, [10, 32, 0, NUMBER].into()),
+        port: cluster::SERVICE_PORT,
+        node_port: NODE_PORT,
+        endpoints: [cluster::NEAR, cluster::FAR].map(|v4| -> IpAddr { cluster::of(family, v4) }),
+        target_port: cluster::TARGET_PORT,
+        pods: match family {
+            Family::V4 => "10.200.0.0/17",
+            Family::V6 => "fd00:10:200::/64",
+        },
+    }
+}
+
+/// The names of chains in what `nft list table` says.
+fn names(text: &str) -> BTreeSet<&str> {
+    let lines = text.lines().map(str::trim);
+    lines
+        .filter_map(|line| line.strip_prefix("chain ")?.strip_suffix(" {"))
+        .collect()
+}
+
+fn wait_until_gone(agent: &mut Agent) -> Result<Value> {
+    agent.wait_status("what kube-proxy left to be removed", |status| {
+        let kube_proxy = &status["kubeProxy"];
+        kube_proxy["left"] == Value::Array(Vec::new())
+            && kube_proxy["removed"]
+                .as_array()
+                .is_some_and(|removed| !removed.is_empty())
+            && kube_proxy["error"].is_null()
+    })
+}
