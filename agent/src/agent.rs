@@ -21,6 +21,7 @@ use crate::{
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Desired, Ids, compile},
     config::Config,
+    kube_proxy::{self, Takeover},
     maps::{
         Contents, Plan, Write,
         diff::{Limits, diff_within},
@@ -29,6 +30,7 @@ use crate::{
     },
     model::{Changed, Cluster, Event, SourceId},
     observe::{
+        listeners::{Listening, Purpose},
         metrics::Extent,
         present::{Present, Wish},
         report::{Reporter, Synchronised},
@@ -80,7 +82,8 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let mut shutdown = Shutdown::new()?;
     let present = Present::open(&config, &dataplane)?;
-    let mut agent = Agent::new(config, dataplane, surface, present, api_server)?;
+    let takeover = Takeover::start(config.cleanup_kube_proxy);
+    let mut agent = Agent::new(config, dataplane, surface, present, api_server, takeover)?;
     tokio::select! {
         result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -146,6 +149,7 @@ struct Agent {
     surface: Surface,
     present: Present,
     api_server: Option<ApiServer>,
+    takeover: Takeover,
 }
 
 impl Agent {
@@ -155,18 +159,20 @@ impl Agent {
         surface: Surface,
         present: Present,
         api_server: Option<ApiServer>,
+        takeover: Takeover,
     ) -> Result<Self> {
         let tables = dataplane.tables()?;
         let actual = tables
             .read()
             .context("read the tables of an earlier agent")?;
         surface.read_from(dataplane.tables()?);
-        let reporter = Reporter::new(
+        let mut reporter = Reporter::new(
             &config,
             tables.capacities(),
             dataplane.programs(),
             present.told(),
         )?;
+        reporter.kube_proxy(takeover.state());
         Ok(Self {
             cluster: Cluster::default(),
             node: OwnNode::new(&config)?,
@@ -181,6 +187,7 @@ impl Agent {
             surface,
             present,
             api_server,
+            takeover,
         })
     }
 
@@ -207,10 +214,15 @@ impl Agent {
                 },
                 () = changed(&mut self.api_server) => self.show_sources(),
                 listening = self.surface.listeners_changed() => {
+                    self.takeover.health_is_ours(serves_health(&listening));
                     self.reporter.listeners(&listening);
                     if let Some(api_server) = &mut self.api_server {
                         api_server.see_listeners(&listening);
                     }
+                }
+                state = self.takeover.changed() => {
+                    self.reporter.kube_proxy(state);
+                    self.queue();
                 }
                 () = due(&self.schedule), if self.is_ready() => self.synchronise(),
             }
@@ -294,6 +306,7 @@ impl Agent {
                     network_interfaces,
                 });
                 self.present.synchronised(desired);
+                self.takeover.synchronised();
             }
             Err(error) => {
                 error!("not up to date, what was programmed stays in force: {error:#}");
@@ -314,7 +327,7 @@ impl Agent {
         let context = self.node.context(&self.config, &self.cluster, &tables);
         let mut desired = compile(&self.cluster, &context, &mut self.ids, &capacities);
         let flags = &mut desired.contents.policy.flags;
-        *flags = flags.with(self.present.flags());
+        *flags = flags.with(self.present.flags()).with(self.takeover.flags());
         let limits = Limits {
             backends: capacities.backends as usize,
             source_ranges: capacities.source_ranges as usize,
@@ -415,6 +428,15 @@ async fn changed(api_server: &mut Option<ApiServer>) {
         Some(api_server) => api_server.changed().await,
         None => std::future::pending().await,
     }
+}
+
+/// Does the agent itself answer health checks where kube-proxy does?
+fn serves_health(listening: &Listening) -> bool {
+    listening.iter().any(|(listener, outcome)| {
+        let address = outcome.as_ref().ok();
+        listener.purpose == Purpose::Health
+            && address.is_some_and(|address| address.port() == kube_proxy::HEALTH)
+    })
 }
 
 async fn due(schedule: &Schedule) {

@@ -14,11 +14,13 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnetwork::IpNetwork;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use weir_ebpf::tables::capacity;
 
 use crate::{
     attach::TcChoice,
     compile::{PolicyOptions, UnknownPods},
+    kube_proxy::CleanUp,
     model::parse_network,
     sources::{
         api::{Access, server::parse_url},
@@ -47,6 +49,33 @@ pub struct Paths {
         default_value = "/run/weir"
     )]
     pub run_dir: PathBuf,
+}
+
+/// Where a node has what an agent looks at.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Places {
+    /// Root of the node's cgroup v2 tree, or of a tree that has it at `unified` [default: where
+    /// cgroup2 is mounted]
+    #[arg(long, value_name = "DIR", env = "WEIR_CGROUP_ROOT")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Where the container runtime keeps the pods' network namespaces
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_NETNS_DIR",
+        default_value = "/run/netns"
+    )]
+    pub netns_dir: PathBuf,
+
+    /// Where libcni keeps its records of pods' interfaces; it may come later, or never
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_CNI_RESULTS_DIR",
+        default_value = "/var/lib/cni/results"
+    )]
+    pub cni_results_dir: PathBuf,
 }
 
 /// What `weir agent` can be told.
@@ -98,27 +127,9 @@ pub struct AgentArguments {
     #[arg(long, value_name = "NAME", env = "WEIR_NODE_NAME")]
     pub node_name: Option<String>,
 
-    /// Root of the node's cgroup v2 tree [default: where cgroup2 is mounted]
-    #[arg(long, value_name = "DIR", env = "WEIR_CGROUP_ROOT")]
-    pub cgroup_root: Option<PathBuf>,
-
-    /// Where the container runtime keeps the pods' network namespaces
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "WEIR_NETNS_DIR",
-        default_value = "/run/netns"
-    )]
-    pub netns_dir: PathBuf,
-
-    /// Where libcni keeps its records of pods' interfaces; it may come later, or never
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "WEIR_CNI_RESULTS_DIR",
-        default_value = "/var/lib/cni/results"
-    )]
-    pub cni_results_dir: PathBuf,
+    /// Where the node has what the agent looks at.
+    #[command(flatten)]
+    pub places: Places,
 
     /// What an interface may do whose pod is not known
     #[arg(
@@ -212,6 +223,15 @@ pub struct AgentArguments {
           default_value = "127.0.0.1:10249", value_parser = metrics_address)]
     pub metrics_bind_address: BindAddress,
 
+    /// Whether rules that a kube-proxy has left are removed, once the tables are complete
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WEIR_CLEANUP_KUBE_PROXY",
+        default_value = "auto"
+    )]
+    pub cleanup_kube_proxy: CleanUp,
+
     /// All flags by their names, as they were given or are by default: for /configz.
     #[arg(skip)]
     pub flags: BTreeMap<String, String>,
@@ -302,6 +322,8 @@ pub struct Config {
     pub healthz_bind_address: Option<SocketAddr>,
     /// `/metrics`, `/proxyMode`, `/configz`
     pub metrics_bind_address: Option<SocketAddr>,
+    /// Whether what kube-proxy has left is removed.
+    pub cleanup_kube_proxy: CleanUp,
     /// All flags by their names, with the values that are in force.
     pub flags: BTreeMap<String, String>,
 }
@@ -318,6 +340,12 @@ impl Config {
 #[must_use]
 pub fn lock_file(run_dir: &Path) -> PathBuf {
     run_dir.join("agent.lock")
+}
+
+/// Where `weir prepare` keeps the API server's address, as a kubeconfig without credentials.
+#[must_use]
+pub fn prepared_kubeconfig(run_dir: &Path) -> PathBuf {
+    run_dir.join("kubelet.conf")
 }
 
 impl From<TcAttach> for TcChoice {
@@ -337,6 +365,30 @@ impl From<UnknownPodsChoice> for UnknownPods {
             UnknownPodsChoice::Deny => Self::Deny,
             UnknownPodsChoice::Allow => Self::Allow,
         }
+    }
+}
+
+impl Places {
+    /// The root of the node's cgroup v2 tree: as given, or where it is mounted.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn cgroup_root(&self) -> Result<PathBuf> {
+        let cgroup_root = match &self.cgroup_root {
+            Some(root) => version_2_of(root.clone()),
+            None => cgroup2_mount(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)
+                .context(
+                    "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) \
+                     or name it with --cgroup-root",
+                )?,
+        };
+        if !cgroup_root.join("cgroup.procs").exists() {
+            bail!(
+                "--cgroup-root {}: not a cgroup v2 directory (it has no cgroup.procs)",
+                cgroup_root.display()
+            );
+        }
+        Ok(cgroup_root)
     }
 }
 
@@ -373,20 +425,7 @@ impl AgentArguments {
             Some(name) => name,
             None => host_name()?,
         };
-        let cgroup_root = match self.cgroup_root {
-            Some(root) => root,
-            None => cgroup2_mount(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)
-                .context(
-                    "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) \
-                     or name it with --cgroup-root",
-                )?,
-        };
-        if !cgroup_root.join("cgroup.procs").exists() {
-            bail!(
-                "--cgroup-root {}: not a cgroup v2 directory (it has no cgroup.procs)",
-                cgroup_root.display()
-            );
-        }
+        let cgroup_root = self.places.cgroup_root()?;
         let nodeport_addresses = NodePortAddresses::parse(&self.nodeport_addresses)
             .map_err(|error| anyhow!("--nodeport-addresses: {error}"))?;
         let mut flags = self.flags;
@@ -397,8 +436,8 @@ impl AgentArguments {
             api_server,
             node_name,
             cgroup_root,
-            netns_dir: self.netns_dir,
-            cni_results_dir: self.cni_results_dir,
+            netns_dir: self.places.netns_dir,
+            cni_results_dir: self.places.cni_results_dir,
             policy: PolicyOptions {
                 unknown_pods: self.unknown_pods.into(),
                 source_check: self.source_check == Switch::On,
@@ -416,6 +455,7 @@ impl AgentArguments {
             resync: Duration::from_secs(self.resync_seconds),
             healthz_bind_address: self.healthz_bind_address.0,
             metrics_bind_address: self.metrics_bind_address.0,
+            cleanup_kube_proxy: self.cleanup_kube_proxy,
             flags,
         })
     }
@@ -505,6 +545,20 @@ fn bind_address(text: &str, usual_port: u16) -> Result<BindAddress, String> {
 fn host_name() -> Result<String> {
     let name = nix::unistd::gethostname().context("read the host's name")?;
     Ok(name.to_string_lossy().trim().to_lowercase())
+}
+
+/// The cgroup v2 tree of a machine whose trees are mounted at `root`: that itself, or, beside trees
+/// of version 1, `unified` in it, where systemd has it.
+fn version_2_of(root: PathBuf) -> PathBuf {
+    let is_version_2 = |directory: &Path| {
+        statfs(directory).is_ok_and(|it| it.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    };
+    let unified = root.join("unified");
+    if !is_version_2(&root) && is_version_2(&unified) {
+        unified
+    } else {
+        root
+    }
 }
 
 /// The first cgroup2 mount point in the text of `/proc/mounts`.

@@ -15,7 +15,7 @@ use weir_ebpf::{
     addr::{Port, Protocol},
     conntrack::SECOND,
     packet::TcpFlags,
-    tables::{FlowRole, FlowState, Node, Tuple},
+    tables::{FlowRole, FlowState, Node, PolicyFlags, Tuple},
     verdict::{DropReason, RejectReason, Verdict},
 };
 
@@ -66,6 +66,33 @@ fn a_client_that_sends_steadily_gets_its_first_answer_after_minutes() {
         assert_eq!(send(&world, &asked, ACK), sent);
     }
     assert_eq!(answer(&world, &sent, ACK), asked.reversed());
+}
+
+#[test]
+fn what_another_proxy_has_the_kernel_translate_is_left_to_it_and_new_connections_are_not() {
+    let world = world();
+    for protocol in [Protocol::TCP, Protocol::SCTP] {
+        let asked = to_service(protocol);
+        world.set_policy_flags(PolicyFlags::LEAVE_TRACKED);
+        let continued = world.pass(FromPod, &frame::of(&asked, ACK, b"question"));
+        assert_eq!(continued.verdict, Verdict::Pass, "{protocol:?}");
+        assert_eq!(world.flow(&asked), None);
+    }
+    let asked = to_service(Protocol::TCP);
+    // It is nobody's any more: whoever still has it learns that from its backend.
+    world.set_policy_flags(PolicyFlags::NONE);
+    send(&world, &asked, ACK);
+    world.evict(&asked);
+    world.set_policy_flags(PolicyFlags::LEAVE_TRACKED);
+    // One that is opened is ours, and stays so.
+    let sent = send(&world, &asked, SYN);
+    assert_eq!(send(&world, &asked, ACK), sent);
+    let datagram = to_service(Protocol::UDP);
+    assert_eq!(send(&world, &datagram, ACK).dst, addr(BACKEND));
+    // What is addressed to no service is nobody's business.
+    let elsewhere = tuple(Protocol::TCP, (CLIENT, 40_000), (BACKEND, 80));
+    let outcome = world.pass(FromPod, &frame::of(&elsewhere, ACK, b""));
+    assert_eq!(outcome.verdict, Verdict::Pass);
 }
 
 #[test]

@@ -153,8 +153,9 @@ fn the_numbers_in_tables_keep_their_meaning() {
         PolicyFlags::KEEP_ESTABLISHED,
         PolicyFlags::EVENTS_DENIED,
         PolicyFlags::EVENTS_OPENED,
+        PolicyFlags::LEAVE_TRACKED,
     ];
-    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4, 8, 16]);
+    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4, 8, 16, 32]);
     let flags = [
         ConnectionFlags::OPENED_BY_POD,
         ConnectionFlags::DENIED,

@@ -35,6 +35,59 @@ pub fn build(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     binary(workspace, "weir", profile)
 }
 
+/// Builds the BPF object, which is the same for all processors, and the binary for other ones than
+/// this machine's. It needs their standard library and a C compiler for them.
+pub fn cross(workspace: &Workspace, target: &str, release: bool) -> Result<PathBuf> {
+    let architecture = target.split('-').next().unwrap_or(target);
+    let compiler = format!("{architecture}-linux-gnu-gcc");
+    let libraries = process::output(Command::new("rustc").current_dir(workspace.root()).args([
+        "--print",
+        "target-libdir",
+        "--target",
+        target,
+    ]))?;
+    let mut missing = Vec::new();
+    if !Path::new(libraries.trim()).is_dir() {
+        missing.push(format!("the standard library: rustup target add {target}"));
+    }
+    if process::find(&compiler).is_none() {
+        let package = architecture.replace('_', "-");
+        missing.push(format!(
+            "{compiler}: apt-get install gcc-{package}-linux-gnu"
+        ));
+    }
+    if !missing.is_empty() {
+        bail!("building for {target} needs\n- {}", missing.join("\n- "));
+    }
+    build_ebpf::build(workspace)?;
+    let profile = if release { "release" } else { "dev" };
+    let variable = target.replace('-', "_");
+    process::step(
+        &format!("build weir for {architecture}"),
+        process::cargo(workspace.root())
+            .args(["build", "--package", "weir-agent", "--bin", "weir"])
+            .args(["--profile", profile, "--target", target])
+            .arg("--target-dir")
+            .arg(workspace.target())
+            .env("WEIR_EBPF_OBJECT", workspace.ebpf_object())
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env(format!("CC_{variable}"), &compiler)
+            .env(
+                format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()),
+                &compiler,
+            ),
+        None,
+    )?;
+    let binary = workspace
+        .target()
+        .join(target)
+        .join(if release { "release" } else { "debug" })
+        .join("weir");
+    require_static(&binary)?;
+    Ok(binary)
+}
+
 /// The binary and what demonstrates it.
 pub struct Binaries {
     /// `weir` itself.

@@ -15,9 +15,13 @@ mod build_ebpf;
 mod ci;
 mod core_source;
 mod demo;
+mod deploy;
 mod fuzz;
+mod image;
 mod inspect;
 mod kernels;
+mod kind;
+mod kubernetes_tools;
 mod linker;
 mod privilege;
 mod process;
@@ -53,6 +57,14 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Build the container image, as an archive that every tool for images reads
+    Image(image::Arguments),
+    /// The manifests of an installation
+    #[command(subcommand)]
+    Deploy(Deploy),
+    /// A cluster of containers on this machine, with Weir in place of kube-proxy
+    #[command(subcommand)]
+    Kind(kind::Command),
     /// Show a cluster with two nodes on this machine, as root or through sudo
     Demo {
         /// End after the last step instead of staying up
@@ -81,6 +93,12 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum Deploy {
+    /// Render what kustomize reads from the chart, after the chart has changed
+    Render,
+}
+
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -96,6 +114,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::BuildEbpf => build_ebpf::run(&workspace)?,
         Command::Build { release } => build::run(&workspace, release)?,
+        Command::Image(arguments) => image::run(&workspace, &arguments)?,
+        Command::Deploy(Deploy::Render) => deploy::render(&workspace)?,
+        Command::Kind(command) => kind::run(&workspace, &command)?,
         Command::Demo { once, arguments } => demo::run(&workspace, once, arguments)?,
         Command::Test { levels } => test::run(&workspace, &levels)?,
         Command::Lint => ci::lint(&workspace)?,

@@ -4,7 +4,7 @@
 //! the program fails; [`shown`] lets it speak for itself.
 
 use std::{
-    env, fmt,
+    env, fmt, fs,
     io::{self, BufRead as _, BufReader, IsTerminal as _, Read},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -126,6 +126,14 @@ pub fn cargo(root: &Path) -> Command {
         command.env("CARGO_TERM_COLOR", "always");
     }
     command
+}
+
+/// Copies a program to where it is looked for. Whoever runs the old one goes on doing so.
+pub fn install(program: &Path, to: &Path) -> Result<()> {
+    let new = to.with_extension("new");
+    fs::copy(program, &new)
+        .and_then(|_| fs::rename(&new, to))
+        .with_context(|| format!("copy {} to {}", program.display(), to.display()))
 }
 
 /// Where a program is on `PATH`.

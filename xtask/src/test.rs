@@ -6,6 +6,7 @@
 //! | `program` | the loaded programs and the kernel's tables | root |
 //! | `network` | the binary with real sockets in network namespaces, scenarios of conversations too | root |
 //! | `conformance` | who reaches whom under network policies, table by table, and who gets past them | root |
+//! | `deploy` | chart and kustomizations rendered and compared; the image started as its DaemonSet says | root, pip |
 //! | `kernels` | the same on older kernels, in virtual machines | an emulator, installed if root |
 //!
 //! A level that cannot run fails.
@@ -19,7 +20,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    build, build_ebpf, kernels,
+    build, build_ebpf, image, kernels,
+    kubernetes_tools::KubernetesTools,
     privilege::{self, Root},
     process,
     workspace::Workspace,
@@ -36,6 +38,8 @@ pub enum Level {
     Network,
     /// Network policies, each table expected against seen, as root
     Conformance,
+    /// The manifests rendered by Helm and kustomize, and the image run as they say, as root
+    Deploy,
     /// Older kernels, in virtual machines
     Kernels,
 }
@@ -51,6 +55,7 @@ const ALL: &[Level] = if cfg!(target_arch = "x86_64") {
         Level::Program,
         Level::Network,
         Level::Conformance,
+        Level::Deploy,
         Level::Kernels,
     ]
 } else {
@@ -59,6 +64,7 @@ const ALL: &[Level] = if cfg!(target_arch = "x86_64") {
         Level::Program,
         Level::Network,
         Level::Conformance,
+        Level::Deploy,
     ]
 };
 
@@ -69,6 +75,7 @@ impl Level {
             Self::Program => &[("weir-agent", "kernel"), ("weir-tests", "program")],
             Self::Network => &[("weir-tests", "network"), ("weir-tests", "scenarios")],
             Self::Conformance => &[("weir-tests", "conformance")],
+            Self::Deploy => &[("weir-tests", "deploy")],
         }
     }
 }
@@ -82,9 +89,8 @@ pub fn run(workspace: &Workspace, levels: &[Level]) -> Result<()> {
             Level::Host if levels.len() > 1 => host_with_others(workspace)?,
             Level::Host => host(workspace)?,
             Level::Kernels => kernels::run(workspace).context("test kernels")?,
-            Level::Program | Level::Network | Level::Conformance => {
-                privileged(workspace, level.suites())
-                    .with_context(|| format!("test {}", name(*level)))?;
+            Level::Program | Level::Network | Level::Conformance | Level::Deploy => {
+                privileged(workspace, *level).with_context(|| format!("test {}", name(*level)))?;
             }
         }
     }
@@ -114,7 +120,8 @@ fn host_with_others(workspace: &Workspace) -> Result<()> {
     process::shown(process::cargo(workspace.root()).args(["test", "--package", "xtask"]))
 }
 
-fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
+fn privileged(workspace: &Workspace, level: Level) -> Result<()> {
+    let suites = level.suites();
     privilege::require_kernel()?;
     let root = Root::find()?;
     // Interrupted, the tests still have namespaces and mounts to remove: they get the signal from
@@ -126,11 +133,25 @@ fn privileged(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
     build_ebpf::build(workspace)?;
     let weir = build::binaries(workspace)?.weir;
     let object = workspace.ebpf_object();
-    let variables = [
+    let mut variables = vec![
         ("WEIR_EBPF_OBJECT", object.as_os_str()),
         ("WEIR_BINARY", weir.as_os_str()),
         ("RUST_BACKTRACE", OsStr::new("1")),
     ];
+    let installation = match level {
+        Level::Deploy => Some((
+            KubernetesTools::get(workspace)?,
+            image::of_binary(workspace, &weir, "localhost/weir:test")?,
+        )),
+        Level::Host | Level::Program | Level::Network | Level::Conformance | Level::Kernels => None,
+    };
+    if let Some((tools, image)) = &installation {
+        variables.extend([
+            ("WEIR_HELM", tools.helm.as_os_str()),
+            ("WEIR_KUBECTL", tools.kubectl.as_os_str()),
+            ("WEIR_IMAGE", image.as_os_str()),
+        ]);
+    }
     let messages = build_suites(workspace, suites)?;
     for (package, suite) in suites {
         let program = executable(&messages, suite)

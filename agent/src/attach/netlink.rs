@@ -9,19 +9,20 @@ use netlink_packet_core::{
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// How often a list that keeps changing is asked for.
 const LIST_ATTEMPTS: usize = 16;
 
 /// A netlink socket of the calling thread's network namespace.
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,
 }
 
 impl Netlink {
     /// `protocol` is one of `netlink_sys::protocols`.
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -32,7 +33,7 @@ impl Netlink {
     }
 
     /// Asks for a change, with `flags` beside the usual ones.
-    pub(super) fn change<Q: NetlinkSerializable>(
+    pub(crate) fn change<Q: NetlinkSerializable>(
         &mut self,
         question: Q,
         flags: u16,
@@ -42,7 +43,7 @@ impl Netlink {
     }
 
     /// Asks for a list, again when it changed while the kernel wrote it.
-    pub(super) fn list<Q: NetlinkSerializable + Clone, A: NetlinkDeserializable>(
+    pub(crate) fn list<Q: NetlinkSerializable + Clone, A: NetlinkDeserializable>(
         &mut self,
         question: &Q,
     ) -> io::Result<Vec<A>> {
@@ -53,6 +54,43 @@ impl Netlink {
             }
         }
         Err(io::Error::other("the list changed each time it was read"))
+    }
+
+    /// Asks for what one message answers.
+    pub(crate) fn get<Q: NetlinkSerializable, A: NetlinkDeserializable>(
+        &mut self,
+        question: Q,
+    ) -> io::Result<Vec<A>> {
+        self.ask(question, NLM_F_REQUEST | NLM_F_ACK)
+    }
+
+    /// Sends messages that the kernel takes as a whole or not at all. It acknowledges the one with
+    /// the number `last` after all errors of the others.
+    pub(crate) fn transact(&mut self, messages: &[u8], last: u32) -> io::Result<()> {
+        // All go in one piece, of which the kernel keeps its own account.
+        setsockopt(
+            &self.socket,
+            sockopt::SndBufForce,
+            &(2 * messages.len() + 4_096),
+        )?;
+        self.socket.send(messages, 0)?;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let (answer, after) = first::<Ignored>(rest)?;
+                rest = after;
+                match answer.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::Error(_) if answer.header.sequence_number == last => {
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     fn ask<Q: NetlinkSerializable, A: NetlinkDeserializable>(
@@ -76,13 +114,8 @@ impl Netlink {
             let (datagram, _) = self.socket.recv_from_full()?;
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
-                let length = NetlinkBuffer::new_checked(rest)
-                    .map_err(io::Error::other)?
-                    .length() as usize;
-                let answer =
-                    NetlinkMessage::<A>::deserialize(&rest[..length]).map_err(io::Error::other)?;
-                // Messages are aligned to four bytes.
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                let (answer, after) = first::<A>(rest)?;
+                rest = after;
                 if answer.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -106,6 +139,19 @@ impl Netlink {
             }
         }
     }
+}
+
+/// The first message of some, and those behind it.
+fn first<A: NetlinkDeserializable>(messages: &[u8]) -> io::Result<(NetlinkMessage<A>, &[u8])> {
+    let length = NetlinkBuffer::new_checked(messages)
+        .map_err(io::Error::other)?
+        .length() as usize;
+    let first = NetlinkMessage::deserialize(&messages[..length]).map_err(io::Error::other)?;
+    // Messages are aligned to four bytes.
+    let rest = messages
+        .get(length.next_multiple_of(4)..)
+        .unwrap_or_default();
+    Ok((first, rest))
 }
 
 /// An answer that nobody reads.

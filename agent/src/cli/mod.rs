@@ -3,9 +3,11 @@
 mod agent_socket;
 mod check;
 mod cleanup;
+mod doctor;
 mod flow;
 mod output;
 mod policy;
+mod prepare;
 mod service;
 mod status;
 mod top;
@@ -15,11 +17,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 use anyhow::{Context as _, Result};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{
-    agent,
-    config::{AgentArguments, Paths},
-    logging,
-};
+use crate::{agent, config::AgentArguments, logging};
 
 /// eBPF service proxy for Kubernetes: cluster IPs become pod IPs in the kernel.
 ///
@@ -85,11 +83,20 @@ enum Command {
     ///
     /// Changes nothing and needs no privileges. Exit code 0: nothing is wrong.
     Check(check::Arguments),
+    /// Look whether this node is fit: its kernel, privileges, file systems, and who else is there
+    ///
+    /// Changes nothing. Exit code 0: Weir can work here, perhaps with warnings; 1: something keeps
+    /// it from that, and is named with what to do about it.
+    Doctor(doctor::Arguments),
     /// Remove every program, table and pin from this node
     ///
     /// End the agent first. Services are not translated any more; connections that were
     /// translated at the socket go on.
-    Cleanup(Paths),
+    Cleanup(cleanup::Arguments),
+    /// Mount the BPF file system where it is not, and look where the API server is
+    ///
+    /// For the init container of a node's agent: it needs CAP_SYS_ADMIN, which the agent does not.
+    Prepare(prepare::Arguments),
 }
 
 impl Cli {
@@ -142,7 +149,9 @@ impl Cli {
             Command::Flow(command) => flow::run(&command),
             Command::Policy(command) => policy::run(&command),
             Command::Check(arguments) => check::check(&arguments),
-            Command::Cleanup(paths) => cleanup::clean_up(&paths),
+            Command::Doctor(arguments) => doctor::run(&arguments),
+            Command::Cleanup(arguments) => cleanup::run(&arguments),
+            Command::Prepare(arguments) => prepare::prepare(&arguments),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     attach::ProgramReport,
     compile::{self, PodReport},
     config::Config,
+    kube_proxy,
     maps::Contents,
     model::{self, Cluster, ObjectRef, PolicyRef, Report, ServiceRef, SourceId},
 };
@@ -121,6 +122,7 @@ impl Reporter {
             policies: 0,
             skipped: Vec::new(),
             unknown_kinds: Vec::new(),
+            kube_proxy: kube_proxy::State::default(),
         };
         status.write(&config.run_dir).context("the first status")?;
         told.tell(&status);
@@ -207,6 +209,12 @@ impl Reporter {
                 error: outcome.as_ref().err().cloned(),
             })
             .collect();
+        self.show();
+    }
+
+    /// Says how it stands with kube-proxy. Whoever knows has logged it.
+    pub fn kube_proxy(&mut self, state: kube_proxy::State) {
+        self.status.kube_proxy = state;
         self.show();
     }
 

@@ -12,6 +12,8 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::kube_proxy;
+
 /// What an agent says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -78,6 +80,9 @@ pub struct Status {
     pub skipped: Vec<Skipped>,
     /// Kinds that were given and are not read.
     pub unknown_kinds: Vec<String>,
+    /// Taking over from kube-proxy. An agent before this one did not tell.
+    #[serde(default)]
+    pub kube_proxy: kube_proxy::State,
 }
 
 /// What comes of asking a source for one kind of object.

@@ -1,7 +1,7 @@
 //! The API server.
 //!
 //! Each kind of object is listed and watched by a task of its own ([`follow`]); what they hear
-//! becomes [`Event`](crate::model::Event)s in one place ([`merge`]). Where the API server is, and
+//! becomes [`Event`]s in one place ([`merge`]). Where the API server is, and
 //! with which credentials it is asked, is [`server`]'s business.
 //!
 //! Promises: nothing is in force before every kind that is needed was listed once; a partial list

@@ -4,8 +4,11 @@ use super::{Decision, Spare, Workspace};
 use crate::{
     addr::Port,
     conntrack,
-    service::{self, Choice, Lookup, Origin},
-    tables::{Backend, Flow, FlowFlags, FlowRole, FlowState, PortRange, Tables, Tuple},
+    packet::Transport,
+    service::{self, Choice, Found, Lookup, Origin},
+    tables::{
+        Backend, Flow, FlowFlags, FlowRole, FlowState, PolicyFlags, PortRange, Tables, Tuple,
+    },
     verdict::{DropReason, RejectReason},
 };
 
@@ -17,7 +20,13 @@ const PORT_TRIES: u32 = 8;
 #[inline(never)]
 pub(super) fn choose<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin) -> Decision {
     let tuple = &work.headers.tuple;
-    work.choice = match service::select(tables, &service::frontend_key(tuple), tuple.src, origin) {
+    let lookup = match service::find(tables, &service::frontend_key(tuple)) {
+        Found::Frontend(_) if is_anothers(tables, work.headers.kind()) => return Decision::PASS,
+        Found::Frontend(frontend) => service::choose(tables, &frontend, tuple.src, origin),
+        Found::NoSuchPort => Lookup::NoSuchPort,
+        Found::Nothing => Lookup::NotAService,
+    };
+    work.choice = match lookup {
         Lookup::Chosen(choice) => choice,
         Lookup::NotAService => match beside_translated(tables, work) {
             Some(choice) => choice,
@@ -29,6 +38,25 @@ pub(super) fn choose<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin
         Lookup::NotAllowed => return Decision::drop(DropReason::SourceRange),
     };
     Decision::TRANSLATE
+}
+
+/// Does a packet without a flow continue a connection that another service proxy translated, with
+/// the kernel's connection tracking? Whichever backend was chosen here, it would not be that one.
+#[inline(always)]
+fn is_anothers<T: Tables>(tables: &T, kind: Transport) -> bool {
+    match kind {
+        Transport::Tcp(_) | Transport::Sctp(_) => {
+            !conntrack::is_opening(kind)
+                && tables.policy().flags.contains(PolicyFlags::LEAVE_TRACKED)
+        }
+        Transport::Udp
+        | Transport::LaterFragment
+        | Transport::IcmpError(_)
+        | Transport::Echo
+        | Transport::EchoReply
+        | Transport::Discovery
+        | Transport::Other => false,
+    }
 }
 
 /// The beginning of a connection past all services. Its client may have talked from the same port

@@ -117,6 +117,9 @@ impl PolicyFlags {
     pub const EVENTS_DENIED: Self = Self(1 << 3);
     /// Each new connection of a pod under policy is told in `EVENTS`.
     pub const EVENTS_OPENED: Self = Self(1 << 4);
+    /// The kernel's connection tracking has connections to services that another service proxy
+    /// translated: what continues one, and has no flow here, is left to it.
+    pub const LEAVE_TRACKED: Self = Self(1 << 5);
 }
 
 bits!(PolicyFlags);

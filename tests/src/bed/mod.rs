@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod between;
 pub mod cgroup;
+pub mod container;
 pub mod fabric;
 pub mod firewall;
 pub mod guardian;

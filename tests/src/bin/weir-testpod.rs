@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -24,6 +25,16 @@ enum Command {
         /// Program and arguments
         #[arg(last = true)]
         program: Vec<OsString>,
+    },
+    /// Start a container and hand on the signal that ends it
+    Contain {
+        /// What it is
+        file: PathBuf,
+    },
+    /// Become a container's program
+    Contained {
+        /// What it is
+        file: PathBuf,
     },
     /// Do what the lines on the input say
     Serve {
@@ -48,19 +59,22 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let start = Instant::now();
     match Command::parse() {
         Command::Enter {
             namespace,
             group,
             program,
-        } => bed::process::enter(&namespace, &group, &program),
-        Command::Serve { name } => testpod::run(&name),
-        Command::First { allowed, forbidden } => testpod::first::run(start, allowed, &forbidden),
-        Command::Hold => hold(),
-        Command::Guard { run_dir, group } => bed::guardian::guard(&run_dir, &group),
+        } => bed::process::enter(&namespace, &group, &program)?,
+        Command::Contain { file } => return bed::container::contain(&file),
+        Command::Contained { file } => bed::container::become_contained(&file)?,
+        Command::Serve { name } => testpod::run(&name)?,
+        Command::First { allowed, forbidden } => testpod::first::run(start, allowed, &forbidden)?,
+        Command::Hold => hold()?,
+        Command::Guard { run_dir, group } => bed::guardian::guard(&run_dir, &group)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn hold() -> Result<()> {

@@ -14,6 +14,7 @@ mod oracle;
 mod outside;
 mod packet;
 mod socket;
+mod takeover;
 mod uplink;
 mod why;
 mod world;

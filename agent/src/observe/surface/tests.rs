@@ -6,6 +6,7 @@ use weir_ebpf::tables::Pod;
 
 use super::*;
 use crate::compile::PolicyOptions;
+use crate::kube_proxy::CleanUp;
 use crate::{
     compile::testing::service_ref,
     config::TcAttach,
@@ -33,6 +34,7 @@ fn config() -> Config {
         resync: Duration::from_secs(60),
         healthz_bind_address: Some((Ipv4Addr::LOCALHOST, 0).into()),
         metrics_bind_address: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        cleanup_kube_proxy: CleanUp::Off,
         flags: BTreeMap::from([("node-name".to_owned(), "worker-0".to_owned())]),
     }
 }
