@@ -1,7 +1,7 @@
 //! The API server.
 //!
 //! Each kind of object is listed and watched by a task of its own ([`follow`]); what they hear
-//! becomes [`Event`](crate::model::Event)s in one place ([`merge`]). Where the API server is, and
+//! becomes [`Event`]s in one place ([`merge`]). Where the API server is, and
 //! with which credentials it is asked, is [`server`]'s business.
 //!
 //! Promises: nothing is in force before every kind that is needed was listed once; a partial list
@@ -28,8 +28,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
+use tracing::warn;
 
-use crate::model::{Event, Kind, SourceId};
+use crate::model::{Change, Event, Kind, Problem, SourceId};
 
 /// News that are taken in together at most.
 const AT_ONCE: usize = 4096;
@@ -58,6 +59,7 @@ pub async fn run(
     }
     drop(sender);
     let mut merge = merge::Merge::default();
+    let mut reported = Vec::new();
     let mut burst: Vec<(Kind, merge::News)> = Vec::new();
     loop {
         tokio::select! {
@@ -70,6 +72,7 @@ pub async fn run(
                 if changes.is_empty() {
                     continue;
                 }
+                log(&mut reported, &changes);
                 let event = Event { source: SourceId::API, changes };
                 if events.send(event).await.is_err() {
                     break;
@@ -81,4 +84,18 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// What is wrong is said when it begins to be.
+fn log(reported: &mut Vec<Problem>, changes: &[Change]) {
+    for change in changes {
+        if let Change::Report(report) = change {
+            for problem in &report.problems {
+                if !reported.contains(problem) {
+                    warn!(%problem, "an object cannot be used as it is");
+                }
+            }
+            reported.clone_from(&report.problems);
+        }
+    }
 }

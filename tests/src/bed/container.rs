@@ -68,6 +68,69 @@ pub enum Propagation {
     Bidirectional,
 }
 
+/// A node's root directory, as the volumes of a manifest name what is in it.
+#[derive(Debug)]
+pub struct HostRoot {
+    node: Node,
+    directory: PathBuf,
+}
+
+impl HostRoot {
+    /// Makes it: mounts propagate from it as systemd has it on a node, and `/sys/fs/bpf` has no
+    /// file system. Before the node's pods, whose namespaces are to be seen in containers.
+    pub fn create(node: &Node) -> Result<Self> {
+        let directory = node.run_dir().join("host");
+        let (root, namespaces) = (directory.clone(), node.netns_dir());
+        let records = node.cni_results_dir();
+        node.keeper().run(move || {
+            fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+            mount(
+                Some("host"),
+                &root,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .with_context(|| format!("mount a file system on {}", root.display()))?;
+            propagate(&root, MsFlags::MS_SHARED)?;
+            bind(&namespaces, &namespaces)?;
+            propagate(&namespaces, MsFlags::MS_SHARED)?;
+            for path in ["sys/fs/bpf", "var/lib/cni/results"] {
+                let path = root.join(path);
+                fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+            }
+            bind(&records, &root.join("var/lib/cni/results"))
+        })?;
+        Ok(Self {
+            node: node.clone(),
+            directory,
+        })
+    }
+
+    /// Writes a file of the node's.
+    pub fn write(&self, path: &str, text: &str) -> Result<()> {
+        let file = self.path(path);
+        let text = text.to_owned();
+        self.node.keeper().run(move || {
+            let parent = file.parent().context("a file is in a directory")?;
+            fs::create_dir_all(parent)
+                .and_then(|()| fs::write(&file, text))
+                .with_context(|| format!("write {}", file.display()))
+        })
+    }
+
+    /// Where the bed has a path of the node's, for those who share the node's mounts.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        match path {
+            "/run/weir" => self.node.agent_dir(),
+            "/run/netns" => self.node.netns_dir(),
+            "/sys/fs/cgroup" => self.node.group().to_owned(),
+            _ => self.directory.join(path.trim_start_matches('/')),
+        }
+    }
+}
+
 impl Container {
     /// Starts it among a node's own programs. `name` is its directory's, which is made in the
     /// node's, with the log in it.

@@ -9,6 +9,8 @@
 
 mod agent;
 mod committed;
+mod contained;
+mod image;
 mod monitoring;
 mod objects;
 mod pod;

@@ -83,6 +83,7 @@ async fn the_first_who_answers_is_used_whatever_the_answer() {
     assert_eq!(used.url, format!("http://{refusing}"));
     let request = requests.recv().unwrap();
     assert!(request.starts_with("GET /version "), "{request}");
+    assert!(request.contains("user-agent: weir/"), "{request}");
 }
 
 #[tokio::test]
