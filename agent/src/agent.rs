@@ -6,7 +6,7 @@
 //! - One task owns the model and the tables; everything else sends it messages.
 //! - What cannot be done is reported and tried again; what was already programmed stays.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use weir_ebpf::tables::name;
 
 use crate::{
+    api_server::ApiServer,
     attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Desired, Ids, compile},
     config::Config,
@@ -64,13 +65,19 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     if let Some(manifests) = config.manifests.clone() {
         sources.spawn(manifests::watch::run(manifests, sender.clone()));
     }
-    let metrics = surface.metrics();
-    let freshness = Freshness::new(metrics.sources.clone());
-    if let Some(access) = config.api_server.clone() {
+    let api_server = config.api_server.clone().map(|access| {
+        let metrics = surface.metrics();
         let server = Server::new(access, metrics.rest_client.clone());
+        let freshness = Freshness::new(metrics.sources.clone());
         let node = config.node_name.clone();
-        sources.spawn(api::run(server, node, freshness.clone(), sender.clone()));
-    }
+        sources.spawn(api::run(
+            Arc::clone(&server),
+            node.clone(),
+            freshness.clone(),
+            sender.clone(),
+        ));
+        ApiServer::new(server, freshness, node)
+    });
     let (records_sender, records) = watch::channel(None);
     let results = config.cni_results_dir.clone();
     sources.spawn(cni::watch::run(results, records_sender, sender));
@@ -79,7 +86,7 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
 
     let present = Present::open(&config, &dataplane)?;
     let takeover = Takeover::start(config.cleanup_kube_proxy);
-    let mut agent = Agent::new(config, dataplane, surface, present, freshness, takeover)?;
+    let mut agent = Agent::new(config, dataplane, surface, present, api_server, takeover)?;
     tokio::select! {
         result = agent.work(events, nodes, records) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -149,7 +156,7 @@ struct Agent {
     reporter: Reporter,
     surface: Surface,
     present: Present,
-    freshness: Freshness,
+    api_server: Option<ApiServer>,
     takeover: Takeover,
 }
 
@@ -159,7 +166,7 @@ impl Agent {
         dataplane: Dataplane,
         surface: Surface,
         present: Present,
-        freshness: Freshness,
+        api_server: Option<ApiServer>,
         takeover: Takeover,
     ) -> Result<Self> {
         let tables = dataplane.tables()?;
@@ -187,7 +194,7 @@ impl Agent {
             reporter,
             surface,
             present,
-            freshness,
+            api_server,
             takeover,
         })
     }
@@ -198,7 +205,6 @@ impl Agent {
         mut nodes: watch::Receiver<Option<NodeState>>,
         mut records: watch::Receiver<Option<Vec<cni::Record>>>,
     ) -> Result<()> {
-        let mut fresh = self.freshness.changes();
         loop {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
@@ -214,10 +220,13 @@ impl Agent {
                     Wish::Know(ask) => self.present.answer(ask, &self.cluster),
                     Wish::Flags => self.queue(),
                 },
-                Ok(()) = fresh.changed() => self.show_sources(),
+                () = changed(&mut self.api_server) => self.show_sources(),
                 listening = self.surface.listeners_changed() => {
                     self.takeover.health_is_ours(serves_health(&listening));
                     self.reporter.listeners(&listening);
+                    if let Some(api_server) = &mut self.api_server {
+                        api_server.see_listeners(&listening);
+                    }
                 }
                 state = self.takeover.changed() => {
                     self.reporter.kube_proxy(state);
@@ -237,8 +246,10 @@ impl Agent {
     }
 
     fn show_sources(&mut self) {
-        let sources = self.freshness.sources();
-        self.reporter.sources(SourceId::API, sources);
+        if let Some(api_server) = &self.api_server {
+            self.reporter.api_server(api_server.used());
+            self.reporter.sources(SourceId::API, api_server.freshness());
+        }
     }
 
     fn note(&mut self, event: Event) {
@@ -431,6 +442,13 @@ fn serves_health(listening: &Listening) -> bool {
         listener.purpose == Purpose::Health
             && address.is_some_and(|address| address.port() == kube_proxy::HEALTH)
     })
+}
+
+async fn changed(api_server: &mut Option<ApiServer>) {
+    match api_server {
+        Some(api_server) => api_server.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn due(schedule: &Schedule) {

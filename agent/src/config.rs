@@ -22,7 +22,10 @@ use crate::{
     compile::{PolicyOptions, UnknownPods},
     kube_proxy::CleanUp,
     model::parse_network,
-    sources::{api::Access, node::node_ports::NodePortAddresses},
+    sources::{
+        api::{Access, server::parse_url},
+        node::node_ports::NodePortAddresses,
+    },
 };
 
 /// Where an agent keeps what belongs to it on a node. Several agents may share a kernel (nodes
@@ -450,6 +453,9 @@ fn access(
     if has_manifests && !is_named {
         return Ok(None);
     }
+    if let Some(url) = &given.api_server {
+        parse_url(url).context("--api-server")?;
+    }
     let token = given.service_account_dir.join("token");
     let usual_kubeconfig = usual_kubeconfig.filter(|file| !file.as_os_str().is_empty());
     let access = Access {
@@ -608,6 +614,8 @@ mod tests {
         }
         let usual = access(given(None, None, account), false, Some(kubeconfig.clone())).unwrap();
         assert_eq!(usual.unwrap().kubeconfig, Some(kubeconfig));
+        let nonsense = given(None, Some("10.240.0.10:6443"), account);
+        assert!(access(nonsense, false, None).is_err(), "no URL");
         let missing = given(Some(&account.join("missing")), None, account);
         assert!(access(missing, false, None).is_err());
     }

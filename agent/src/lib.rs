@@ -14,6 +14,7 @@
 //! them (pure), [`cli`] shows these.
 
 pub mod agent;
+mod api_server;
 pub mod attach;
 pub mod cli;
 pub mod compile;

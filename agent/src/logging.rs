@@ -13,7 +13,8 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 const PACKETS: &str = "dataplane";
 
 /// What libraries say at `debug` is for their own developers; `--log aya=debug` shows it.
-const QUIET: &str = "aya=info,aya_obj=info,netlink_proto=info,rtnetlink=info,notify=info";
+const QUIET: &str = "aya=info,aya_obj=info,netlink_proto=info,rtnetlink=info,notify=info,\
+                     hyper_util=info,kube_client=info,rustls=info,tower=info";
 
 /// Starts logging. Tells whether single packets are to be logged: the programs are loaded
 /// without that code where they are not.

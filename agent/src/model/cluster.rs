@@ -547,6 +547,18 @@ mod tests {
         }
 
         #[test]
+        fn the_list_of_a_kind_equals_a_reset_with_it(before in changes(), after in changes()) {
+            let mut afresh = Cluster::default();
+            let held = [Change::Reset].into_iter().chain(after.iter().map(to_change));
+            afresh.apply(event(SOURCE, held.chain([Change::Ready])));
+            let objects = afresh.sources[&SOURCE].objects.values().cloned().collect();
+            let mut replaced = Cluster::default();
+            replaced.apply(event(SOURCE, before.iter().map(to_change).chain([Change::Ready])));
+            replaced.apply(event(SOURCE, [Change::Replace(Kind::Service, objects)]));
+            prop_assert_eq!(afresh, replaced);
+        }
+
+        #[test]
         fn a_reset_equals_starting_afresh(before in changes(), after in changes()) {
             let list = || {
                 [Change::Reset]

@@ -41,6 +41,9 @@ pub struct Status {
     /// before this one did not tell.
     #[serde(default)]
     pub recent_errors: Vec<RecentError>,
+    /// The API server that is asked, and who named it, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_server: Option<String>,
     /// Where objects come from, each kind for itself. An agent before this one did not tell.
     #[serde(default)]
     pub sources: Vec<Source>,

@@ -9,6 +9,7 @@
 //! object that cannot be read does not hide the others of its kind. Of the API's objects nothing
 //! is kept but what the model has.
 
+pub mod announce;
 pub mod backoff;
 pub mod candidates;
 pub mod fault;
@@ -27,8 +28,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
+use tracing::warn;
 
-use crate::model::{Event, Kind, SourceId};
+use crate::model::{Change, Event, Kind, Problem, SourceId};
 
 /// News that are taken in together at most.
 const AT_ONCE: usize = 4096;
@@ -57,6 +59,7 @@ pub async fn run(
     }
     drop(sender);
     let mut merge = merge::Merge::default();
+    let mut reported = Vec::new();
     let mut burst: Vec<(Kind, merge::News)> = Vec::new();
     loop {
         tokio::select! {
@@ -69,17 +72,30 @@ pub async fn run(
                 if changes.is_empty() {
                     continue;
                 }
+                log(&mut reported, &changes);
                 let event = Event { source: SourceId::API, changes };
                 if events.send(event).await.is_err() {
-                    return Ok(());
+                    break;
                 }
             }
-            () = events.closed() => return Ok(()),
+            // They end when nobody listens, or with a panic.
+            Some(ended) = tasks.join_next() => ended.context("a watch of the API server")?,
+            () = events.closed() => break,
         }
     }
-    // Followers end only when they panic.
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("a watch of the API server")?;
-    }
     Ok(())
+}
+
+/// What is wrong is said when it begins to be.
+fn log(reported: &mut Vec<Problem>, changes: &[Change]) {
+    for change in changes {
+        if let Change::Report(report) = change {
+            for problem in &report.problems {
+                if !reported.contains(problem) {
+                    warn!(%problem, "an object cannot be used as it is");
+                }
+            }
+            reported.clone_from(&report.problems);
+        }
+    }
 }

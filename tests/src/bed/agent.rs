@@ -18,8 +18,8 @@ use super::wait::wait_for_some;
 pub struct AgentOptions {
     /// The binary.
     pub weir: PathBuf,
-    /// The directory of manifests it watches.
-    pub manifests: PathBuf,
+    /// The directory of manifests it watches; without one its flags name an API server.
+    pub manifests: Option<PathBuf>,
     /// Further flags.
     pub flags: Vec<String>,
     /// Longest wait for it to have done something.
@@ -32,9 +32,20 @@ impl AgentOptions {
     pub fn new(weir: &Path, manifests: &Path) -> Self {
         Self {
             weir: weir.to_owned(),
-            manifests: manifests.to_owned(),
+            manifests: Some(manifests.to_owned()),
             flags: Vec::new(),
             patience: Duration::from_secs(15),
+        }
+    }
+
+    /// Objects come from the API server that these flags name, which may make it wait.
+    #[must_use]
+    pub fn of_api_server(weir: &Path, flags: &[&str]) -> Self {
+        Self {
+            weir: weir.to_owned(),
+            manifests: None,
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            patience: Duration::from_secs(120),
         }
     }
 }
@@ -221,7 +232,6 @@ fn arguments(node: &Node, options: &AgentOptions) -> Result<Vec<String>> {
     );
     let mut arguments = vec!["agent".to_owned()];
     let paths = [
-        ("--manifests", options.manifests.as_path()),
         ("--node-name", Path::new(node.name())),
         ("--cgroup-root", node.group()),
         ("--bpffs", &node.bpffs()),
@@ -229,7 +239,9 @@ fn arguments(node: &Node, options: &AgentOptions) -> Result<Vec<String>> {
         ("--cni-results-dir", &node.cni_results_dir()),
         ("--run-dir", &node.agent_dir()),
     ];
-    for (flag, path) in paths {
+    let manifests = options.manifests.as_deref();
+    let manifests = manifests.map(|directory| ("--manifests", directory));
+    for (flag, path) in manifests.into_iter().chain(paths) {
         arguments.push(flag.to_owned());
         arguments.push(path.to_str().context("a bed's paths are UTF-8")?.to_owned());
     }

@@ -166,6 +166,24 @@ pub fn build_node(
     })
 }
 
+/// A host beside the nodes: its link to the fabric and its address there.
+pub fn build_host(fabric: &Namespace, host: &Namespace, name: &str, addr: Ipv4Addr) -> Result<()> {
+    usable_at_once(host)?;
+    fabric.run(async |links| {
+        let port = VethEnd::new(name);
+        links
+            .add_veth(&port, host.as_raw_fd(), &VethEnd::new(UPLINK))
+            .await?;
+        links.set_port(name, BRIDGE).await?;
+        links.up(name).await
+    })?;
+    host.run(async |links| {
+        links.up(UPLINK).await?;
+        links.add_address(UPLINK, addr.into(), 24).await?;
+        links.add_address(UPLINK, twin(addr).into(), 64).await
+    })
+}
+
 /// Takes a node's link away and gives it another one, as the port of a bridge that has the link's
 /// name and addresses from now on. Nobody's neighbour table is out of date: the hardware address
 /// stays.

@@ -240,6 +240,16 @@ impl Bed {
         &self.outside
     }
 
+    /// Makes another host on the nodes' network, with the address of this number there. What works
+    /// in its namespace is up to the caller.
+    pub fn host(&self, name: &str, number: u8) -> Result<Namespace> {
+        let file = self.run_dir().join(format!("{name}.netns"));
+        let host = Namespace::create(self.node(0).keeper(), file)?;
+        fabric::build_host(&self.fabric, &host, name, plan::host(number))
+            .with_context(|| format!("connect the host {name}"))?;
+        Ok(host)
+    }
+
     /// Has the router send what is for a range of addresses to a node: what a load balancer or an
     /// administrator's route does.
     pub fn route(&self, destination: (IpAddr, u8), node: usize) -> Result<()> {

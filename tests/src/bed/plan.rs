@@ -98,6 +98,12 @@ impl NodePlan {
     }
 }
 
+/// The address of a host beside the nodes, by its number.
+#[must_use]
+pub const fn host(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 240, 0, number)
+}
+
 /// The IPv6 address that reads like an IPv4 address of the plan.
 #[must_use]
 pub fn twin(addr: Ipv4Addr) -> Ipv6Addr {

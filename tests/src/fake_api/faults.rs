@@ -29,12 +29,14 @@ pub struct Faults {
     pub delay: Option<Range<Duration>>,
     /// Events wait until this is taken back. Bookmarks go on, with the version of the last event.
     pub holds_events: bool,
-    /// So many of the next events end in the middle of their line, and their connection with them.
+    /// So many of the next events end in the middle of their line, and the answer with them.
     pub truncated: u32,
     /// This share of events is told twice.
     pub duplicates: f64,
     /// Each event comes in two pieces.
     pub splits_lines: bool,
+    /// Lists do not come as streams: the server is an older one.
+    pub has_no_streams: bool,
 }
 
 /// How a kind is refused.

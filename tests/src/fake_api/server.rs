@@ -153,6 +153,10 @@ async fn guarded(
     Extension(connection): Extension<Connection>,
     request: Request,
 ) -> Response<Body> {
+    if connection.is_over() {
+        // A server that has left answers nobody.
+        return std::future::pending().await;
+    }
     let mut asked = asked(request.method(), request.uri());
     let answer = answer(&server, &connection, &asked, request).await;
     let response = answer.unwrap_or_else(|status| status.response());

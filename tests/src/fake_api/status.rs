@@ -20,6 +20,8 @@ pub struct Status {
     pub message: String,
     /// `details.retryAfterSeconds`, also the header.
     pub retry_after: Option<u32>,
+    /// `details.causes[0].reason`
+    pub cause: Option<&'static str>,
 }
 
 impl Status {
@@ -31,6 +33,7 @@ impl Status {
             reason,
             message: message.into(),
             retry_after: None,
+            cause: None,
         }
     }
 
@@ -106,6 +109,7 @@ impl Status {
         let message = format!("Too large resource version: {asked}, current: {current}");
         Self {
             retry_after: Some(1),
+            cause: Some("ResourceVersionTooLarge"),
             ..Self::new(504, "Timeout", message)
         }
     }
@@ -135,7 +139,10 @@ impl Status {
             "code": self.code,
         });
         if let Some(seconds) = self.retry_after {
-            object["details"] = json!({ "retryAfterSeconds": seconds });
+            object["details"]["retryAfterSeconds"] = json!(seconds);
+        }
+        if let Some(reason) = self.cause {
+            object["details"]["causes"] = json!([{ "reason": reason }]);
         }
         object
     }

@@ -45,10 +45,12 @@ struct Watch {
     wants_bookmarks: bool,
     /// All up to here was told, or is of no interest.
     version: u64,
+    /// How often watches had been cut when it began.
+    cuts: u64,
     lines: mpsc::Sender<Bytes>,
 }
 
-/// The reader is gone, or the connection is to go.
+/// The reader is gone, or the answer is to end.
 struct Ended;
 
 /// Begins a watch.
@@ -59,6 +61,11 @@ pub(super) fn answer(
     parameters: &BTreeMap<String, String>,
 ) -> Result<Response<Body>, Status> {
     let query = Query::read(target, parameters)?;
+    if query.initial.is_some() && server.faults().borrow().has_no_streams {
+        return Err(Status::invalid(
+            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+        ));
+    }
     let (lines, receiver) = mpsc::channel(16);
     // Before anything is looked at, so that nothing is missed.
     let cuts = server.cuts().subscribe();
@@ -70,6 +77,7 @@ pub(super) fn answer(
         selectors: query.selectors.clone(),
         wants_bookmarks: query.wants_bookmarks,
         version: 0,
+        cuts: cuts.borrow().0,
         lines,
     };
     match watch.begin(&query) {
@@ -184,15 +192,23 @@ impl Watch {
             }
         };
         tokio::select! {
-            _ = self.follow(first) => {}
+            biased;
             () = lines.closed() => {}
-            () = over => {}
             cut = cut => match cut {
                 None | Some(Cut::End) => {}
-                Some(Cut::Close) => connection.hang_up(Hangup::Close),
-                Some(Cut::Reset) => connection.hang_up(Hangup::Reset),
+                // The answer must not end well meanwhile.
+                Some(Cut::Close) => {
+                    connection.hang_up(Hangup::Close);
+                    lines.closed().await;
+                }
+                Some(Cut::Reset) => {
+                    connection.hang_up(Hangup::Reset);
+                    lines.closed().await;
+                }
                 Some(Cut::Silence) => lines.closed().await,
             },
+            () = over => {}
+            _ = self.follow(first) => {}
         }
     }
 
@@ -207,14 +223,17 @@ impl Watch {
         loop {
             // What changes from here on is looked at the next time.
             versions.borrow_and_update();
-            let now = faults.borrow_and_update().clone();
-            if !now.holds_events {
-                if let Some(delay) = &now.delay
-                    && self.has_news()
-                {
-                    sleep(self.server.chance(|it| it.within(delay))).await;
-                }
-                self.tell_news().await?;
+            let delay = faults.borrow_and_update().delay.clone();
+            if let Some(delay) = &delay
+                && self.has_news()
+            {
+                sleep(self.server.chance(|it| it.within(delay))).await;
+            }
+            // A watch that is too far behind is ended, as a real server does it.
+            let (events, version) = self.news().ok_or(Ended)?;
+            // After the news: what happens after events are held is not among them.
+            if !self.server.faults().borrow().holds_events {
+                self.tell(events, version).await?;
             }
             tokio::select! {
                 _ = versions.changed() => {}
@@ -243,14 +262,11 @@ impl Watch {
         Some((events.collect(), version))
     }
 
-    async fn tell_news(&mut self) -> Result<(), Ended> {
-        // A watch that is too far behind is ended, as a real server does it.
-        let (events, version) = self.news().ok_or(Ended)?;
+    async fn tell(&mut self, events: Vec<(u64, Event)>, version: u64) -> Result<(), Ended> {
         for (version, event) in events {
             let line = line(event.kind, &event.object);
             if self.server.take(|faults| &mut faults.truncated) {
                 self.send(line.slice(..line.len() / 2)).await?;
-                self.connection.hang_up(Hangup::Close);
                 return Err(Ended);
             }
             let duplicates = self.server.faults().borrow().duplicates;
@@ -272,6 +288,10 @@ impl Watch {
     }
 
     async fn send(&self, line: Bytes) -> Result<(), Ended> {
+        // What happens after a cut is not told, even where this task was at work meanwhile.
+        if self.server.cuts().borrow().0 != self.cuts {
+            std::future::pending::<()>().await;
+        }
         self.lines.send(line).await.map_err(|_| Ended)
     }
 

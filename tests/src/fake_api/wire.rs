@@ -3,8 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::pin::pin;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -39,12 +38,37 @@ pub enum Hangup {
 
 /// A client's connection.
 #[derive(Clone, Debug)]
-pub struct Connection(Arc<watch::Sender<Hangup>>);
+pub(super) struct Connection {
+    own: Arc<watch::Sender<Hangup>>,
+    /// How often all were hung up on, and how the last time.
+    all: watch::Receiver<(u64, Hangup)>,
+    /// How often that had been when it was accepted.
+    born: u64,
+}
 
 impl Connection {
     /// Ends it.
     pub(super) fn hang_up(&self, how: Hangup) {
-        self.0.send_replace(how);
+        self.own.send_replace(how);
+    }
+
+    /// Was it hung up on, though nobody may have done it yet?
+    pub(super) fn is_over(&self) -> bool {
+        *self.own.borrow() != Hangup::Never || self.all.borrow().0 != self.born
+    }
+
+    /// How it ends, once it does.
+    async fn over(self) -> Hangup {
+        let (mut own, mut all) = (self.own.subscribe(), self.all);
+        // Both senders outlive it, this one by itself and that one in the server.
+        tokio::select! {
+            how = own.wait_for(|how| *how != Hangup::Never) => {
+                how.map_or(Hangup::Close, |how| *how)
+            }
+            how = all.wait_for(|(count, _)| *count != self.born) => {
+                how.map_or(Hangup::Close, |all| all.1)
+            }
+        }
     }
 }
 
@@ -55,8 +79,8 @@ pub(super) struct Listening {
     tls: Option<TlsAcceptor>,
     runtime: Handle,
     accepting: Option<JoinHandle<()>>,
-    /// For all connections that there are.
-    all: watch::Sender<Hangup>,
+    /// How often all connections were hung up on, and how the last time.
+    all: watch::Sender<(u64, Hangup)>,
 }
 
 /// A socket at this address; where its port is 0, at one that is free. The port is chosen by the
@@ -101,7 +125,7 @@ impl Listening {
             tls,
             runtime,
             accepting: None,
-            all: watch::Sender::new(Hangup::Never),
+            all: watch::Sender::new((0, Hangup::Never)),
         };
         listening.accept()?;
         Ok(listening)
@@ -114,12 +138,11 @@ impl Listening {
         };
         accepting.abort();
         // A listening socket that is shut down refuses callers, and keeps its address.
-        shutdown(
-            std::os::fd::AsRawFd::as_raw_fd(&self.socket),
-            Shutdown::Read,
-        )
-        .context("listen no more")?;
-        self.all.send_replace(how);
+        shutdown(self.socket.as_raw_fd(), Shutdown::Read).context("listen no more")?;
+        self.all.send_modify(|(count, last)| {
+            *count += 1;
+            *last = how;
+        });
         Ok(())
     }
 
@@ -128,7 +151,6 @@ impl Listening {
         if self.accepting.is_some() {
             return Ok(());
         }
-        self.all.send_replace(Hangup::Never);
         let backlog = Backlog::new(BACKLOG).context("a backlog")?;
         listen(&self.socket, backlog).context("listen again")?;
         self.accept()
@@ -139,12 +161,17 @@ impl Listening {
         socket.set_nonblocking(true)?;
         let _entered = self.runtime.enter();
         let socket = tokio::net::TcpListener::from_std(socket)?;
-        let (router, tls, all) = (self.router.clone(), self.tls.clone(), self.all.clone());
+        let (router, tls, all) = (self.router.clone(), self.tls.clone(), self.all.subscribe());
+        let born = all.borrow().0;
         self.accepting = Some(self.runtime.spawn(async move {
             // Ends when the socket is shut down.
             while let Ok((stream, _)) = socket.accept().await {
-                let (router, tls) = (router.clone(), tls.clone());
-                tokio::spawn(serve(stream, router, tls, all.subscribe()));
+                let connection = Connection {
+                    own: Arc::new(watch::Sender::new(Hangup::Never)),
+                    all: all.clone(),
+                    born,
+                };
+                tokio::spawn(serve(stream, router.clone(), tls.clone(), connection));
             }
         }));
         Ok(())
@@ -156,40 +183,19 @@ async fn serve(
     stream: TcpStream,
     router: Router,
     tls: Option<TlsAcceptor>,
-    all: watch::Receiver<Hangup>,
+    connection: Connection,
 ) {
     let Ok(socket) = stream.as_fd().try_clone_to_owned() else {
         return;
     };
     // Small lines are to arrive at once.
     let _ = stream.set_nodelay(true);
-    match tls {
-        None => talk(stream, &socket, router, all).await,
-        Some(tls) => {
-            if let Ok(stream) = tls.accept(stream).await {
-                talk(stream, &socket, router, all).await;
-            }
-        }
-    }
-}
-
-async fn talk(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    socket: &OwnedFd,
-    router: Router,
-    mut all: watch::Receiver<Hangup>,
-) {
-    let own = Arc::new(watch::Sender::new(Hangup::Never));
-    let mut this = own.subscribe();
-    let router = router.layer(Extension(Connection(own)));
-    let service = TowerToHyperService::new(router);
-    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let is_over = |how: &Hangup| *how != Hangup::Never;
+    let over = connection.clone().over();
+    let router = router.layer(Extension(connection));
     let how = tokio::select! {
-        _ = connection.as_mut() => Hangup::Close,
-        how = this.wait_for(is_over) => how.map_or(Hangup::Close, |how| *how),
-        how = all.wait_for(is_over) => how.map_or(Hangup::Close, |how| *how),
+        biased;
+        how = over => how,
+        () = talk(stream, router, tls) => Hangup::Close,
     };
     if how == Hangup::Reset {
         // The last close of a socket that does not linger is a reset.
@@ -197,6 +203,24 @@ async fn talk(
             l_onoff: 1,
             l_linger: 0,
         };
-        let _ = setsockopt(socket, sockopt::Linger, &at_once);
+        let _ = setsockopt(&socket, sockopt::Linger, &at_once);
     }
+}
+
+async fn talk(stream: TcpStream, router: Router, tls: Option<TlsAcceptor>) {
+    match tls {
+        None => converse(stream, router).await,
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(stream).await {
+                converse(stream, router).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // A client that leaves in the middle is none of the server's business.
+    let _ = connection.await;
 }

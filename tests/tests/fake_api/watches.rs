@@ -1,7 +1,11 @@
 //! Watches, as a client sees them whom nobody helps.
 
+use std::io;
+
 use anyhow::{Context, Result};
 use kube::api::{ListParams, WatchParams};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use weir_tests::fake_api::{Cut, Expiry};
 
@@ -83,6 +87,9 @@ async fn a_streamed_list_ends_with_a_bookmark_that_says_so() -> Result<()> {
     assert_eq!(version, api.version());
     api.apply([pod("d", "web")])?;
     assert_eq!(next_change(&mut stream).await?, "ADDED d");
+    api.set_faults(|faults| faults.has_no_streams = true);
+    let refused = pods(&api)?.watch(&params, "").await;
+    assert_eq!(code(refused.map(drop))?, 422);
     Ok(())
 }
 
@@ -122,7 +129,7 @@ async fn what_is_forgotten_cannot_be_watched() -> Result<()> {
     let now = api.version().to_string();
     let refused = pods.watch(&WatchParams::default(), &now).await;
     assert_eq!(code(refused.map(drop))?, 410);
-    watch(&pods, &WatchParams::default(), &now).await?;
+    drop(watch(&pods, &WatchParams::default(), &now).await?);
     Ok(())
 }
 
@@ -139,19 +146,36 @@ async fn a_watch_ends_when_its_time_is_over() -> Result<()> {
 #[tokio::test]
 async fn watches_are_cut_in_every_way() -> Result<()> {
     let api = server()?;
-    let pods = pods(&api)?;
-    for (how, is_clean) in [(Cut::End, true), (Cut::Close, false), (Cut::Reset, false)] {
-        let now = api.version().to_string();
-        let mut stream = watch(&pods, &WatchParams::default(), &now).await?;
-        next_bookmark(&mut stream).await?;
+    for how in [Cut::End, Cut::Close, Cut::Reset] {
+        let mut stream = TcpStream::connect(api.address()).await?;
+        let request = "GET /api/v1/pods?watch=true HTTP/1.1\r\nHost: fake\r\n\r\n";
+        stream.write_all(request.as_bytes()).await?;
+        // The answer has begun when its first byte is here.
+        let mut text = vec![0];
+        timeout(LIMIT, stream.read_exact(&mut text)).await??;
         api.cut_watches(how);
-        let end = loop {
-            match next(&mut stream).await {
-                Ok(Some(_)) => {}
-                other => break other,
+        let mut rest = Vec::new();
+        let end = if how == Cut::End {
+            // The connection stays, for other requests.
+            loop {
+                if rest.ends_with(b"\r\n0\r\n\r\n") {
+                    break Ok(0);
+                }
+                let read = timeout(LIMIT, stream.read_buf(&mut rest)).await??;
+                assert_ne!(read, 0, "{how:?}: the connection was closed");
             }
+        } else {
+            timeout(LIMIT, stream.read_to_end(&mut rest)).await?
         };
-        assert_eq!(end.is_ok(), is_clean, "{how:?}: {end:?}");
+        let text = String::from_utf8_lossy(&rest);
+        let is_whole = text.ends_with("\r\n0\r\n\r\n");
+        let kind = end.as_ref().err().map(io::Error::kind);
+        let expected = match how {
+            Cut::End => (true, None),
+            Cut::Close => (false, None),
+            Cut::Reset | Cut::Silence => (false, Some(io::ErrorKind::ConnectionReset)),
+        };
+        assert_eq!((is_whole, kind), expected, "{how:?}: {text}");
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::core::Status;
 
-use super::{resources::Resource, server::in_full};
+use super::{resources::Resource, server::in_full_of_client};
 
 /// Longer than this the API server is not left alone, whatever it asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -12,7 +12,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Why a list or watch came to nothing, or to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// There is no connection, or there was.
+    /// Nobody answers where the API server may be. Whoever tried has said so.
+    Nobody(String),
+    /// The connection is broken.
     Unreachable(String),
     /// It does not know the credentials (401).
     Unauthorized(String),
@@ -39,11 +41,28 @@ impl Fault {
         Self::Unreachable(format!("nothing was heard for {} s", patience.as_secs()))
     }
 
+    /// May it be over with the next attempt, so that nobody need hear of it?
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable(_)
+            | Self::Expired(_)
+            | Self::Busy(..)
+            | Self::Cut(_)
+            | Self::Garbled(_) => true,
+            Self::Nobody(_)
+            | Self::Unauthorized(_)
+            | Self::Forbidden(_)
+            | Self::Absent(_)
+            | Self::Refused(_) => false,
+        }
+    }
+
     /// In a word, for metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "unreachable",
+            Self::Nobody(_) | Self::Unreachable(_) => "unreachable",
             Self::Unauthorized(_) => "unauthorized",
             Self::Forbidden(_) => "forbidden",
             Self::Absent(_) => "absent",
@@ -60,7 +79,9 @@ impl Fault {
     pub fn explain(&self, resource: &Resource) -> String {
         let name = resource.role_name();
         match self {
-            Self::Unreachable(why) => format!("the API server cannot be reached: {why}"),
+            Self::Nobody(why) | Self::Unreachable(why) => {
+                format!("the API server cannot be reached: {why}")
+            }
             Self::Unauthorized(why) => format!("the API server refuses the credentials: {why}"),
             Self::Forbidden(why) => format!(
                 "list and watch of {name} are forbidden; give the agent's ClusterRole both verbs \
@@ -79,7 +100,7 @@ impl From<kube::Error> for Fault {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::from(*status),
-            other => Self::Unreachable(in_full(&other)),
+            other => Self::Unreachable(in_full_of_client(&other)),
         }
     }
 }

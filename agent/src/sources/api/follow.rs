@@ -132,7 +132,7 @@ impl Follower {
     /// One list, or one watch to its end.
     async fn turn(&mut self) -> Result<(), Fault> {
         let connection = self.server.connection().await;
-        let connection = connection.map_err(|error| Fault::Unreachable(format!("{error:#}")))?;
+        let connection = connection.map_err(|error| Fault::Nobody(format!("{error:#}")))?;
         let result = match self.version.clone() {
             None if self.has_streams => self.watch(&connection.client, None).await,
             None => self.list(&connection.client).await,
@@ -297,6 +297,9 @@ impl Follower {
             let version = self.version.as_deref();
             self.freshness
                 .heard(self.resource.kind, self.names.len(), version);
+            if self.fields.is_some() && result.is_ok() {
+                self.synced();
+            }
         }
         result
     }
@@ -311,6 +314,9 @@ impl Follower {
             self.freshness.listed_again(kind);
         }
         debug!(%kind, objects = objects.len(), version, "listed");
+        if let Some(oddity) = self.oddity() {
+            warn!("{oddity}");
+        }
         self.freshness.listed(kind, self.names.len(), &version);
         self.version = Some(version);
         self.refusals = 0;
@@ -324,7 +330,19 @@ impl Follower {
             info!(kind = %self.resource.kind, "the API server tells of it again");
         }
         self.refusals = 0;
-        self.freshness.synced(self.resource.kind);
+        self.freshness.synced(self.resource.kind, self.oddity());
+    }
+
+    /// An agent under another name than its node's takes no pod for its own.
+    fn oddity(&self) -> Option<String> {
+        let fields = self.fields.as_deref()?;
+        let is_missing = self.names.len() == 0;
+        is_missing.then(|| {
+            format!(
+                "there is no Node with {fields}; if it has another name, give the agent that as \
+                 --node-name"
+            )
+        })
     }
 
     /// Says what is wrong, and gives how long to wait.
@@ -357,9 +375,19 @@ impl Follower {
                 }
             }
             Fault::Busy(_, until) => wait = wait.max(*until),
-            Fault::Unreachable(_) | Fault::Unauthorized(_) | Fault::Refused(_) | Fault::Cut(_) => {}
+            Fault::Nobody(_)
+            | Fault::Unreachable(_)
+            | Fault::Unauthorized(_)
+            | Fault::Refused(_)
+            | Fault::Cut(_) => {}
         }
         let complaint = fault.explain(self.resource);
+        if fault.is_passing() && self.was_listed && self.backoff.failures() == 1 {
+            debug!(kind = %self.resource.kind, "{complaint}");
+            self.freshness
+                .interrupted(self.resource.kind, fault.reason());
+            return wait;
+        }
         self.complain(&fault, &complaint);
         self.freshness
             .failed(self.resource.kind, state, fault.reason(), complaint);
@@ -368,26 +396,23 @@ impl Follower {
 
     /// The same complaint is made once.
     fn complain(&mut self, fault: &Fault, complaint: &str) {
+        if self.complaint.as_deref() == Some(complaint) {
+            return;
+        }
         let kind = self.resource.kind;
         match fault {
-            // The API server forgets, and ends what it began: all in a day's work.
-            Fault::Expired(_) | Fault::Cut(_) => debug!(%kind, "{complaint}"),
-            _ if self.complaint.as_deref() == Some(complaint) => {}
-            Fault::Absent(_) if self.resource.need == Need::Optional => {
-                info!(%kind, "{complaint}");
-                self.complaint = Some(complaint.to_owned());
-            }
-            Fault::Absent(_)
-            | Fault::Forbidden(_)
-            | Fault::Garbled(_)
-            | Fault::Busy(..)
-            | Fault::Unreachable(_)
+            Fault::Nobody(_) => debug!(%kind, "{complaint}"),
+            Fault::Absent(_) => info!(%kind, "{complaint}"),
+            Fault::Unreachable(_)
             | Fault::Unauthorized(_)
-            | Fault::Refused(_) => {
-                warn!(%kind, "{complaint}");
-                self.complaint = Some(complaint.to_owned());
-            }
+            | Fault::Forbidden(_)
+            | Fault::Expired(_)
+            | Fault::Refused(_)
+            | Fault::Busy(..)
+            | Fault::Cut(_)
+            | Fault::Garbled(_) => warn!(%kind, "{complaint}"),
         }
+        self.complaint = Some(complaint.to_owned());
     }
 
     async fn tell(&self, news: News) {

@@ -72,9 +72,9 @@ impl Freshness {
         self.metrics.listed_again(kind);
     }
 
-    /// Its changes are told.
-    pub fn synced(&self, kind: Kind) {
-        self.set(kind, SourceState::Synced, None);
+    /// Its changes are told; what is odd about that, if anything is.
+    pub fn synced(&self, kind: Kind, oddity: Option<String>) {
+        self.set(kind, SourceState::Synced, oddity);
     }
 
     /// Something was told, if only that nothing has changed.
@@ -89,9 +89,17 @@ impl Freshness {
         self.metrics.set_objects(kind, objects);
     }
 
-    /// It could not be read: why, in a word and in a sentence.
-    pub fn failed(&self, kind: Kind, state: SourceState, reason: &str, error: String) {
+    /// It was interrupted, which is no fault of anybody's.
+    pub fn interrupted(&self, kind: Kind, reason: &str) {
         self.metrics.failed(kind, reason);
+    }
+
+    /// It could not be read: why, in a word and in a sentence. That a kind is not served is no
+    /// error.
+    pub fn failed(&self, kind: Kind, state: SourceState, reason: &str, error: String) {
+        if state != SourceState::Absent {
+            self.metrics.failed(kind, reason);
+        }
         self.set(kind, state, Some(error));
     }
 
@@ -145,10 +153,10 @@ mod tests {
         freshness.listing(Kind::Pod);
         assert!(changes.has_changed().unwrap());
         freshness.listed(Kind::Pod, 3, "17");
-        freshness.synced(Kind::Pod);
+        freshness.synced(Kind::Pod, None);
         changes.mark_unchanged();
         freshness.heard(Kind::Pod, 4, Some("18"));
-        freshness.synced(Kind::Pod);
+        freshness.synced(Kind::Pod, None);
         assert!(
             !changes.has_changed().unwrap(),
             "an object is no change of state"

@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use hyper::{Request, Uri};
+use hyper::{
+    Request, Uri,
+    header::{HeaderValue, USER_AGENT},
+};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
@@ -147,7 +150,11 @@ impl Server {
                 })
             }
             Err(error) => {
-                present.failure = Some((Instant::now(), format!("{error:#}")));
+                let text = format!("{error:#}");
+                if present.failure.as_ref().map(|(_, text)| text) != Some(&text) {
+                    warn!("the API server cannot be reached: {text}");
+                }
+                present.failure = Some((Instant::now(), text));
                 Err(error)
             }
         }
@@ -257,7 +264,9 @@ impl Server {
         Ok(config)
     }
 
-    fn client(&self, config: Config) -> Result<Client> {
+    fn client(&self, mut config: Config) -> Result<Client> {
+        let agent = HeaderValue::from_static(concat!("weir/", env!("CARGO_PKG_VERSION")));
+        config.headers.push((USER_AGENT, agent));
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -281,7 +290,11 @@ impl Server {
     }
 }
 
-fn parse_url(url: &str) -> Result<Uri> {
+/// The address of a server.
+///
+/// # Errors
+/// It is none.
+pub fn parse_url(url: &str) -> Result<Uri> {
     let uri: Uri = url
         .parse()
         .with_context(|| format!("{url} is not a URL, as in https://10.240.0.10:6443"))?;
@@ -298,8 +311,18 @@ async fn probe(client: &Client) -> Result<()> {
         .context("prepare a request")?;
     match tokio::time::timeout(ANSWER_PATIENCE, client.send(request)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(anyhow!("{}", in_full(&error))),
+        Ok(Err(error)) => Err(anyhow!("{}", in_full_of_client(&error))),
         Err(_) => bail!("no answer in {} s", ANSWER_PATIENCE.as_secs()),
+    }
+}
+
+/// An error of the client with what caused it.
+#[must_use]
+pub fn in_full_of_client(error: &kube::Error) -> String {
+    match error {
+        // It has nothing to add.
+        kube::Error::Service(cause) => in_full(&**cause),
+        other => in_full(other),
     }
 }
 
@@ -318,3 +341,6 @@ pub fn in_full(error: &(dyn Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
