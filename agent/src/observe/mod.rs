@@ -21,6 +21,7 @@ pub mod socket;
 pub mod socket_routes;
 pub mod sources;
 pub mod status;
+pub mod status_file;
 pub mod surface;
 #[cfg(test)]
 mod testing;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -20,6 +19,7 @@ use super::status::{
     Interface, Listener, PodInterface, Problem, Program, RecentError, Remark, Skipped, Source,
     SourceState, Status, Sync, Table,
 };
+use super::status_file::StatusFile;
 use crate::{
     attach::ProgramReport,
     compile::{self, PodReport},
@@ -29,14 +29,14 @@ use crate::{
     model::{self, Cluster, ObjectRef, PolicyRef, Report, ServiceRef, SourceId},
 };
 
-/// The status, and the directory it is shown in.
+/// The status, and where it is shown.
 pub struct Reporter {
-    run_dir: PathBuf,
+    file: StatusFile,
     status: Status,
     told: Told,
     endpoints: endpoints::Files,
     idle: Idle,
-    /// Whether the last attempt to write the status failed: said once, not at each change.
+    /// Whether the last attempt to write what is not chosen failed: said once, not at each change.
     is_unwritable: bool,
 }
 
@@ -129,7 +129,7 @@ impl Reporter {
         status.write(&config.run_dir).context("the first status")?;
         told.tell(&status);
         Ok(Self {
-            run_dir: config.run_dir.clone(),
+            file: StatusFile::keep(config.run_dir.clone(), told.clone())?,
             endpoints: endpoints::Files::new(&config.run_dir),
             idle: Idle::default(),
             status,
@@ -272,8 +272,7 @@ impl Reporter {
 
     fn show(&mut self) {
         self.told.tell(&self.status);
-        let result = self.status.write(&self.run_dir);
-        self.shown(result);
+        self.file.changed();
     }
 
     fn shown(&mut self, result: Result<()>) {
@@ -282,7 +281,7 @@ impl Reporter {
             // The tables matter more than what is said about them.
             Err(error) if !self.is_unwritable => {
                 self.is_unwritable = true;
-                warn!("`weir status` and `weir service get` will show old news: {error:#}");
+                warn!("`weir service get` will show old news: {error:#}");
             }
             Err(_) => {}
         }
@@ -292,6 +291,7 @@ impl Reporter {
 impl Drop for Reporter {
     fn drop(&mut self) {
         self.status.ended = Some(Timestamp::now());
+        // The file is written once more as it ends.
         self.show();
     }
 }

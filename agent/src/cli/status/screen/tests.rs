@@ -1,8 +1,9 @@
 use super::super::tests::{answer, of};
+use super::rows::{BAR, bar};
 use super::*;
 use crate::observe::{
-    account::SocketHook,
-    status::{Interface, RecentError, Skipped},
+    account::{PacketHook, SocketHook},
+    status::{Interface, RecentError, Skipped, Table},
 };
 
 fn now() -> Timestamp {
@@ -49,12 +50,15 @@ fn source(kind: &str, state: SourceState, objects: usize, error: Option<&str>) -
 
 #[test]
 fn an_agent_that_runs_says_for_how_long_and_what_it_did_last() {
-    let page = page(&answer(), false);
+    let mut answer = answer();
+    of(&mut answer).api_server = Some("https://10.96.0.1:443 (in-cluster)".to_owned());
+    let page = page(&answer, false);
     says(
         &page,
         &[
             "node node-1: agent 0.1.0 runs for 3h20m (pid 4711, since 2026-01-01T00:00:00Z)",
             "last synchronised 12s ago: 3 writes in 1.2 ms; 128 times since the start",
+            "asks the API server https://10.96.0.1:443 (in-cluster)",
             "14 service ports, 3 network policies, 0 pod interfaces, 0 network interfaces",
         ],
     );
