@@ -75,14 +75,13 @@ fn show_to_people(answer: &Answer) {
         all.filter(|finding| finding.state == state).count()
     };
     let (errors, warnings) = (count(State::Error), count(State::Warning));
-    output::line(&match (errors, warnings) {
-        (0, 0) => good("Weir can work here"),
-        (0, warnings) => format!("{}; {warnings} warnings", good("Weir can work here")),
-        (errors, warnings) => format!(
-            "{}: {errors} errors, {warnings} warnings",
-            bad("Weir cannot work here")
-        ),
-    });
+    let verdict = match errors {
+        0 => good("Weir can work here"),
+        _ => bad("Weir cannot work here"),
+    };
+    output::line(&format!(
+        "{verdict} (errors: {errors}, warnings: {warnings})"
+    ));
 }
 
 /// As wide as the longest.

@@ -92,7 +92,15 @@ fn run_directory(run_dir: &Path) -> Finding {
     let name = "run directory";
     // What is not there yet is made in the first that is.
     let there = run_dir.ancestors().find(|path| path.exists());
-    match access(there.unwrap_or(run_dir), AccessFlags::W_OK) {
+    let there = there.unwrap_or(run_dir);
+    if !there.is_dir() {
+        return Finding::error(
+            name,
+            format!("{} is not a directory", there.display()),
+            "name another with --run-dir",
+        );
+    }
+    match access(there, AccessFlags::W_OK) {
         Ok(()) => Finding::ok(name, format!("{} can be written", run_dir.display())),
         Err(error) => Finding::error(
             name,
@@ -199,7 +207,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let finding = run_directory(&directory.path().join("run/weir"));
         assert_eq!(finding.state, State::Ok, "{finding:?}");
-        let finding = run_directory(Path::new("/proc/weir"));
+        fs::write(directory.path().join("file"), "").unwrap();
+        let finding = run_directory(&directory.path().join("file/weir"));
         assert_eq!(finding.state, State::Error, "{finding:?}");
     }
 

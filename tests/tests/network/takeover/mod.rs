@@ -7,13 +7,14 @@ mod iptables;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weir_tests::bed::manifests::Manifests;
 use weir_tests::bed::wait::wait_for;
-use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring};
+use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Node, Pod, Topology, Wiring};
 use weir_tests::reference::{self, nftables};
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::Handle;
@@ -115,6 +116,25 @@ impl Ground {
         ]
     }
 
+    /// What `weir doctor` says of kube-proxy on a node that is fit.
+    fn diagnosis(&self) -> Result<String> {
+        let node = self.bed.node(0);
+        let output = doctor(node, &node.bpffs())?;
+        ensure!(
+            output.status.success(),
+            "weir doctor ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout)
+        );
+        let answer: Value = serde_json::from_slice(&output.stdout)?;
+        let findings = answer["findings"].as_array().context("it has findings")?;
+        let finding = findings
+            .iter()
+            .find(|finding| finding["name"] == "kube-proxy")
+            .context("it looks for kube-proxy")?;
+        Ok(finding["found"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// Streams from everyone, in both families.
     fn streams(&self) -> Result<Vec<Stream<'_>>> {
         let mut streams = Vec::new();
@@ -142,6 +162,58 @@ impl Ground {
         }
         Ok(())
     }
+}
+
+/// Runs `weir doctor` on a node, with this as its BPF file system.
+fn doctor(node: &Node, bpffs: &Path) -> Result<Output> {
+    let (group, run_dir) = (node.group().to_owned(), node.agent_dir());
+    let (netns, records) = (node.netns_dir(), node.cni_results_dir());
+    let arguments = [
+        "doctor".as_ref(),
+        "--output=json".as_ref(),
+        "--bpffs".as_ref(),
+        bpffs.as_os_str(),
+        "--run-dir".as_ref(),
+        run_dir.as_os_str(),
+        "--cgroup-root".as_ref(),
+        group.as_os_str(),
+        "--netns-dir".as_ref(),
+        netns.as_os_str(),
+        "--cni-results-dir".as_ref(),
+        records.as_os_str(),
+    ];
+    node.system().output(&weir()?, &arguments)
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn the_doctor_names_what_keeps_weir_from_working() -> Result<()> {
+    let bed = Bed::start(Topology::one_node(Wiring::Routed))?;
+    let node = bed.node(0);
+    let fit = doctor(node, &node.bpffs())?;
+    let answer: Value = serde_json::from_slice(&fit.stdout)?;
+    ensure!(fit.status.code() == Some(0), "{} {answer}", fit.status);
+    let state_of = |answer: &Value, name: &str| {
+        let findings = answer["findings"].as_array().into_iter().flatten();
+        findings
+            .filter(|finding| finding["name"] == name)
+            .map(|finding| (finding["state"].clone(), finding["remedy"].is_string()))
+            .next()
+            .with_context(|| format!("no finding about {name}: {answer}"))
+    };
+    assert_eq!(state_of(&answer, "BPF file system")?, ("ok".into(), false));
+    // The node's tree is a part of the machine's.
+    assert_eq!(state_of(&answer, "cgroup v2")?, ("warning".into(), true));
+
+    let unfit = doctor(node, &node.agent_dir())?;
+    let answer: Value = serde_json::from_slice(&unfit.stdout)?;
+    ensure!(unfit.status.code() == Some(1), "{} {answer}", unfit.status);
+    assert_eq!(answer["state"], "error");
+    assert_eq!(
+        state_of(&answer, "BPF file system")?,
+        ("error".into(), true)
+    );
+    Ok(())
 }
 
 fn expect_progress(streams: &[Stream<'_>], when: &str) -> Result<()> {
@@ -250,9 +322,16 @@ fn kube_proxys_chains_go_from_among_those_of_others() -> Result<()> {
     }
     let streams = ground.streams()?;
     expect_progress(&streams, "by the rules")?;
+    let before = ground.diagnosis()?;
+    ensure!(
+        before.contains("iptables chains in table ip nat"),
+        "{before}"
+    );
     let mut agent = Agent::start(&node, &ground.options()?)?;
     let result = (|| {
         wait_until_gone(&mut agent)?;
+        let after = ground.diagnosis()?;
+        ensure!(!after.contains("iptables"), "{after}");
         for word in ["ip", "ip6"] {
             for (table, chains) in iptables::OTHERS {
                 let text = ground.nft(&["list", "table", word, table])?;
