@@ -301,7 +301,8 @@ fn kube_proxys_tables_go_when_it_ends_and_its_connections_live_on() -> Result<()
         finish(streams)?;
         wait_for(
             || "translation by the kernel to end".to_owned(),
-            LIMIT,
+            // It is looked for once a minute at worst.
+            3 * LIMIT,
             || Ok(ground.tables()?.iter().eq(["inet firewall"])),
         )?;
         agent.wait_status("nothing to be left to the kernel", |status| {
