@@ -212,6 +212,9 @@ fn a_version_that_cannot_take_over_says_so_and_serves() -> Result<()> {
             layout_version() + 1
         );
         ensure!(log.contains(&lost), "{log}");
+        agent.wait_status("the remark", |status| {
+            status["remarks"].to_string().contains(&lost)
+        })?;
         for family in Family::ALL {
             let to = WEB.at(family);
             World::expect_answers_from(&["near", "far"], || world.client.tcp_ask(to))?;
