@@ -48,6 +48,33 @@ pub struct Paths {
     pub run_dir: PathBuf,
 }
 
+/// Where a node has what an agent looks at.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Places {
+    /// Root of the node's cgroup v2 tree, or of a tree that has it at `unified` [default: where
+    /// cgroup2 is mounted]
+    #[arg(long, value_name = "DIR", env = "WEIR_CGROUP_ROOT")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Where the container runtime keeps the pods' network namespaces
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_NETNS_DIR",
+        default_value = "/run/netns"
+    )]
+    pub netns_dir: PathBuf,
+
+    /// Where libcni keeps its records of pods' interfaces; it may come later, or never
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_CNI_RESULTS_DIR",
+        default_value = "/var/lib/cni/results"
+    )]
+    pub cni_results_dir: PathBuf,
+}
+
 /// What `weir agent` can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AgentArguments {
@@ -97,28 +124,9 @@ pub struct AgentArguments {
     #[arg(long, value_name = "NAME", env = "WEIR_NODE_NAME")]
     pub node_name: Option<String>,
 
-    /// Root of the node's cgroup v2 tree, or of a tree that has it at `unified` [default: where
-    /// cgroup2 is mounted]
-    #[arg(long, value_name = "DIR", env = "WEIR_CGROUP_ROOT")]
-    pub cgroup_root: Option<PathBuf>,
-
-    /// Where the container runtime keeps the pods' network namespaces
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "WEIR_NETNS_DIR",
-        default_value = "/run/netns"
-    )]
-    pub netns_dir: PathBuf,
-
-    /// Where libcni keeps its records of pods' interfaces; it may come later, or never
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "WEIR_CNI_RESULTS_DIR",
-        default_value = "/var/lib/cni/results"
-    )]
-    pub cni_results_dir: PathBuf,
+    /// Where the node has what the agent looks at.
+    #[command(flatten)]
+    pub places: Places,
 
     /// What an interface may do whose pod is not known
     #[arg(
@@ -357,6 +365,30 @@ impl From<UnknownPodsChoice> for UnknownPods {
     }
 }
 
+impl Places {
+    /// The root of the node's cgroup v2 tree: as given, or where it is mounted.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn cgroup_root(&self) -> Result<PathBuf> {
+        let cgroup_root = match &self.cgroup_root {
+            Some(root) => version_2_of(root.clone()),
+            None => cgroup2_mount(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)
+                .context(
+                    "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) \
+                     or name it with --cgroup-root",
+                )?,
+        };
+        if !cgroup_root.join("cgroup.procs").exists() {
+            bail!(
+                "--cgroup-root {}: not a cgroup v2 directory (it has no cgroup.procs)",
+                cgroup_root.display()
+            );
+        }
+        Ok(cgroup_root)
+    }
+}
+
 impl AgentArguments {
     /// Fills in what was not given and checks what was.
     ///
@@ -390,20 +422,7 @@ impl AgentArguments {
             Some(name) => name,
             None => host_name()?,
         };
-        let cgroup_root = match self.cgroup_root {
-            Some(root) => version_2_of(root),
-            None => cgroup2_mount(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)
-                .context(
-                    "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) \
-                     or name it with --cgroup-root",
-                )?,
-        };
-        if !cgroup_root.join("cgroup.procs").exists() {
-            bail!(
-                "--cgroup-root {}: not a cgroup v2 directory (it has no cgroup.procs)",
-                cgroup_root.display()
-            );
-        }
+        let cgroup_root = self.places.cgroup_root()?;
         let nodeport_addresses = NodePortAddresses::parse(&self.nodeport_addresses)
             .map_err(|error| anyhow!("--nodeport-addresses: {error}"))?;
         let mut flags = self.flags;
@@ -414,8 +433,8 @@ impl AgentArguments {
             api_server,
             node_name,
             cgroup_root,
-            netns_dir: self.netns_dir,
-            cni_results_dir: self.cni_results_dir,
+            netns_dir: self.places.netns_dir,
+            cni_results_dir: self.places.cni_results_dir,
             policy: PolicyOptions {
                 unknown_pods: self.unknown_pods.into(),
                 source_check: self.source_check == Switch::On,

@@ -18,6 +18,7 @@ pub mod attach;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod doctor;
 pub mod explain;
 pub mod kube_proxy;
 pub mod listing;

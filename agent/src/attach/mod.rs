@@ -44,6 +44,6 @@ pub use lock::AgentLock;
 pub use log::follow_log;
 pub use netns_cookie::{netns_cookie, netns_cookie_by_program};
 pub use plan::{Action, Attachment, Role, State, TC_PROGRAMS, TcHook, TcMode, plan};
-pub use sockets::destroy_stale_udp_sockets;
+pub use sockets::{destroy_stale_udp_sockets, probe_socket_destruction};
 pub use tc::TcReport;
 pub use wanted::wanted;

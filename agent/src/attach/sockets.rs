@@ -50,6 +50,17 @@ pub fn destroy_stale_udp_sockets(contents: &Contents, tables: &KernelTables) -> 
     Ok(destroyed)
 }
 
+/// Can the kernel close sockets (`SOCK_DESTROY`) and list them?
+///
+/// # Errors
+/// What it lacks, or whoever asks.
+pub fn probe_socket_destruction() -> Result<()> {
+    let mut netlink = Netlink::open(NETLINK_SOCK_DIAG).context("open a netlink socket")?;
+    connected(&mut netlink, AF_INET)?;
+    // Nobody has a socket without addresses and ports.
+    destroy(&mut netlink, AF_INET, &SocketId::new_v4()).map(drop)
+}
+
 /// Where the programs have noted what a socket is connected to, if they connected it.
 fn key(socket: &SocketId) -> SocketKey {
     SocketKey {

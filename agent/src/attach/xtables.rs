@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 // include/uapi/linux/netfilter_{ipv4/ip,ipv6/ip6}_tables.h
 const GET_INFO: libc::c_int = 64;
@@ -47,17 +47,18 @@ pub(crate) fn tables(is_v6: bool) -> Result<Vec<String>> {
 /// The kernel does not tell them.
 pub(crate) fn chains(is_v6: bool, table: &str) -> Result<Vec<String>> {
     let entries = entries(is_v6, table).with_context(|| {
-        format!("read the iptables-legacy table {table} (this needs CAP_NET_RAW)")
+        format!("read the iptables-legacy table {table} (this needs CAP_NET_ADMIN)")
     })?;
     Ok(names(is_v6, &entries))
 }
 
 fn entries(is_v6: bool, table: &str) -> io::Result<Vec<u8>> {
-    let (family, protocol) = match is_v6 {
-        false => (AddressFamily::Inet, SockProtocol::Raw),
-        true => (AddressFamily::Inet6, SockProtocol::Raw),
+    let family = match is_v6 {
+        false => AddressFamily::Inet,
+        true => AddressFamily::Inet6,
     };
-    let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+    // Any socket of the family will do.
+    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let level = if is_v6 { libc::SOL_IPV6 } else { libc::SOL_IP };
     let mut info = vec![0_u8; INFO];
     info[..table.len()].copy_from_slice(table.as_bytes());

@@ -9,7 +9,8 @@ use super::output;
 use crate::{
     attach::{self, AgentLock},
     config::{Paths, lock_file, prepared_kubeconfig},
-    observe::status,
+    kube_proxy,
+    observe::{endpoints, socket, status},
 };
 
 /// What `weir cleanup` can be told.
@@ -39,38 +40,57 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Removes programs, tables, pins, and what the agent has left in its run directory.
+/// Removes programs, tables, pins, what keeps the connections of a former kube-proxy, and what the
+/// agent has left in its run directory.
 fn clean_up(paths: &Paths) -> Result<ExitCode> {
     let lock = lock_file(&paths.run_dir);
     // An agent that runs would attach everything again.
     let held = match paths.run_dir.is_dir() {
-        true => Some(AgentLock::acquire(&lock)?),
+        true => Some(AgentLock::acquire(&lock).context(
+            "nothing was removed: an agent that runs would bring everything back; end it first \
+             (delete the DaemonSet, or its pod on this node)",
+        )?),
         false => None,
     };
-    let removed = attach::cleanup(&paths.bpffs)?;
+    let detached = attach::cleanup(&paths.bpffs)?;
+    let is_released = kube_proxy::release()?;
+    let mut files = 0;
     for file in [
         status::file(&paths.run_dir),
+        socket::path(&paths.run_dir),
         prepared_kubeconfig(&paths.run_dir),
-        lock,
     ] {
-        remove(&file)?;
+        files += usize::from(removed(&file, fs::remove_file(&file))?);
     }
+    let directory = endpoints::directory(&paths.run_dir);
+    files += usize::from(removed(&directory, fs::remove_dir_all(&directory))?);
+    removed(&lock, fs::remove_file(&lock))?;
     drop(held);
     // Someone else may keep something there, or it is a mount point.
     let _ = fs::remove_dir(&paths.run_dir);
-    output::line(&if removed.is_empty() {
-        "nothing to remove: no program, table or pin of weir was found".to_owned()
+    let mut said = Vec::new();
+    if !detached.is_empty() {
+        said.push(detached.to_string());
+    }
+    if is_released {
+        said.push(format!("the nftables tables {}", kube_proxy::HOLDER));
+    }
+    if files > 0 {
+        said.push(format!("the agent's files in {}", paths.run_dir.display()));
+    }
+    output::line(&if said.is_empty() {
+        "nothing to remove: no program, table, pin or file of weir was found".to_owned()
     } else {
-        format!("removed {removed}")
+        format!("removed {}", said.join(", "))
     });
     Ok(ExitCode::SUCCESS)
 }
 
-fn remove(file: &Path) -> Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", file.display()))
-        }
-        _ => Ok(()),
+/// Was it there?
+fn removed(path: &Path, result: io::Result<()>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("remove {}", path.display())),
     }
 }

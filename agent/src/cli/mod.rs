@@ -3,6 +3,7 @@
 mod agent_socket;
 mod check;
 mod cleanup;
+mod doctor;
 mod flow;
 mod output;
 mod policy;
@@ -72,6 +73,11 @@ enum Command {
     ///
     /// Changes nothing and needs no privileges. Exit code 0: nothing is wrong.
     Check(check::Arguments),
+    /// Look whether this node is fit: its kernel, privileges, file systems, and who else is there
+    ///
+    /// Changes nothing. Exit code 0: Weir can work here, perhaps with warnings; 1: something keeps
+    /// it from that, and is named with what to do about it.
+    Doctor(doctor::Arguments),
     /// Remove every program, table and pin from this node
     ///
     /// End the agent first. Services are not translated any more; connections that were
@@ -132,6 +138,7 @@ impl Cli {
             Command::Flow(command) => flow::run(&command),
             Command::Policy(command) => policy::run(&command),
             Command::Check(arguments) => check::check(&arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Cleanup(arguments) => cleanup::run(&arguments),
             Command::Prepare(arguments) => prepare::prepare(&arguments),
         }

@@ -113,6 +113,12 @@ pub fn bad(text: &str) -> String {
         .to_string()
 }
 
+/// Text that someone may want to look at.
+pub fn doubtful(text: &str) -> String {
+    text.if_supports_color(Stream::Stdout, |text| text.yellow())
+        .to_string()
+}
+
 /// Text that explains.
 pub fn dim(text: &str) -> String {
     text.if_supports_color(Stream::Stdout, |text| text.dimmed())

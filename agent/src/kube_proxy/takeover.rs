@@ -56,10 +56,34 @@ pub struct State {
 }
 
 impl State {
-    /// Is there anything to say?
+    /// The same for people: nothing, where there never was one.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+    pub fn lines(&self) -> Vec<String> {
+        let Self {
+            running,
+            left,
+            removed: _,
+            leaves_connections,
+            remedy,
+            error,
+        } = self;
+        let mut lines = Vec::new();
+        if let Some(reason) = running {
+            lines.push(format!("kube-proxy runs, too: {reason}"));
+        }
+        if !left.is_empty() {
+            lines.push(format!("left by kube-proxy: {}", left.join(", ")));
+        }
+        if *leaves_connections {
+            lines.push("connections that kube-proxy translated are left to the kernel".to_owned());
+        }
+        if let Some(remedy) = remedy {
+            lines.push(format!("to be removed by hand, on the host: {remedy}"));
+        }
+        if let Some(error) = error {
+            lines.push(format!("taking over from kube-proxy: {error}"));
+        }
+        lines
     }
 }
 
@@ -191,6 +215,10 @@ impl Work {
     /// Looks, and does what is to be done now.
     async fn step(&mut self, told: Told, before: Leavings) -> Leavings {
         self.note_presence(presence(!told.is_health_ours).await);
+        if self.state.running.is_some() && before.is_removable() && self.clean_up == CleanUp::Auto {
+            // Its rules may be many, and it is its end that is waited for.
+            return before;
+        }
         let left = match blocking(survey).await {
             Ok(left) => self.look_at(Ok(left)),
             Err(error) => {
@@ -198,21 +226,13 @@ impl Work {
                 before
             }
         };
-        let may_remove = match self.clean_up {
-            CleanUp::Auto => self.state.running.is_none(),
-            CleanUp::On => true,
-            CleanUp::Off => false,
-        };
-        if !told.is_synchronised {
-            return left;
+        let is_running = self.state.running.is_some();
+        match next(self.clean_up, told.is_synchronised, is_running, &left) {
+            Step::Wait => left,
+            Step::Remove => self.remove(left).await,
+            Step::Release if self.release().await => self.look_at(blocking(survey).await),
+            Step::Release => left,
         }
-        if left.is_removable() && may_remove {
-            return self.remove(left).await;
-        }
-        if left.is_held && left.rules.is_empty() && self.release().await {
-            return self.look_at(blocking(survey).await);
-        }
-        left
     }
 
     fn note_presence(&mut self, presence: Presence) {
@@ -316,8 +336,110 @@ impl Work {
     }
 }
 
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing yet, or nothing any more.
+    Wait,
+    /// What kube-proxy has left goes.
+    Remove,
+    /// What keeps its connections goes, if there is none.
+    Release,
+}
+
+fn next(clean_up: CleanUp, is_synchronised: bool, is_running: bool, left: &Leavings) -> Step {
+    let may_remove = match clean_up {
+        CleanUp::Auto => !is_running,
+        CleanUp::On => true,
+        CleanUp::Off => false,
+    };
+    if !is_synchronised {
+        Step::Wait
+    } else if left.is_removable() && may_remove {
+        Step::Remove
+    } else if left.is_held && left.rules.is_empty() {
+        Step::Release
+    } else {
+        Step::Wait
+    }
+}
+
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     spawn_blocking(work).await.context("a task panicked")?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Leavings {
+        Leavings {
+            rules: vec!["nftables table ip kube-proxy".to_owned()],
+            ..Leavings::default()
+        }
+    }
+
+    fn held() -> Leavings {
+        Leavings {
+            is_held: true,
+            ..Leavings::default()
+        }
+    }
+
+    #[test]
+    fn nothing_is_removed_before_the_tables_are_complete() {
+        for clean_up in [CleanUp::Auto, CleanUp::On, CleanUp::Off] {
+            for is_running in [false, true] {
+                for left in [rules(), held()] {
+                    assert_eq!(next(clean_up, false, is_running, &left), Step::Wait);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_running_kube_proxy_keeps_its_rules_unless_told_otherwise() {
+        for (clean_up, is_running, expected) in [
+            (CleanUp::Auto, false, Step::Remove),
+            (CleanUp::Auto, true, Step::Wait),
+            (CleanUp::On, true, Step::Remove),
+            (CleanUp::Off, false, Step::Wait),
+        ] {
+            assert_eq!(
+                next(clean_up, true, is_running, &rules()),
+                expected,
+                "{clean_up:?} {is_running}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_keeps_connections_goes_after_the_rules_only() {
+        assert_eq!(next(CleanUp::Auto, true, false, &held()), Step::Release);
+        let both = Leavings {
+            is_held: true,
+            ..rules()
+        };
+        assert_eq!(next(CleanUp::Off, true, false, &both), Step::Wait);
+        assert_eq!(
+            next(CleanUp::Auto, true, false, &Leavings::default()),
+            Step::Wait
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_kube_proxy_has_nothing_to_say_of_it() {
+        assert_eq!(State::default().lines(), Vec::<String>::new());
+        let state = State {
+            running: Some("process 7".to_owned()),
+            left: rules().describe(),
+            leaves_connections: true,
+            ..State::default()
+        };
+        let lines = state.lines();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!(lines[1], "left by kube-proxy: nftables table ip kube-proxy");
+    }
 }

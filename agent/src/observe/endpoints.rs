@@ -154,7 +154,9 @@ pub fn read(run_dir: &Path, namespace: &str, name: &str) -> Result<NotChosen> {
     }
 }
 
-fn directory(run_dir: &Path) -> PathBuf {
+/// Where the files of the agent with this run directory are.
+#[must_use]
+pub fn directory(run_dir: &Path) -> PathBuf {
     run_dir.join("endpoints")
 }
 

@@ -13,6 +13,7 @@ mod oracle;
 mod outside;
 mod packet;
 mod socket;
+mod takeover;
 mod uplink;
 mod why;
 mod world;

@@ -142,6 +142,9 @@ impl Page {
             pods_line(&status.interfaces),
             status.network_interfaces.len(),
         ));
+        for line in status.kube_proxy.lines() {
+            self.line(format!("  {line}"));
+        }
     }
 
     fn head_without_account(&mut self, answer: &Answer, paths: &Paths) {

@@ -1,7 +1,7 @@
 //! Three who should agree: the reference model, the rules that kube-proxy would write, run by the
 //! kernel, and Weir. The same cluster, the same clients, the same questions by real sockets.
 
-mod cluster;
+pub mod cluster;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
