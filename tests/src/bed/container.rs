@@ -295,6 +295,8 @@ fn build_root(container: &Container) -> Result<()> {
     // The old root lies on top of the new one for a moment.
     chdir(root).context("enter the container's root")?;
     pivot_root(".", ".").context("make it the root")?;
+    // Leaving what is shared must not unmount it on the node.
+    propagate(Path::new("."), MsFlags::MS_SLAVE)?;
     umount2(".", MntFlags::MNT_DETACH).context("leave the node's root")?;
     chdir("/").context("enter the root")
 }
