@@ -1,5 +1,10 @@
 //! Alerts and dashboard: whether what they ask for is there.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what is not of the shape that is expected fails the test"
+)]
+
 use std::collections::BTreeSet;
 
 use serde_json::Value;
