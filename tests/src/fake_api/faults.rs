@@ -92,7 +92,7 @@ impl Chance {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.0;
         value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -103,14 +103,14 @@ impl Chance {
     /// A number below this one, which is not zero.
     pub fn below(&mut self, limit: usize) -> usize {
         let limit = u64::try_from(limit).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.next() % limit).unwrap_or(0)
+        usize::try_from(self.draw() % limit).unwrap_or(0)
     }
 
     /// True in this share of cases.
     pub fn is(&mut self, share: f64) -> bool {
         // 53 bits are exact.
         #[allow(clippy::cast_precision_loss, reason = "of 53 bits nothing is lost")]
-        let drawn = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        let drawn = (self.draw() >> 11) as f64 / (1_u64 << 53) as f64;
         drawn < share
     }
 
@@ -118,7 +118,7 @@ impl Chance {
     pub fn within(&mut self, range: &Range<Duration>) -> Duration {
         let width = range.end.saturating_sub(range.start).as_micros();
         let width = u64::try_from(width).unwrap_or(u64::MAX).max(1);
-        range.start + Duration::from_micros(self.next() % width)
+        range.start + Duration::from_micros(self.draw() % width)
     }
 }
 

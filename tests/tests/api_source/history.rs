@@ -72,7 +72,7 @@ async fn history(seed: u64, has_no_streams: bool) -> Result<()> {
             }
             misbehave(&api, &mut chance)?;
             // Agent and server have their turn, now and then in the middle of everything.
-            tokio::time::sleep(Duration::from_micros(100 + chance.next() % 4_000)).await;
+            tokio::time::sleep(Duration::from_micros(100 + chance.draw() % 4_000)).await;
         }
         present = next;
         if round % UNTIL_REST == 0 {
