@@ -180,6 +180,7 @@ impl Agent {
             dataplane.programs(),
             present.told(),
         )?;
+        reporter.inheritance(dataplane.inheritance());
         reporter.kube_proxy(takeover.state());
         Ok(Self {
             cluster: Cluster::default(),

@@ -7,9 +7,9 @@
 //!   behind their links in one step.
 //! - [`cleanup`] leaves the node as it was found.
 //!
-//! A start is [`AgentLock::acquire`], [`Dataplane::load`], filling the tables, then
+//! A start is [`AgentLock::wait`], [`Dataplane::load`], filling the tables, then
 //! [`Dataplane::attach_cgroup`] and [`Dataplane::sync_interfaces`], so that no program meets an
-//! empty table.
+//! empty table, and last [`Dataplane::retire_other_layouts`].
 #![allow(
     unsafe_code,
     reason = "links and socket options have commands that no crate wraps"

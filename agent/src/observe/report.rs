@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use tracing::{info, warn};
-use weir_ebpf::tables::{LAYOUT_VERSION, PodState};
+use weir_ebpf::tables::PodState;
 
 use super::account::Told;
 use super::endpoints;
@@ -25,7 +25,7 @@ use crate::{
     compile::{self, PodReport},
     config::Config,
     kube_proxy,
-    maps::Contents,
+    maps::{Contents, layout::layout_version, succession::Inheritance},
     model::{self, Cluster, ObjectRef, PolicyRef, Report, ServiceRef, SourceId},
 };
 
@@ -36,6 +36,8 @@ pub struct Reporter {
     told: Told,
     endpoints: endpoints::Files,
     idle: Idle,
+    /// What there is to remark of the start.
+    of_start: Vec<Remark>,
     /// Whether the last attempt to write what is not chosen failed: said once, not at each change.
     is_unwritable: bool,
 }
@@ -114,7 +116,7 @@ impl Reporter {
             interfaces: Vec::new(),
             network_interfaces: Vec::new(),
             cgroup_root: Some(config.cgroup_root.clone()),
-            layout_version: Some(LAYOUT_VERSION),
+            layout_version: Some(layout_version()),
             programs,
             listeners: Vec::new(),
             problems: Vec::new(),
@@ -130,6 +132,7 @@ impl Reporter {
             file: StatusFile::keep(config.run_dir.clone(), told.clone())?,
             endpoints: endpoints::Files::new(&config.run_dir),
             idle: Idle::default(),
+            of_start: Vec::new(),
             status,
             told,
             is_unwritable: false,
@@ -191,12 +194,27 @@ impl Reporter {
         sources.sort_by(|a, b| (&a.source, &a.kind).cmp(&(&b.source, &b.kind)));
     }
 
+    /// Remarks that another version's tables could not be taken over. Whoever loads has logged it.
+    pub fn inheritance(&mut self, inheritance: &Inheritance) {
+        self.of_start = match inheritance {
+            Inheritance::None | Inheritance::From(_) => Vec::new(),
+            lost @ Inheritance::Lost(_) => vec![Remark {
+                object: None,
+                field: None,
+                message: lost.to_string(),
+            }],
+        };
+        self.status.remarks.clone_from(&self.of_start);
+        self.show();
+    }
+
     /// Takes in that these objects have changed; what there is to say of them is shown with the
     /// problems.
     pub fn objects(&mut self, changed: &BTreeSet<ObjectRef>, cluster: &Cluster) {
         self.idle.update(changed, cluster);
         self.status.policies = self.idle.policies();
-        self.status.remarks = remarks_status(&self.idle);
+        self.status.remarks = self.of_start.clone();
+        self.status.remarks.extend(remarks_status(&self.idle));
     }
 
     /// Says where the agent answers. Whoever listens has logged it.

@@ -27,14 +27,15 @@ pub struct AgentOptions {
 }
 
 impl AgentOptions {
-    /// No further flags, and fifteen seconds.
+    /// No further flags, and a minute: to load its programs alone takes an agent fifteen seconds on a
+    /// machine that is very busy.
     #[must_use]
     pub fn new(weir: &Path, manifests: &Path) -> Self {
         Self {
             weir: weir.to_owned(),
             manifests: Some(manifests.to_owned()),
             flags: Vec::new(),
-            patience: Duration::from_secs(15),
+            patience: Duration::from_secs(60),
         }
     }
 

@@ -17,7 +17,7 @@ use weir_tests::bed::{Agent, AgentOptions, Family, Node, Upgrade, Wiring};
 use crate::world::{WEB, World};
 use load::Load;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// One agent lives for up to this before it is killed: about as long as it takes to start.
 const START: Duration = Duration::from_millis(800);
 /// Another for up to this after it has loaded its programs: about as long as it takes to bring the
@@ -212,6 +212,9 @@ fn a_version_that_cannot_take_over_says_so_and_serves() -> Result<()> {
             layout_version() + 1
         );
         ensure!(log.contains(&lost), "{log}");
+        agent.wait_status("the remark", |status| {
+            status["remarks"].to_string().contains(&lost)
+        })?;
         for family in Family::ALL {
             let to = WEB.at(family);
             World::expect_answers_from(&["near", "far"], || world.client.tcp_ask(to))?;

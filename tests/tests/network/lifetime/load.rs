@@ -22,7 +22,7 @@ use weir_tests::testpod::protocol::{Handle, Transport};
 
 use crate::world::{TARGET_PORT, WEB, World};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const DOOR: u16 = 30_140;
 /// A thousand a second.
 const BEAT: Duration = Duration::from_millis(1);
