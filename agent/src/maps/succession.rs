@@ -19,7 +19,7 @@
 //! |---|---|
 //! | nothing | the first start |
 //! | this layout | it is adopted; others were left by an upgrade that did not end |
-//! | a layout that this version knows ([`Predecessor`]) | handed over and copied |
+//! | a layout that this version knows (`Predecessor`) | handed over and copied |
 //! | one that it does not know: a newer one, or too old | the tables begin empty. What was opened through the packet path begins anew: TCP connections may break. The agent says so. |
 
 mod v3;

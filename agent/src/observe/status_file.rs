@@ -2,7 +2,7 @@
 //!
 //! It is written beside the agent's loop, which may change it hundreds of times a second, and not
 //! more often than someone could read it: at once when it has been the same for a while, else
-//! [`GAP`] after the last time. Ending this writes what is so then.
+//! `GAP` after the last time. Ending this writes what is so then.
 
 use std::{
     path::PathBuf,

@@ -18,7 +18,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Pid, chdir, pivot_root};
+use nix::unistd::{Pid, chdir, fchdir, pivot_root};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use serde::{Deserialize, Serialize};
 
@@ -216,6 +216,10 @@ pub fn contain(file: &Path) -> Result<ExitCode> {
 /// The helper's part, inside: becomes the container's program.
 pub fn become_contained(file: &Path) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL).context("ask to end with the parent")?;
+    // A program starts with what its parent blocks.
+    SigSet::empty()
+        .thread_set_mask()
+        .context("let signals through")?;
     let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
     let container: Container = serde_json::from_slice(&text).context("read what to contain")?;
     unshare(
@@ -292,9 +296,11 @@ fn build_root(container: &Container) -> Result<()> {
     if container.is_read_only {
         make_read_only(root)?;
     }
-    // The old root lies on top of the new one for a moment.
+    // The old root lies on top of the new one for a moment; by this it is still known.
+    let old = fs::File::open("/").context("open the node's root")?;
     chdir(root).context("enter the container's root")?;
     pivot_root(".", ".").context("make it the root")?;
+    fchdir(&old).context("enter the node's root")?;
     // Leaving what is shared must not unmount it on the node.
     propagate(Path::new("."), MsFlags::MS_SLAVE)?;
     umount2(".", MntFlags::MNT_DETACH).context("leave the node's root")?;
