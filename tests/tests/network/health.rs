@@ -1,6 +1,6 @@
 //! What load balancers, clouds and dashboards ask a real agent for.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -52,20 +52,19 @@ impl Page {
 }
 
 /// Asks from within a node's network; `None` where nobody listens.
+///
+/// Who waits in the queue of a listener that closes is reset, and asks again.
 fn ask(from: &Node, to: impl Into<SocketAddr>, path: &str) -> Result<Option<Page>> {
     let to = to.into();
     let answer = from.namespace().enter(|| {
-        let mut stream = match TcpStream::connect_timeout(&to, TIMEOUT) {
-            Ok(stream) => stream,
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("connect to {to}")),
-        };
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes())?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(Some(text))
+        loop {
+            match ask_once(to, path) {
+                Ok(text) => return Ok(Some(text)),
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     });
     let Some(text) = answer.with_context(|| format!("ask {to}{path}"))? else {
         return Ok(None);
@@ -77,6 +76,16 @@ fn ask(from: &Node, to: impl Into<SocketAddr>, path: &str) -> Result<Option<Page
         head: head.to_owned(),
         body: body.to_owned(),
     }))
+}
+
+fn ask_once(to: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn get(from: &Node, to: impl Into<SocketAddr>, path: &str) -> Result<Page> {
