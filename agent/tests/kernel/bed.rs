@@ -68,7 +68,7 @@ pub fn eventually_or(
     mut condition: impl FnMut() -> bool,
     otherwise: impl FnOnce() -> String,
 ) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !condition() {
         if Instant::now() >= deadline {
             panic!("never came true: {what}\n{}", otherwise());
@@ -282,7 +282,7 @@ impl Drop for Bed {
         }
         let _unmounted = umount2(&self.bpffs(), MntFlags::MNT_DETACH);
         let _killed = fs::write(self.cgroup.join("cgroup.kill"), "1");
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while fs::remove_dir(&self.cgroup).is_err() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
         }

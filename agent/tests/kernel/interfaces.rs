@@ -323,7 +323,8 @@ fn a_pod_is_known_by_its_record_before_its_object_has_an_address() {
             state(tables, cart) == Some((PodState::UNKNOWN, false, 0))
         });
         agent.eventually("the status says so", || {
-            let status = fs::read(bed.run_dir().join("status.json")).unwrap();
+            // It may not have been written yet.
+            let status = fs::read(bed.run_dir().join("status.json")).unwrap_or_default();
             let status: Value = serde_json::from_slice(&status).unwrap_or_default();
             let states = status["interfaces"].as_array().into_iter().flatten();
             let states: Vec<_> = states.map(|it| (&it["state"], &it["pod"])).collect();

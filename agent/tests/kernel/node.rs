@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch::{Receiver, channel};
 use tokio::time::timeout;
@@ -12,13 +12,16 @@ use weir_agent::sources::node::{self, NodeState};
 
 use crate::bed::{self, Network, index};
 
+/// What has to come comes by then, however busy the machine is.
+const LIMIT: Duration = Duration::from_secs(60);
+
 async fn until(
     states: &mut Receiver<Option<NodeState>>,
     what: &str,
     condition: impl Fn(&NodeState) -> bool,
 ) -> NodeState {
     let reached = timeout(
-        Duration::from_secs(10),
+        LIMIT,
         states.wait_for(|state| state.as_ref().is_some_and(&condition)),
     )
     .await
@@ -80,7 +83,7 @@ fn pods_come_and_go() {
         .await;
 
         drop(states);
-        timeout(Duration::from_secs(10), watch)
+        timeout(LIMIT, watch)
             .await
             .expect("the watch ends with its last listener")
             .unwrap()
@@ -323,6 +326,24 @@ fn a_namespace_of_a_former_ones_name_and_number_has_its_own_addresses() {
     });
 }
 
+/// What a new pair is given to be moved (`MOMENT` in `sources/node/settling.rs`).
+const GIVEN: Duration = Duration::from_millis(100);
+/// Of so many pairs one is made within that.
+const TRIES: u32 = 50;
+
+/// The names of interfaces to the network from now on, until there is a pod.
+async fn networks_until_a_pod(mut states: Receiver<Option<NodeState>>) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    while states.changed().await.is_ok() {
+        let state = states.borrow_and_update().clone().unwrap();
+        seen.extend(state.network_interfaces.into_values().map(|it| it.name));
+        if !state.pod_interfaces.is_empty() {
+            break;
+        }
+    }
+    seen
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test program"]
 fn a_pod_is_no_network_while_its_interface_is_being_made() {
@@ -331,27 +352,34 @@ fn a_pod_is_no_network_while_its_interface_is_being_made() {
         let (sender, mut states) = channel(None);
         tokio::spawn(node::watch(bed.netns_dir(), sender));
         until(&mut states, "a first state", |_| true).await;
-        let seen = tokio::spawn({
-            let mut states = states.clone();
-            async move {
-                let mut seen = BTreeSet::new();
-                while states.changed().await.is_ok() {
-                    let state = states.borrow_and_update().clone().unwrap();
-                    seen.extend(state.network_interfaces.into_values().map(|it| it.name));
-                    if !state.pod_interfaces.is_empty() {
-                        break;
-                    }
-                }
-                seen
+        let mut was_quick = false;
+        // A machine that has much else to do may need longer than a pair is given.
+        for _ in 0..TRIES {
+            bed.make_namespace("pod");
+            let seen = tokio::spawn(networks_until_a_pod(states.clone()));
+            // Made on the node, and its end moved a while later, as many plugins do.
+            let start = Instant::now();
+            let pod = network.veth("vpod").await;
+            let file = File::open(bed.netns_dir().join("pod")).unwrap();
+            network.move_peer("vpod", &file).await;
+            was_quick = start.elapsed() < GIVEN / 2;
+            until(&mut states, "the pod", |state| {
+                namespaces(state) == [(pod, "vpod", "pod")]
+            })
+            .await;
+            let seen = seen.await.unwrap();
+            if was_quick {
+                assert_eq!(seen, BTreeSet::new());
+                break;
             }
-        });
-        // Made on the node, and its end moved a while later, as many plugins do.
-        let pod = bed.make_pod(&network, "pod", "vpod").await;
-        until(&mut states, "the pod", |state| {
-            namespaces(state) == [(pod, "vpod", "pod")]
-        })
-        .await;
-        assert_eq!(seen.await.unwrap(), BTreeSet::new());
+            network.remove(pod).await;
+            bed.remove_namespace("pod");
+            until(&mut states, "no pod", |state| {
+                state.pod_interfaces.is_empty() && state.network_interfaces.is_empty()
+            })
+            .await;
+        }
+        assert!(was_quick, "no pair was ever made in time");
 
         // One that stays is one.
         network.veth("vstays").await;

@@ -86,7 +86,7 @@ fn a_cluster_ip_answers_also_when_the_agent_is_gone() {
         dataplane.attach_cgroup(bed.cgroup()).unwrap();
         let ask = |frontend: &str| {
             output(bed.shell(&format!(
-                "exec 3<>/dev/tcp/{frontend}/80 && read -t 5 -r -u 3 word && echo \"$word\""
+                "exec 3<>/dev/tcp/{frontend}/80 && read -t 60 -r -u 3 word && echo \"$word\""
             )))
         };
         assert_eq!(ask("10.32.0.140"), "four\n");
@@ -133,7 +133,7 @@ fn hears(server: &UdpSocket, word: &str) {
 fn udp_server(at: &str) -> UdpSocket {
     let server = UdpSocket::bind((at, 0)).unwrap();
     server
-        .set_read_timeout(Some(Duration::from_secs(10)))
+        .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     server
 }

@@ -27,15 +27,15 @@ pub struct AgentOptions {
 }
 
 impl AgentOptions {
-    /// No further flags, and a minute: to load its programs alone takes an agent fifteen seconds on a
-    /// machine that is very busy.
+    /// No further flags, and two minutes: to load its programs alone takes an agent fifteen seconds on
+    /// a machine that is very busy.
     #[must_use]
     pub fn new(weir: &Path, manifests: &Path) -> Self {
         Self {
             weir: weir.to_owned(),
             manifests: Some(manifests.to_owned()),
             flags: Vec::new(),
-            patience: Duration::from_secs(60),
+            patience: Duration::from_secs(120),
         }
     }
 
@@ -46,7 +46,7 @@ impl AgentOptions {
             weir: weir.to_owned(),
             manifests: None,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
-            patience: Duration::from_secs(120),
+            patience: Duration::from_secs(180),
         }
     }
 }

@@ -38,18 +38,20 @@ pub fn enter(group: &Path) -> Result<()> {
     fs::write(&procs, "0").with_context(|| format!("move into cgroup {}", group.display()))
 }
 
-/// Ends every process in a group and below, then removes it. A group that is not there is fine.
+/// Longest wait for processes that were killed, which a busy machine gives no time to end.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Ends every process in a group and below, then removes it. A group that is not there is fine, and
+/// so is one that somebody else removes meanwhile.
 pub fn remove(group: &Path) -> Result<()> {
-    if !group.exists() {
-        return Ok(());
-    }
     wait_for(
         || format!("the processes in cgroup {} to end", group.display()),
-        Duration::from_secs(10),
-        || {
-            end_processes(group)
-                .with_context(|| format!("end the processes in cgroup {}", group.display()))?;
-            Ok(!is_populated(group)?)
+        LIMIT,
+        || match end_processes(group).and_then(|()| is_populated(group)) {
+            Ok(is_populated) => Ok(!is_populated),
+            Err(_) if !group.exists() => Ok(true),
+            Err(error) => Err(error)
+                .with_context(|| format!("end the processes in cgroup {}", group.display())),
         },
     )?;
     remove_tree(group)
@@ -75,10 +77,12 @@ fn end_processes(group: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The groups directly below a group.
+/// The groups directly below a group; none where it is gone.
 fn children(group: &Path) -> Result<Vec<PathBuf>> {
-    let entries =
-        fs::read_dir(group).with_context(|| format!("list cgroup {}", group.display()))?;
+    let entries = match fs::read_dir(group) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("list cgroup {}", group.display()))?,
+    };
     let mut children = Vec::new();
     for entry in entries {
         let entry = entry?;
@@ -110,7 +114,7 @@ fn remove_tree(group: &Path) -> Result<()> {
     // A process that has just ended may hold its group a moment longer.
     wait_for(
         || format!("cgroup {} to become free", group.display()),
-        Duration::from_secs(5),
+        LIMIT,
         || match fs::remove_dir(group) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),

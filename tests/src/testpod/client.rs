@@ -19,16 +19,17 @@ use super::protocol::{
 };
 use crate::bed::process::{Place, Process, Streams};
 
-/// A question that is not answered within this has failed, unless the caller says otherwise.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// A question that is not answered within this has failed, unless the caller says otherwise: long
+/// enough for TCP to repeat what was lost four times, and for a machine that has much else to do.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 /// A transfer's end may take longer.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
 /// A question of a sweep is asked again after this.
 const SWEEP_STEP: Duration = Duration::from_secs(1);
 /// Tens of thousands of questions take a while.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(600);
 /// Given to the process beyond a request's own time.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(60);
 
 /// What an operation in a pod gives.
 pub type Outcome<T> = Result<T, Failure>;
@@ -105,8 +106,18 @@ impl TestPod {
 
     /// Opens a connection from a local address.
     pub fn connect_from(&self, bind: Option<SocketAddr>, to: SocketAddr) -> Outcome<Ends> {
-        let timeout = millis(TIMEOUT);
-        self.open(Request::Connect { to, bind, timeout }, TIMEOUT)
+        self.connect_within(bind, to, TIMEOUT)
+    }
+
+    /// The same within a time.
+    pub fn connect_within(
+        &self,
+        bind: Option<SocketAddr>,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Outcome<Ends> {
+        let timeout = millis(limit);
+        self.open(Request::Connect { to, bind, timeout }, limit)
     }
 
     /// Opens a connection, asks who is there, and closes it.
@@ -313,11 +324,22 @@ impl TestPod {
         transport: Transport,
         interval: Duration,
     ) -> Outcome<Handle> {
+        self.start_probe_within(to, transport, interval, TIMEOUT)
+    }
+
+    /// The same, where a question fails after a time.
+    pub fn start_probe_within(
+        &self,
+        to: SocketAddr,
+        transport: Transport,
+        interval: Duration,
+        limit: Duration,
+    ) -> Outcome<Handle> {
         let request = Request::StartProbe {
             to,
             transport,
             interval: millis(interval),
-            timeout: millis(TIMEOUT),
+            timeout: millis(limit),
         };
         Ok(self.open(request, TIMEOUT)?.handle)
     }

@@ -18,7 +18,7 @@ use super::sockets;
 /// From one attempt to the next.
 const EVERY: Duration = Duration::from_millis(2);
 /// Then it gives up.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// What became of the attempts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ mod pattern;
 mod probe;
 pub mod protocol;
 mod pulse;
+pub mod room;
 mod run;
 mod sctp;
 mod serve;

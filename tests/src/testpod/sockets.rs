@@ -1,15 +1,19 @@
 //! The client's sockets: opened, asked with, named, closed.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::sys::socket::SetSockOpt;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::protocol::{Answer, Failure};
+use super::room::dropped_for_want_of_room;
 use super::serve::{DATAGRAM_MAX, Said};
 
 mod option {
@@ -36,6 +40,9 @@ pub enum Socket {
 
 /// The number of the next UDP question: an answer to an earlier one is not mistaken for it.
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// After this one looks whether a datagram may have been lost on this machine.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Opens a connection.
 pub async fn connect(to: SocketAddr, bind: Option<SocketAddr>) -> Result<TcpStream, Failure> {
@@ -110,6 +117,9 @@ pub async fn ask_tcp(stream: &mut BufReader<TcpStream>) -> Result<Answer, Failur
 }
 
 /// Asks by a datagram, and waits for the answer to it.
+///
+/// One that gets lost is not sent again, for that is what tests are about; but where the machine
+/// had no room for packets meanwhile, it is.
 pub async fn ask_udp(
     socket: &UdpSocket,
     to: Option<SocketAddr>,
@@ -120,10 +130,26 @@ pub async fn ask_udp(
     while question.len() < length {
         question.push(question.len() as u8);
     }
-    match to {
-        Some(peer) => socket.send_to(&question, peer).await?,
-        None => socket.send(&question).await?,
-    };
+    loop {
+        let dropped = dropped_for_want_of_room()?;
+        match to {
+            Some(peer) => socket.send_to(&question, peer).await?,
+            None => socket.send(&question).await?,
+        };
+        let mut answer = pin!(hear(socket, number, &question));
+        loop {
+            if let Ok(answer) = timeout(PATIENCE, &mut answer).await {
+                return answer;
+            }
+            if dropped_for_want_of_room()? != dropped {
+                break;
+            }
+        }
+    }
+}
+
+/// Waits for the answer to a question.
+async fn hear(socket: &UdpSocket, number: u64, question: &[u8]) -> Result<Answer, Failure> {
     let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         let (received, from) = socket.recv_from(&mut buffer).await?;
@@ -133,7 +159,7 @@ pub async fn ask_udp(
         if said.number != number {
             continue;
         }
-        if said.checksum != crc32fast::hash(&question) || received < question.len() {
+        if said.checksum != crc32fast::hash(question) || received < question.len() {
             return Err(Failure::Garbled(format!(
                 "of a question of {} bytes, {received} came back, checksum {:x}",
                 question.len(),

@@ -20,7 +20,7 @@ use crate::table::{Cell, PORTS, Party, Table};
 /// Nothing comes back from a question that is dropped: this is how long one waits for that.
 const SILENCE: u64 = 300;
 /// What must be answered is answered long before, unless the machine has much else to do.
-const ANSWER: u64 = 3_000;
+const ANSWER: u64 = 15_000;
 /// How often a question is asked that must be answered: one datagram may be lost.
 const TRIES: usize = 3;
 /// Lines of an agent's output that a failure shows.

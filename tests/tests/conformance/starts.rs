@@ -38,7 +38,7 @@ const WORKERS: usize = 1;
 /// From libcni's record to the first process, as containerd was seen to take.
 const UNTIL_PROCESS: Duration = Duration::from_millis(100);
 /// Programs come long before, however busy the machine.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
 /// From there to the pod's address from the API server.
 const UNTIL_STATUS: Duration = Duration::from_millis(20);
 /// Their addresses, which are given to one after the other.

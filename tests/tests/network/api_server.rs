@@ -13,6 +13,7 @@ use weir_tests::bed::manifests::{self, Endpoint, ServicePort};
 use weir_tests::bed::wait::wait_for;
 use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring, plan};
 use weir_tests::fake_api::{Cut, FakeApi, Options, Refusal, Resource, ServiceAccount};
+use weir_tests::testpod::protocol::{Carrier, Inquiry};
 
 use crate::world::{SERVICE_PORT, TARGET_PORT, WEB, World, weir};
 
@@ -22,7 +23,9 @@ const PORT: u16 = 6443;
 /// Further services, each with a slice, and as many pods.
 const FURTHER: usize = 1_000;
 /// The agent waits half a minute between attempts when many have failed.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(180);
+/// Who is let through is answered long before, in milliseconds.
+const SILENCE: u64 = 2_000;
 
 /// Fields are dropped from first to last: the agent before the bed.
 struct Ground {
@@ -102,12 +105,22 @@ impl Ground {
 
     /// The service answers a pod, sooner or later.
     fn wait_answer(&self, is_wanted: bool) -> Result<()> {
-        let to = WEB.at(Family::V4);
         wait_for(
             || format!("an answer: {is_wanted}"),
             LIMIT,
-            || Ok(self.client.tcp_ask(to).is_ok() == is_wanted),
+            || Ok(self.is_answered()? == is_wanted),
         )
+    }
+
+    /// Does the service answer a pod before [`SILENCE`] is over?
+    fn is_answered(&self) -> Result<bool> {
+        let question = Inquiry {
+            to: WEB.at(Family::V4),
+            by: Carrier::Tcp,
+            timeout: SILENCE,
+        };
+        let answers = self.client.inquire(vec![question])?;
+        Ok(answers.iter().all(Result::is_ok))
     }
 
     /// Waits until what is known of a kind is as `condition` says.
@@ -391,7 +404,10 @@ fn forbidden(ground: &mut Ground) -> Result<()> {
     });
     ground.api.cut_watches(Cut::Reset);
     ground.wait_source(Kind::NetworkPolicy, |source| source["state"] == "forbidden")?;
-    ensure!(ground.client.tcp_ask(WEB.at(Family::V4)).is_err());
+    ensure!(
+        !ground.is_answered()?,
+        "the policy is not in force any more"
+    );
     ground.api.delete(&policy)?;
     ground.api.set_no_faults();
     ground.wait_answer(true)

@@ -27,7 +27,7 @@ fn services_and_flows_are_shown_with_and_without_an_agent(world: &mut World) -> 
     world.manifests.put_text("apart.yaml", APART)?;
     wait_for(
         || format!("an explanation: {:?}", explains_what_is_not_chosen(world)),
-        Duration::from_secs(20),
+        Duration::from_secs(90),
         || Ok(explains_what_is_not_chosen(world).is_ok()),
     )?;
     world.agents[0].stop()?;

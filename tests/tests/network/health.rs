@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use weir_tests::bed::manifests;
 use weir_tests::bed::wait::{wait_for, wait_for_some};
 use weir_tests::bed::{Addresses, Family, Node, Pod, Wiring};
+use weir_tests::testpod::protocol::Failure;
 
 use crate::world::{EMPTY, TARGET_PORT, WEB, World};
 
@@ -19,8 +20,8 @@ const CHECK: u16 = 32_100;
 const CHECK_LATER: u16 = 32_101;
 
 /// A port that was taken is tried again after five seconds.
-const LIMIT: Duration = Duration::from_secs(30);
-const TIMEOUT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -53,18 +54,23 @@ impl Page {
 
 /// Asks from within a node's network; `None` where nobody listens.
 ///
-/// Who waits in the queue of a listener that closes is reset, and asks again.
+/// A listener that closes resets who waits in its queue, and ends the connections that it has
+/// accepted without an answer: who meets that asks again.
 fn ask(from: &Node, to: impl Into<SocketAddr>, path: &str) -> Result<Option<Page>> {
     let to = to.into();
     let answer = from.namespace().enter(|| {
-        loop {
-            match ask_once(to, path) {
-                Ok(text) => return Ok(Some(text)),
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(None),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        wait_for_some(
+            || "an answer, or a refusal".to_owned(),
+            LIMIT,
+            || match ask_once(to, path) {
+                Ok(text) => Ok(Some(text).filter(|text| !text.is_empty()).map(Some)),
+                Err(error) => match error.kind() {
+                    ErrorKind::ConnectionRefused => Ok(Some(None)),
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Ok(None),
+                    _ => Err(error.into()),
+                },
+            },
+        )
     });
     let Some(text) = answer.with_context(|| format!("ask {to}{path}"))? else {
         return Ok(None);
@@ -159,7 +165,8 @@ fn traffic_is_counted(world: &World, node: &Node, metrics: SocketAddr) -> Result
     let flows = "weir_table_entries{table=\"FLOWS\"}";
     let before = get(node, metrics, "/metrics")?;
     world.client.udp_ask(WEB.at(Family::V4))?;
-    ensure!(world.client.udp_ask(EMPTY.at(Family::V4)).is_err());
+    let refused = world.client.udp_ask_connected(EMPTY.at(Family::V4));
+    ensure!(refused == Err(Failure::refused()), "{refused:?}");
     let after = get(node, metrics, "/metrics")?;
     for sample in [translated, rejected, flows] {
         let (Some(before), Some(after)) = (before.sample(sample), after.sample(sample)) else {

@@ -17,7 +17,7 @@ use weir_tests::bed::{Agent, AgentOptions, Family, Node, Upgrade, Wiring};
 use crate::world::{WEB, World};
 use load::Load;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// One agent lives for up to this before it is killed: about as long as it takes to start.
 const START: Duration = Duration::from_millis(800);
 /// Another for up to this after it has loaded its programs: about as long as it takes to bring the

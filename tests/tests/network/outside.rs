@@ -16,7 +16,7 @@ use weir_tests::testpod::protocol::{Handle, Swept};
 
 use crate::world::weir;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
 /// The service's node ports, and where its endpoints serve.
 const HTTP: u16 = 30_080;
 const HTTP_TARGET: u16 = 8_080;

@@ -2,11 +2,10 @@
 //! the node's socket programs do not see.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use weir_tests::bed::Family;
-use weir_tests::testpod::client::TestPod;
+use weir_tests::testpod::client::{TIMEOUT, TestPod};
 use weir_tests::testpod::protocol::Failure;
 
 use crate::world::{EMPTY, MIRROR, WEB, World, in_both_wirings};
@@ -22,7 +21,6 @@ in_both_wirings!(
     datagrams_as_long_as_the_link_allows_arrive,
 );
 
-const LIMIT: Duration = Duration::from_secs(5);
 /// Payload that fills an Ethernet frame behind IP and UDP headers.
 const FULL_V4: usize = 1500 - 20 - 8;
 const FULL_V6: usize = 1500 - 40 - 8;
@@ -165,7 +163,7 @@ fn datagrams_as_long_as_the_link_allows_arrive(world: &mut World) -> Result<()> 
     for (family, length) in [(Family::V4, FULL_V4), (Family::V6, FULL_V6)] {
         World::expect_answers_from(&["near", "far"], || {
             let socket = client.connect_udp(WEB.at(family))?;
-            let answer = client.ask_with(socket.handle, None, length, LIMIT)?;
+            let answer = client.ask_with(socket.handle, None, length, TIMEOUT)?;
             client.close(socket.handle)?;
             Ok(answer)
         })

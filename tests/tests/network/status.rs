@@ -11,7 +11,7 @@ use weir_tests::bed::{Family, Wiring};
 
 use crate::world::{EMPTY, WEB, World};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// The services of a world.
 const SERVICES: u64 = 3;
 /// What a whole status may have on a node as small as this.
@@ -140,8 +140,8 @@ fn top_of_an_agent(world: &World) -> Result<()> {
         || "a frame with a service, a rate and a refusal".to_owned(),
         PATIENCE,
         || {
-            // Nobody serves there: whether that is an error is not the question.
-            let _ = world.client.udp_ask(refused);
+            // Nobody serves there: how the client is told is not the question.
+            let _ = world.client.udp_ask_connected(refused);
             seen = frame(world)?;
             Ok([
                 &format!("node {}", world.bed.node(0).name()),

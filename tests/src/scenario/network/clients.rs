@@ -86,7 +86,7 @@ impl Clients {
         let client = self.client(talk)?;
         let ends = match living {
             Some(ends) => ends,
-            None => match open(client, talk) {
+            None => match open(client, talk, limit) {
                 Ok(ends) => ends,
                 Err(failure) => return no_answer(failure),
             },
@@ -149,10 +149,10 @@ impl Clients {
     }
 }
 
-fn open(client: &TestPod, talk: &Talk) -> Outcome<Ends> {
+fn open(client: &TestPod, talk: &Talk, limit: Duration) -> Outcome<Ends> {
     let bind = talk.port.map(|port| SocketAddr::new(talk.client, port));
     match talk.protocol {
-        Protocol::TCP => client.connect_from(bind, talk.server),
+        Protocol::TCP => client.connect_within(bind, talk.server, limit),
         _ => {
             let bind = bind.unwrap_or_else(|| any_port(talk.server));
             client.udp(bind, talk.is_connected.then_some(talk.server), false)

@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use weir_tests::bed::Family;
 use weir_tests::bed::raw::{Sniffer, ends};
+use weir_tests::bed::wait::wait_for;
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::{Handle, Transport};
 
-use super::id;
+use super::{ANSWER, id};
 use crate::attack::packets::destination_port;
 use crate::cluster::Cluster;
 use crate::ground::Ground;
@@ -35,10 +36,15 @@ fn start(client: &TestPod, server: &str) -> Result<Vec<Handle>> {
 /// Ends probes of which no question may have failed.
 fn finish(client: &TestPod, probes: Vec<Handle>) -> Result<()> {
     for probe in probes {
+        // The changes may have been quick.
+        wait_for(
+            || "answers to a few questions".to_owned(),
+            ANSWER,
+            || Ok(client.read_probe(probe)?.answered() > 20),
+        )?;
         let seen = client.read_probe(probe)?;
         client.close(probe)?;
         ensure!(seen.failed == 0, "requests failed: {seen:?}");
-        ensure!(seen.answered() > 20, "only {} were asked", seen.answered());
     }
     Ok(())
 }

@@ -9,25 +9,27 @@
 //! | TCP and UDP, to the service and to its pods | a pod that no policy lets in | either | never be answered |
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use weir_tests::bed::wait::wait_for;
 use weir_tests::bed::{Family, Pod};
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::{Handle, Transport};
+use weir_tests::testpod::room::dropped_for_want_of_room;
 
 use crate::world::{TARGET_PORT, WEB, World};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const DOOR: u16 = 30_140;
 /// A thousand a second.
 const BEAT: Duration = Duration::from_millis(1);
 const CONNECT: Duration = Duration::from_millis(5);
 const TRY: Duration = Duration::from_millis(20);
+/// An attempt that is refused is given up after this.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// The pods of the service let in the client and the outside world, and nobody else.
 const POLICY: &str = "
@@ -54,8 +56,8 @@ pub struct Load {
     connections: Handle,
     connections_from_outside: Handle,
     refused: Vec<Handle>,
-    /// Datagrams that this machine's processors had no room for, before.
-    backlog: u64,
+    /// Packets that this machine's processors had no room for, before.
+    dropped: u64,
 }
 
 impl Load {
@@ -91,7 +93,7 @@ impl Load {
 
         let foreign = world.client.outside_the_cgroup()?;
         let client = &world.client;
-        let backlog = full_backlogs()?;
+        let dropped = dropped_for_want_of_room()?;
         let streams = [
             client.start_transfer(to)?.handle,
             foreign.start_transfer(to)?.handle,
@@ -104,7 +106,9 @@ impl Load {
         let direct = |pod: &Pod| SocketAddr::from((pod.addr(Family::V4), TARGET_PORT));
         let refused = [to, direct(&world.near), direct(&world.far)]
             .into_iter()
-            .flat_map(|to| Transport::ALL.map(|by| stranger.start_probe(to, by, TRY)))
+            .flat_map(|to| {
+                Transport::ALL.map(|by| stranger.start_probe_within(to, by, TRY, SILENCE))
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self {
             streams,
@@ -114,7 +118,7 @@ impl Load {
             refused,
             foreign,
             stranger,
-            backlog,
+            dropped,
         })
     }
 
@@ -165,7 +169,8 @@ impl Load {
             "a flow that lives keeps its backend: {seen:?}"
         );
         // What a receiver had no room for was not lost on its way.
-        let mut full = BTreeMap::from([("processors", full_backlogs()? - self.backlog)]);
+        let dropped = dropped_for_want_of_room()? - self.dropped;
+        let mut full = BTreeMap::from([("processors", dropped)]);
         for pod in [&world.client, &world.near, &world.far] {
             full.insert(pod.name(), pod.full_buffers()?);
         }
@@ -176,17 +181,6 @@ impl Load {
         );
         Ok(())
     }
-}
-
-/// How many packets this machine's processors had no room for in their queues.
-fn full_backlogs() -> Result<u64> {
-    let text = fs::read_to_string("/proc/net/softnet_stat").context("read softnet_stat")?;
-    text.lines()
-        .map(|line| {
-            let dropped = line.split_whitespace().nth(1);
-            u64::from_str_radix(dropped.context("two columns")?, 16).context("a number")
-        })
-        .sum()
 }
 
 fn pod(pod: &Pod, app: &str) -> serde_json::Value {
