@@ -135,8 +135,10 @@ pub fn build(fabric: &Namespace, outside: &Namespace) -> Result<()> {
             .await?;
         links
             .add_route(DEFAULT_V6, UPLINK, Some(FABRIC_OUTSIDE_V6.into()))
-            .await
-    })
+            .await?;
+        links.wait_usable(UPLINK).await
+    })?;
+    fabric.run(async |links| links.wait_usable(OUTSIDE).await)
 }
 
 /// A node's link to the fabric and its way to the outside world.
@@ -162,7 +164,17 @@ pub fn build_node(
     })?;
     node.run(async |links| {
         links.up(UPLINK).await?;
-        address(&links, plan).await
+        address(&links, plan).await?;
+        links.wait_usable(UPLINK).await
+    })?;
+    wait_port(fabric, &plan.name)
+}
+
+/// A port of the switch, and the switch, are in use.
+fn wait_port(fabric: &Namespace, port: &str) -> Result<()> {
+    fabric.run(async |links| {
+        links.wait_usable(port).await?;
+        links.wait_usable(BRIDGE).await
     })
 }
 
@@ -180,8 +192,10 @@ pub fn build_host(fabric: &Namespace, host: &Namespace, name: &str, addr: Ipv4Ad
     host.run(async |links| {
         links.up(UPLINK).await?;
         links.add_address(UPLINK, addr.into(), 24).await?;
-        links.add_address(UPLINK, twin(addr).into(), 64).await
-    })
+        links.add_address(UPLINK, twin(addr).into(), 64).await?;
+        links.wait_usable(UPLINK).await
+    })?;
+    wait_port(fabric, name)
 }
 
 /// Takes a node's link away and gives it another one, as the port of a bridge that has the link's
@@ -207,8 +221,11 @@ pub fn replug(fabric: &Namespace, node: &Namespace, plan: &NodePlan) -> Result<(
         links.add_bridge(UPLINK).await?;
         links.set_port(UPLINK_PORT, UPLINK).await?;
         links.up(UPLINK_PORT).await?;
-        address(&links, plan).await
-    })
+        address(&links, plan).await?;
+        links.wait_usable(UPLINK_PORT).await?;
+        links.wait_usable(UPLINK).await
+    })?;
+    wait_port(fabric, &plan.name)
 }
 
 async fn address(node: &Links, plan: &NodePlan) -> Result<()> {

@@ -2,18 +2,24 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State};
 use netlink_packet_route::route::{RouteAttribute, RouteIpTunnel, RouteMetric, RouteScope};
 use netlink_packet_route::tc::TcAttribute;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, LinkVxlan,
     RouteMessageBuilder,
 };
+use tokio::time::sleep;
 
+/// Longest wait for a link to come up, on a machine that has much else to do.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(2);
 /// Where VXLAN is received (RFC 7348).
 const OVERLAY_PORT: u16 = 4789;
 /// Where VXLAN-GPE is received.
@@ -137,6 +143,20 @@ impl Links {
         self.change(message)
             .await
             .with_context(|| format!("bring up {name}"))
+    }
+
+    /// Waits until the kernel sends by a veth or a bridge. It begins to a moment after somebody is at
+    /// the other end, and drops what comes before.
+    pub async fn wait_usable(&self, name: &str) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let attributes = self.get(name).await?.attributes;
+            if attributes.contains(&LinkAttribute::OperState(State::Up)) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < LIMIT, "{name} does not come up");
+            sleep(PAUSE).await;
+        }
     }
 
     /// Makes a veth: one end here, the other in the namespace `there`. Both are down.

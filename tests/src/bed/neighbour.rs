@@ -103,8 +103,12 @@ impl Neighbour {
             .with_context(|| format!("connect a neighbour to {}", node.name()))?;
         namespace.run(async |links| {
             links.set_port(PORT, LINK).await?;
-            links.up(PORT).await
+            links.up(PORT).await?;
+            links.wait_usable(PORT).await?;
+            links.wait_usable(LINK).await
         })?;
+        node.namespace()
+            .run(async |links| links.wait_usable(LINK).await)?;
         let group = node.group().parent();
         let place = Place {
             group: group

@@ -83,6 +83,7 @@ fn connect_routed(
     node.set_sysctls(&[(&format!("ipv4/conf/{link}/proxy_arp"), "1")])?;
     pod.run(async |links| {
         links.up(UPLINK).await?;
+        links.wait_usable(UPLINK).await?;
         links.add_address(UPLINK, addresses.v4.into(), 32).await?;
         links.add_address(UPLINK, addresses.v6.into(), 128).await?;
         let (v4, v6) = (ROUTED_GATEWAY_V4.into(), ROUTED_GATEWAY_V6.into());
@@ -91,7 +92,8 @@ fn connect_routed(
         links.add_route(DEFAULT_V6, UPLINK, Some(v6)).await?;
         links.add_neighbour(UPLINK, v4, NODE_END_MAC).await?;
         links.add_neighbour(UPLINK, v6, NODE_END_MAC).await
-    })
+    })?;
+    node.run(async |links| links.wait_usable(link).await)
 }
 
 fn connect_bridged(
@@ -110,6 +112,7 @@ fn connect_bridged(
     })?;
     pod.run(async |links| {
         links.up(UPLINK).await?;
+        links.wait_usable(UPLINK).await?;
         let (v4, v6) = (plan.gateway_v4().into(), plan.gateway_v6().into());
         links
             .add_address(UPLINK, addresses.v4.into(), plan.pods_v4.prefix())
@@ -119,5 +122,9 @@ fn connect_bridged(
             .await?;
         links.add_route(DEFAULT_V4, UPLINK, Some(v4)).await?;
         links.add_route(DEFAULT_V6, UPLINK, Some(v6)).await
+    })?;
+    node.run(async |links| {
+        links.wait_usable(link).await?;
+        links.wait_usable(POD_BRIDGE).await
     })
 }

@@ -2,7 +2,8 @@
 //! `BPF_PROG_TEST_RUN`. Needs root.
 //!
 //! Maps are created for each executor and pinned nowhere. Programs at socket calls cannot be run
-//! this way. The kernel's clock cannot be advanced: flows are made older instead.
+//! this way. The kernel's clock can neither be advanced nor stopped: flows are made older instead,
+//! and younger where a busy machine kept the test waiting.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -13,8 +14,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use nix::time::{ClockId, clock_gettime};
 use weir_agent::maps::kernel::KernelTables;
 use weir_agent::maps::{Contents, Plan};
+use weir_ebpf::conntrack::SECOND;
 use weir_ebpf::datapath::At;
 use weir_ebpf::event::Event;
 use weir_ebpf::tables::{
@@ -70,6 +73,9 @@ const NEXT: u32 = u32::MAX;
 const SHOT: u32 = 2;
 const REDIRECT: u32 = 7;
 
+/// Scenarios say no times as exactly as this.
+const UNNOTICED: Nanos = SECOND / 10;
+
 /// A frame can grow by the headers of an ICMP error.
 const ROOM: usize = 4096;
 
@@ -83,6 +89,8 @@ pub struct Program {
     fragments: Memory<{ size_of::<FragmentKey>() }, { size_of::<Fragment>() }>,
     affinity: Memory<{ size_of::<AffinityKey>() }, { size_of::<Affinity>() }>,
     connections: Memory<{ size_of::<ConnectionKey>() }, { size_of::<Connection>() }>,
+    /// When the kernel's clock and the executor's, which stands still, were last brought together.
+    together: Nanos,
     events: RingBuf<MapData>,
     /// Those that were taken out of it, so that there is always room.
     told: Vec<Event>,
@@ -129,6 +137,7 @@ impl Program {
             fragments,
             affinity,
             connections,
+            together: now()?,
             events,
             told: Vec::new(),
         })
@@ -161,6 +170,27 @@ impl Program {
                 Ok((name.to_owned(), count))
             })
             .collect()
+    }
+
+    /// Takes back the time that has passed by itself, if it is any to speak of.
+    fn hold_clock(&mut self) -> Result<()> {
+        let now = now()?;
+        let passed = now.saturating_sub(self.together);
+        if passed < UNNOTICED {
+            return Ok(());
+        }
+        // What was noted meanwhile was noted at this very moment.
+        let younger = |time: Nanos| time.saturating_add(passed).min(now);
+        self.change_times(younger)?;
+        self.together = now;
+        Ok(())
+    }
+
+    fn change_times(&mut self, change: impl Fn(Nanos) -> Nanos) -> Result<()> {
+        self.flows.change_times(&change)?;
+        self.fragments.change_times(&change)?;
+        self.affinity.change_times(&change)?;
+        self.connections.change_times(&change)
     }
 
     fn run(&mut self, at: At, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
@@ -230,6 +260,7 @@ impl Executor for Program {
     fn send(&mut self, at: At, frame: &[u8]) -> Result<Sent> {
         let hook = at.hook;
         let before = self.tables.counters()?;
+        self.hold_clock()?;
         let (action, output) = self.run(at, frame)?;
         while let Some(bytes) = self.events.next() {
             let event = Event::from_bytes(&bytes);
@@ -258,10 +289,7 @@ impl Executor for Program {
 
     fn advance(&mut self, by: Duration) -> Result<()> {
         let by = age(by)?;
-        self.flows.make_older(by)?;
-        self.fragments.make_older(by)?;
-        self.affinity.make_older(by)?;
-        self.connections.make_older(by)
+        self.change_times(|time| time.saturating_sub(by))
     }
 
     fn take_events(&mut self) -> Result<Vec<Event>> {
@@ -334,16 +362,22 @@ impl<const KEY: usize, const VALUE: usize> Memory<KEY, VALUE> {
     }
 
     /// What was noted longer ago is to the programs as if that time had passed.
-    fn make_older(&mut self, by: Nanos) -> Result<()> {
+    fn change_times(&mut self, change: impl Fn(Nanos) -> Nanos) -> Result<()> {
         let place = self.time..self.time + size_of::<Nanos>();
         let entries: Vec<_> = self.map.iter().collect::<Result<_, _>>()?;
         for (key, mut value) in entries {
             let time: Nanos = bytemuck::pod_read_unaligned(&value[place.clone()]);
-            value[place.clone()].copy_from_slice(&time.saturating_sub(by).to_ne_bytes());
+            value[place.clone()].copy_from_slice(&change(time).to_ne_bytes());
             self.map.insert(key, value, 0)?;
         }
         Ok(())
     }
+}
+
+/// The kernel's clock, as the programs read it: the coarse one, which is behind the other.
+fn now() -> Result<Nanos> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("read the clock")?;
+    Ok(Nanos::try_from(Duration::from(now).as_nanos())?)
 }
 
 /// How much older entries can be made: none is older than the machine, since after a restart all

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -18,6 +18,8 @@ use weir_tests::fake_api::{FakeApi, ServiceAccount};
 /// Longest wait for something that has to come; the agent waits half a minute between attempts
 /// when many have failed.
 pub const LIMIT: Duration = Duration::from_secs(180);
+/// Between two looks at what is not announced.
+const PAUSE: Duration = Duration::from_millis(20);
 /// The node that the agent is of.
 pub const NODE: &str = "worker-0";
 
@@ -134,8 +136,7 @@ impl Listener {
         let wanted = async {
             // How many objects there are is not announced.
             while !look() {
-                let pause = Duration::from_millis(20);
-                let _ = tokio::time::timeout(pause, changes.changed()).await;
+                let _ = tokio::time::timeout(PAUSE, changes.changed()).await;
             }
         };
         if tokio::time::timeout(LIMIT, wanted).await.is_err() {
@@ -168,9 +169,20 @@ impl Listener {
             .collect()
     }
 
-    /// The metrics' page.
-    pub fn page(&self) -> Result<String> {
-        Ok(self.metrics.text()?)
+    /// Waits until the metrics' page has these lines, which follow what was heard: gives the page.
+    pub async fn wait_page(&self, lines: &[&str]) -> Result<String> {
+        let start = Instant::now();
+        loop {
+            let page = self.metrics.text()?;
+            let missing = lines
+                .iter()
+                .find(|line| page.lines().all(|it| it != **line));
+            match missing {
+                None => return Ok(page),
+                Some(line) if start.elapsed() > LIMIT => bail!("{line} is not in\n{page}"),
+                Some(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 }
 

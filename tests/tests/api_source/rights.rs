@@ -169,13 +169,11 @@ async fn it_asks_for_no_more_than_it_needs() -> Result<()> {
         );
     }
     ensure!(api.count("watch", Resource::Endpoints) == 0);
-    let page = listener.page()?;
-    for line in [
+    let lines = [
         r#"weir_source_connected{kind="Service"} 1"#,
         r#"weir_source_objects{kind="Service"} 1"#,
-    ] {
-        ensure!(page.lines().any(|it| it == line), "{line}:\n{page}");
-    }
+    ];
+    let page = listener.wait_page(&lines).await?;
     ensure!(page.contains("rest_client_requests_total{"), "{page}");
     Ok(())
 }

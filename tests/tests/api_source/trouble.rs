@@ -32,9 +32,8 @@ async fn a_server_that_was_away_is_believed_when_it_is_back() -> Result<()> {
     listener
         .wait_state(Kind::Service, SourceState::Synced)
         .await?;
-    let page = listener.page()?;
     let line = r#"weir_source_relists_total{kind="Service"} 1"#;
-    ensure!(page.lines().any(|it| it == line), "{line}:\n{page}");
+    listener.wait_page(&[line]).await?;
     Ok(())
 }
 
