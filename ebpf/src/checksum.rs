@@ -26,6 +26,13 @@ pub const fn difference(old: Addr, new: Addr) -> u32 {
     fold_to_32(sum)
 }
 
+/// [`difference`] of two IPv4-mapped addresses.
+#[inline(always)]
+#[must_use]
+pub const fn v4_difference(old: Addr, new: Addr) -> u32 {
+    fold_to_32((!old.0[3]) as u64 + new.0[3] as u64)
+}
+
 /// `~old + new` for a port.
 #[inline(always)]
 #[must_use]
@@ -137,6 +144,8 @@ mod tests {
             let both = difference(Addr::from_v4_word(old), Addr::from_v4_word(new));
             let words = add(!old, new);
             prop_assert!(same(finish(both), finish(words)));
+            let v4 = v4_difference(Addr::from_v4_word(old), Addr::from_v4_word(new));
+            prop_assert!(same(finish(v4), finish(words)));
         }
     }
 

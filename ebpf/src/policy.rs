@@ -226,7 +226,7 @@ impl Case {
 
 /// Finds out whose interface it is, and whether policies have a say in a packet there that goes this
 /// way.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn enter<T: Tables>(
     tables: &T,
     case: &mut Case,

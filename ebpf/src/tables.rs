@@ -125,6 +125,8 @@ pub mod name {
     /// `0` → [`Workspace`](crate::datapath::Workspace); per CPU array of one, not pinned: nothing
     /// in it outlives a packet.
     pub const WORKSPACE: &str = "WORKSPACE";
+    /// `0` → the time of this tick; per CPU array of one, not pinned likewise.
+    pub const CLOCK: &str = "CLOCK";
     /// Counter index → packets; per CPU array.
     pub const COUNTERS: &str = "COUNTERS";
 }

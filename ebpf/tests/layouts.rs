@@ -195,6 +195,7 @@ fn the_maps_keep_their_names() {
         (name::CONNECTIONS, "CONNECTIONS"),
         (name::EVENTS, "EVENTS"),
         (name::WORKSPACE, "WORKSPACE"),
+        (name::CLOCK, "CLOCK"),
         (name::COUNTERS, "COUNTERS"),
     ];
     for (ours, pinned) in names {

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::num::NonZero;
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::programs::{CgroupSockAddr, Program, ProgramFd, SchedClassifier};
+use aya::programs::{Program, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::tables::{capacity, name};
 
@@ -285,18 +288,16 @@ fn check_object(pins: &Pins) -> Result<()> {
 }
 
 fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
-    for name in TC_PROGRAMS {
-        let program: &mut SchedClassifier = program_mut(&mut ebpf, name)?;
-        program
-            .load()
-            .with_context(|| format!("load the program {name}"))?;
+    let wanted = TC_PROGRAMS
+        .into_iter()
+        .chain(cgroup::HOOKS.iter().map(|(name, _)| *name));
+    for name in wanted {
+        ensure!(
+            ebpf.program(name).is_some(),
+            "the BPF object has no program {name}"
+        );
     }
-    for (name, _) in cgroup::HOOKS {
-        let program: &mut CgroupSockAddr = program_mut(&mut ebpf, name)?;
-        program
-            .load()
-            .with_context(|| format!("load the program {name}"))?;
-    }
+    load_side_by_side(&mut ebpf)?;
     let mut reports: Vec<ProgramReport> = ebpf
         .programs()
         .map(|(name, program)| {
@@ -313,15 +314,61 @@ fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
     Ok((ebpf, reports))
 }
 
-fn program_mut<'ebpf, T>(ebpf: &'ebpf mut Ebpf, name: &str) -> Result<&'ebpf mut T>
-where
-    &'ebpf mut T: TryFrom<&'ebpf mut Program>,
-    <&'ebpf mut T as TryFrom<&'ebpf mut Program>>::Error: std::error::Error + Send + Sync + 'static,
-{
-    ebpf.program_mut(name)
-        .with_context(|| format!("the BPF object has no program {name}"))?
-        .try_into()
-        .with_context(|| format!("the program {name} is of another type"))
+/// Loads every program, as many at once as there are processors: the verifier takes a tenth of a
+/// second for the largest, and nothing else of a start takes as long.
+fn load_side_by_side(ebpf: &mut Ebpf) -> Result<()> {
+    let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
+    // Those that are taken first are the last here: the longest, so that none is waited for alone.
+    programs.sort_unstable_by_key(|(name, _)| load_order(name));
+    let programs = Mutex::new(programs);
+    let take = || {
+        programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+    };
+    let load_some = || {
+        while let Some((name, program)) = take() {
+            load_program(program).with_context(|| format!("load the program {name}"))?;
+        }
+        anyhow::Ok(())
+    };
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(load_some)).collect();
+        let mut result = load_some();
+        for other in others {
+            let ended = other.join();
+            result = result
+                .and(ended.unwrap_or_else(|_| bail!("a thread that loads programs panicked")));
+        }
+        result
+    })
+}
+
+/// The higher, the sooner: by what the verifier takes for it.
+fn load_order(name: &str) -> usize {
+    const LONGEST: [&str; 6] = [
+        "to_network_l3",
+        "to_network",
+        "from_network_l3",
+        "from_network",
+        "to_pod",
+        "from_pod",
+    ];
+    LONGEST
+        .iter()
+        .position(|it| *it == name)
+        .map_or(0, |place| place + 1)
+}
+
+fn load_program(program: &mut Program) -> Result<()> {
+    match program {
+        Program::SchedClassifier(program) => program.load()?,
+        Program::CgroupSockAddr(program) => program.load()?,
+        other => bail!("it is of another type: {:?}", other.prog_type()),
+    }
+    Ok(())
 }
 
 /// Undoes the pinning of a load that failed.

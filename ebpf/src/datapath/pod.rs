@@ -195,7 +195,9 @@ fn judge_received<P: Packet, T: Tables>(
 /// Writes down what passes.
 #[inline(always)]
 fn finish<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
-    note(tables, work);
+    if work.case.is_judged() || work.headers.is_fragment {
+        note(tables, work);
+    }
     match work.step {
         Step::PASS => Decision::PASS,
         _ => Decision::TRANSLATE,

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
@@ -83,6 +83,8 @@ static CONNECTIONS: LruHashMap<ConnectionKey, Connection> =
 static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENTS, 0);
 #[map]
 static WORKSPACE: PerCpuArray<Workspace> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNTERS, 0);
 
@@ -327,13 +329,44 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn now(&self) -> Nanos {
-        if globals::has_coarse_clock() {
-            // SAFETY: as in `random`. A third of the other's cost; lifetimes are seconds.
-            unsafe { bpf_ktime_get_coarse_ns() }
-        } else {
-            // SAFETY: as in `random`.
-            unsafe { bpf_ktime_get_ns() }
+        // SAFETY: as in `random`. The verifier puts the variable's address in the call's place.
+        let jiffies = unsafe { bpf_jiffies64() };
+        let Some(clock) = CLOCK.get_ptr_mut(0) else {
+            return read_clock();
+        };
+        // SAFETY: the element is this processor's own memory of the map, and any bytes are valid.
+        // A socket call may be interrupted by packets between two of these accesses: volatile, and
+        // the time before its tick, so that what is found under a tick is the time of that tick,
+        // or for a moment that at which the call was interrupted.
+        unsafe {
+            if (&raw const (*clock).jiffies).read_volatile() == jiffies {
+                return (&raw const (*clock).now).read_volatile();
+            }
+            let now = read_clock();
+            (&raw mut (*clock).now).write_volatile(now);
+            (&raw mut (*clock).jiffies).write_volatile(jiffies);
+            now
         }
+    }
+}
+
+/// The monotonic clock as it was read once in this tick: reading it costs as much as a lookup.
+/// Lifetimes are seconds, and a tick is ten milliseconds at most.
+#[repr(C)]
+struct Clock {
+    /// The kernel's count of ticks.
+    jiffies: u64,
+    now: Nanos,
+}
+
+fn read_clock() -> Nanos {
+    if globals::has_coarse_clock() {
+        // SAFETY: the helper takes nothing and may be called anywhere. A third of the other's
+        // cost.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_ktime_get_ns() }
     }
 }
 

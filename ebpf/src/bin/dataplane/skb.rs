@@ -50,6 +50,14 @@ impl<const LINK: u32> Packet for Skb<'_, LINK> {
     }
 
     #[inline(always)]
+    fn load_near<T: bytemuck::Pod>(&self, offset: u32) -> Option<T> {
+        match self.at_hand(offset) {
+            Some(value) => Some(value),
+            None => self.load(offset),
+        }
+    }
+
+    #[inline(always)]
     fn len(&self) -> u32 {
         self.0.len()
     }
@@ -107,7 +115,35 @@ pub fn begins_with_ip_header(ctx: &TcContext) -> bool {
         })
 }
 
+/// Offsets that [`Skb::at_hand`] looks at: an Ethernet header and the longest IPv4 one, or that of
+/// IPv6 and some options. The verifier wants a bound.
+const NEAR: u32 = 127;
+
 impl<const LINK: u32> Skb<'_, LINK> {
+    /// Reads from the packet's linear part without a helper. `None`: it does not lie there.
+    #[inline(always)]
+    fn at_hand<T: bytemuck::Pod>(&self, offset: u32) -> Option<T> {
+        if offset > NEAR {
+            return None;
+        }
+        let skb = self.0.skb.skb;
+        // SAFETY: the context is valid as long as the program runs. Volatile, so that the fields
+        // are read where the verifier sees that the context is.
+        let (data, end) = unsafe {
+            (
+                (&raw const (*skb).data).read_volatile(),
+                (&raw const (*skb).data_end).read_volatile(),
+            )
+        };
+        let start = data as usize + offset as usize;
+        if start + size_of::<T>() > end as usize {
+            return None;
+        }
+        // SAFETY: the bytes lie in the packet, as was just checked and the verifier checks again,
+        // and any bytes are a `T: Pod`. BPF reads at any alignment, as packets have it.
+        Some(unsafe { *(start as *const T) })
+    }
+
     #[inline(always)]
     fn write<T: bytemuck::Pod>(&self, offset: u32, value: &T, flags: u64) -> Option<()> {
         // SAFETY: the pointer is to `size_of::<T>()` initialised bytes on the stack.
