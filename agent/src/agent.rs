@@ -23,9 +23,9 @@ use crate::{
     config::Config,
     kube_proxy::{self, Takeover},
     maps::{
-        Contents, Plan, Write,
+        Contents,
         diff::{Limits, diff_numbers, diff_within},
-        flows::may_leave_stale,
+        flows::{may_leave_stale, may_strand_sockets},
         kernel::KernelTables,
         succession::Inheritance,
     },
@@ -34,7 +34,7 @@ use crate::{
         listeners::{Listening, Purpose},
         metrics::Extent,
         present::{Present, Wish},
-        report::{Reporter, Synchronised},
+        report::{Different, Reporter, Synchronised},
         surface::{self, Surface},
     },
     own_node::OwnNode,
@@ -302,28 +302,25 @@ impl Agent {
         self.schedule.done(result.is_ok(), now);
         self.surface.ended(extent, took);
         match result {
-            Ok(plan) => {
+            Ok((compiled, writes)) => {
                 let desired = self.compiler.desired();
-                let interfaces = self.node.pod_interfaces();
-                let network_interfaces = self.node.network_interfaces();
                 self.surface.synchronised(surface::Synchronised {
-                    contents: &desired.contents,
-                    health_checks: &desired.health_checks,
-                    writes: plan.0.len(),
-                    skipped: desired.skipped.len(),
-                    pod_interfaces: interfaces.len(),
-                    network_interfaces: network_interfaces.len(),
+                    desired,
+                    extent: &compiled,
+                    writes,
+                    interfaces: self.node.counts(),
                 });
                 self.reporter.synchronised(Synchronised {
                     took,
-                    writes: plan.0.len(),
-                    contents: &desired.contents,
-                    service_ports: desired.service_ports,
-                    skipped: &desired.skipped,
-                    unchosen: &desired.unchosen,
-                    interfaces,
-                    pods: &desired.pods,
-                    network_interfaces,
+                    writes,
+                    desired,
+                    different: match &compiled {
+                        Compiled::Everything => Different::Everything {
+                            interfaces: self.node.pod_interfaces(),
+                            network_interfaces: self.node.network_interfaces(),
+                        },
+                        Compiled::Endpoints { services, .. } => Different::Endpoints(services),
+                    },
                 });
                 self.present.synchronised();
                 self.takeover.synchronised();
@@ -337,7 +334,8 @@ impl Agent {
         }
     }
 
-    fn bring_up_to_date(&mut self) -> Result<Plan> {
+    /// Gives what was compiled, and how many entries were written or removed.
+    fn bring_up_to_date(&mut self) -> Result<(Compiled, usize)> {
         let is_repair = self.schedule.is_repair();
         if is_repair {
             self.compiler.note_everything();
@@ -368,33 +366,33 @@ impl Agent {
             peer_ranges: capacities.peer_ranges as usize,
             rules: capacities.rules as usize,
         };
-        let plan = match extent {
+        let plan = match &extent {
             Compiled::Everything => diff_within(&desired.contents, &self.actual, limits),
-            Compiled::Numbers(numbers) => {
-                diff_numbers(&desired.contents, &self.actual, &numbers, limits)
+            Compiled::Endpoints { numbers, .. } => {
+                diff_numbers(&desired.contents, &self.actual, numbers, limits)
             }
         };
         let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
+        let may_strand = is_stale || may_strand_sockets(&plan, &self.actual);
         // Where this fails some of it may have been written; the next attempt reads the tables.
         self.tables.apply(&plan)?;
         for write in &plan.0 {
             write.apply_to(&mut self.actual);
         }
         // One interface that refuses its programs keeps nobody else from what is theirs.
-        let attached = self.attach(is_repair);
+        let attached = match extent {
+            Compiled::Everything => self.attach(is_repair),
+            // The interfaces are what they were.
+            Compiled::Endpoints { .. } => Ok(()),
+        };
         if is_stale {
             self.tables.forget_stale(&self.actual)?;
         }
-        let is_stale = is_stale
-            || plan
-                .0
-                .iter()
-                .any(|it| matches!(it, Write::RemoveServing(_)));
-        if is_stale {
+        if may_strand {
             self.close_stale_sockets()?;
         }
         attached?;
-        Ok(plan)
+        Ok((extent, plan.0.len()))
     }
 
     /// Programs meet tables that are complete: they are attached after the first time these were

@@ -19,8 +19,13 @@ use super::{Capacities, Desired, Ids, NodeContext, compile};
 pub enum Extent {
     /// Everything.
     Everything,
-    /// What these numbers have in `SERVICES`, `BACKENDS` and `SERVING`.
-    Numbers(BTreeSet<u32>),
+    /// What these services' numbers have in `SERVICES`, `BACKENDS` and `SERVING`.
+    Endpoints {
+        /// The services whose endpoints changed, those that nobody knows too.
+        services: BTreeSet<ServiceRef>,
+        /// The numbers that they have.
+        numbers: BTreeSet<u32>,
+    },
 }
 
 /// What has changed since the last time.
@@ -90,24 +95,25 @@ impl Compiler {
     ) -> Extent {
         // What fails halfway is done again as a whole.
         let dirty = std::mem::replace(&mut self.dirty, Dirty::Everything);
-        let numbers = match &dirty {
+        let few = match dirty {
             Dirty::Everything => None,
             Dirty::Endpoints(services) => {
                 let place = Place {
                     node: node_name,
                     zone: cluster.node(node_name).and_then(Node::zone),
                 };
-                recompile(
+                let numbers = recompile(
                     Arc::make_mut(&mut self.desired),
                     cluster,
                     &self.slices,
-                    services,
+                    &services,
                     (place, &mut self.ids, capacities),
-                )
+                );
+                numbers.map(|numbers| Extent::Endpoints { services, numbers })
             }
         };
-        let extent = match numbers {
-            Some(numbers) => Extent::Numbers(numbers),
+        let extent = match few {
+            Some(extent) => extent,
             None => {
                 let mut desired = compile(cluster, &node(), &mut self.ids, capacities);
                 finish(&mut desired);

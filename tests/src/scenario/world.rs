@@ -188,7 +188,7 @@ impl World {
                 .compile(cluster, &node.name, || node.clone(), &capacities, watched);
         let desired = self.compiler.desired();
         let plan = diff(&desired.contents, &self.contents);
-        if let Extent::Numbers(numbers) = extent {
+        if let Extent::Endpoints { numbers, .. } = extent {
             let mut whole = compile(cluster, node, &mut self.compiler.ids().clone(), &capacities);
             watched(&mut whole);
             assert_eq!(**desired, whole, "new endpoints of a few services");

@@ -54,7 +54,7 @@ impl Bench {
             ..Limits::AMPLE
         };
         let plan = diff_within(&desired.contents, actual, limits);
-        if let Extent::Numbers(numbers) = &extent {
+        if let Extent::Endpoints { numbers, .. } = &extent {
             let of_numbers = diff_numbers(&desired.contents, actual, numbers, limits);
             assert_eq!(of_numbers, plan);
         }
@@ -96,7 +96,7 @@ fn web_and_db() -> Vec<Object> {
 
 fn numbers(extent: Extent) -> BTreeSet<u32> {
     match extent {
-        Extent::Numbers(numbers) => numbers,
+        Extent::Endpoints { numbers, .. } => numbers,
         Extent::Everything => panic!("everything was compiled again"),
     }
 }
