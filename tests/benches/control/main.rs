@@ -27,34 +27,20 @@ mod probe;
 mod report;
 mod world;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use weir_tests::bench::Report;
 
 use ground::Ground;
-use report::Report;
+use report::Figures;
 use world::Size;
 
-#[derive(Parser)]
-struct Arguments {
-    /// Fewer and shorter measurements
-    #[arg(long)]
-    quick: bool,
-    /// Write the results there, as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Only clusters of so many services
-    #[arg(long)]
-    services: Vec<usize>,
-    /// What cargo adds
-    #[arg(long, hide = true)]
-    bench: bool,
-}
+/// Names the numbers of services, with commas, where others than these are wanted.
+const SERVICES: &str = "WEIR_BENCH_SERVICES";
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -63,23 +49,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run() -> Result<()> {
+    let mut report = Report::from_environment();
     let weir = ground::weir()?;
-    let sizes = match (&*arguments.services, arguments.quick) {
-        ([], true) => vec![10, 10_000],
-        ([], false) => vec![1, 100, 1_000, 10_000],
-        (some, _) => some.to_vec(),
-    };
-    let mut report = Report::default();
-    for services in sizes {
+    for services in numbers_of_services(report.is_quick()) {
         let size = Size::of(services);
-        eprintln!("a cluster of {services} services ...");
+        report.note(&format!("a cluster of {services} services ..."));
         let (mut ground, start) = Ground::prepare(&weir, size)?;
-        measure::all(&mut ground, start, arguments.quick, &mut report)?;
-        report.print(services);
+        let mut figures = Figures::new(size);
+        measure::all(&mut ground, start, report.is_quick(), &mut figures)?;
+        let (title, figures) = figures.finish();
+        report.add(&title, figures);
     }
-    if let Some(path) = &arguments.json {
-        report.write(path)?;
+    report.finish()
+}
+
+fn numbers_of_services(is_quick: bool) -> Vec<usize> {
+    let named = std::env::var(SERVICES).unwrap_or_default();
+    let named: Vec<usize> = named.split(',').filter_map(|it| it.parse().ok()).collect();
+    match (named.is_empty(), is_quick) {
+        (false, _) => named,
+        (true, true) => vec![1, 10_000],
+        (true, false) => vec![1, 100, 1_000, 10_000],
     }
-    Ok(())
 }

@@ -10,7 +10,7 @@ use weir_tests::bed::Family;
 use crate::ground::{Ground, Start};
 use crate::machine;
 use crate::probe::first_answer;
-use crate::report::Report;
+use crate::report::Figures;
 use crate::world::{self, PASSING_ADDR, Size};
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
@@ -37,7 +37,7 @@ struct Effort {
 }
 
 /// Measures everything.
-pub fn all(ground: &mut Ground, start: Start, is_quick: bool, report: &mut Report) -> Result<()> {
+pub fn all(ground: &mut Ground, start: Start, is_quick: bool, figures: &mut Figures) -> Result<()> {
     let effort = if is_quick {
         Effort {
             changes: 60,
@@ -54,24 +54,24 @@ pub fn all(ground: &mut Ground, start: Start, is_quick: bool, report: &mut Repor
         }
     };
     let size = ground.size;
-    add_start(report, size, "cold start", start);
+    add_start(figures, "cold start", start);
     // What it does once everything is programmed is not what it costs while nothing happens.
     settle(ground)?;
-    memory(ground, "after the start", report)?;
-    tables(ground, report)?;
-    endpoint_changes(ground, effort.changes, report)?;
-    other_changes(ground, effort.other_changes, report)?;
-    idle(ground, report)?;
-    seldom_changes(ground, effort.seldom, report)?;
-    busy(ground, effort.busy, report)?;
-    memory(ground, "after all changes", report)?;
+    memory(ground, "after the start", figures)?;
+    tables(ground, figures)?;
+    endpoint_changes(ground, effort.changes, figures)?;
+    other_changes(ground, effort.other_changes, figures)?;
+    idle(ground, figures)?;
+    seldom_changes(ground, effort.seldom, figures)?;
+    busy(ground, effort.busy, figures)?;
+    memory(ground, "after all changes", figures)?;
     let again = ground.restart()?;
-    add_start(report, size, "start over its tables", again);
+    add_start(figures, "start over its tables", again);
     settle(ground)?;
-    memory(ground, "after the start over its tables", report)
+    memory(ground, "after the start over its tables", figures)
 }
 
-fn add_start(report: &mut Report, size: Size, what: &str, start: Start) {
+fn add_start(figures: &mut Figures, what: &str, start: Start) {
     let Start {
         whole,
         after_lists,
@@ -79,22 +79,19 @@ fn add_start(report: &mut Report, size: Size, what: &str, start: Start) {
     } = start;
     let seconds = |it: Duration| it.as_secs_f64();
     let goal = Some(1.0);
-    report.add(
-        size,
+    figures.add(
         &format!("{what}, after the last list"),
         seconds(after_lists),
         "s",
         goal,
     );
-    report.add(
-        size,
+    figures.add(
         &format!("{what}, from the process's start"),
         seconds(whole),
         "s",
         None,
     );
-    report.add(
-        size,
+    figures.add(
         &format!("{what}, processor time"),
         seconds(run_time),
         "s",
@@ -120,29 +117,22 @@ fn settle(ground: &Ground) -> Result<()> {
     Ok(())
 }
 
-fn memory(ground: &Ground, when: &str, report: &mut Report) -> Result<()> {
+fn memory(ground: &Ground, when: &str, figures: &mut Figures) -> Result<()> {
     let memory = machine::memory(ground.agent.id())?;
     let mebibytes = |bytes: u64| bytes as f64 / MEBIBYTE;
     let size = ground.size;
     let goal = Some(64.0);
-    report.add(
-        size,
+    figures.add(
         &format!("resident {when}"),
         mebibytes(memory.resident),
         "MiB",
         goal,
     );
-    report.add(
-        size,
-        &format!("peak {when}"),
-        mebibytes(memory.peak),
-        "MiB",
-        None,
-    );
+    figures.add(&format!("peak {when}"), mebibytes(memory.peak), "MiB", None);
     Ok(())
 }
 
-fn tables(ground: &Ground, report: &mut Report) -> Result<()> {
+fn tables(ground: &Ground, figures: &mut Figures) -> Result<()> {
     let maps = machine::maps(ground.agent.id())?;
     let is_of_services = |name: &str| OF_SERVICES.contains(&name);
     let sum = |wanted: &dyn Fn(&str) -> bool| -> f64 {
@@ -153,24 +143,16 @@ fn tables(ground: &Ground, report: &mut Report) -> Result<()> {
             .sum();
         bytes as f64 / 1e6
     };
-    report.add(
-        ground.size,
+    figures.add(
         "kernel memory, tables of services",
         sum(&is_of_services),
         "MB",
         Some(16.0),
     );
-    report.add(
-        ground.size,
-        "kernel memory, all tables",
-        sum(&|_| true),
-        "MB",
-        None,
-    );
+    figures.add("kernel memory, all tables", sum(&|_| true), "MB", None);
     for (name, bytes) in &maps {
         if *bytes > 1_000_000 {
-            report.add(
-                ground.size,
+            figures.add(
                 &format!("kernel memory, {name}"),
                 *bytes as f64 / 1e6,
                 "MB",
@@ -188,7 +170,7 @@ fn pause(number: usize) {
     ));
 }
 
-fn endpoint_changes(ground: &Ground, changes: usize, report: &mut Report) -> Result<()> {
+fn endpoint_changes(ground: &Ground, changes: usize, figures: &mut Figures) -> Result<()> {
     let mut times = Vec::new();
     for number in 0..changes {
         pause(number);
@@ -196,17 +178,16 @@ fn endpoint_changes(ground: &Ground, changes: usize, report: &mut Report) -> Res
         let slice = world::probed(v4(server.addr(Family::V4)));
         times.push(meets(ground, Ground::probed(), server.name(), [slice])?);
     }
-    report.add_times(
-        ground.size,
+    figures.add_times(
         "one endpoint, change to first packet",
         &times,
-        Some((5.0, 20.0)),
+        Some([5.0, 20.0]),
     );
     Ok(())
 }
 
 /// Of a service, of a pod's label, of a policy: more is compiled then.
-fn other_changes(ground: &Ground, changes: usize, report: &mut Report) -> Result<()> {
+fn other_changes(ground: &Ground, changes: usize, figures: &mut Figures) -> Result<()> {
     let service = world::udp_service("passing", PASSING_ADDR);
     let slice = world::alone("passing", v4(ground.pods[0].addr(Family::V4)));
     let client = v4(ground.client().addr(Family::V4));
@@ -246,25 +227,10 @@ fn other_changes(ground: &Ground, changes: usize, report: &mut Report) -> Result
         pause(number);
         of_policy.push(meets(ground, to, server, [world::admission()])?);
     }
-    let goals = Some((20.0, 20.0));
-    report.add_times(
-        ground.size,
-        "a new service, change to first packet",
-        &of_service,
-        goals,
-    );
-    report.add_times(
-        ground.size,
-        "a pod's label, change to first packet",
-        &of_label,
-        goals,
-    );
-    report.add_times(
-        ground.size,
-        "a policy, change to first packet",
-        &of_policy,
-        goals,
-    );
+    let goals = Some([20.0, 20.0]);
+    figures.add_times("a new service, change to first packet", &of_service, goals);
+    figures.add_times("a pod's label, change to first packet", &of_label, goals);
+    figures.add_times("a policy, change to first packet", &of_policy, goals);
     Ok(())
 }
 
@@ -279,11 +245,10 @@ fn meets<const N: usize>(
     })
 }
 
-fn idle(ground: &Ground, report: &mut Report) -> Result<()> {
+fn idle(ground: &Ground, figures: &mut Figures) -> Result<()> {
     settle(ground)?;
     let part = of_a_core(ground, Duration::from_secs(5), |_| Ok(()))?;
-    report.add(
-        ground.size,
+    figures.add(
         "processor time while nothing changes",
         part * 100.0,
         "% of a core",
@@ -293,7 +258,7 @@ fn idle(ground: &Ground, report: &mut Report) -> Result<()> {
 }
 
 /// One change each 1.2 s.
-fn seldom_changes(ground: &Ground, changes: u32, report: &mut Report) -> Result<()> {
+fn seldom_changes(ground: &Ground, changes: u32, figures: &mut Figures) -> Result<()> {
     let gap = Duration::from_millis(1_200);
     let before = machine::run_time(ground.agent.id())?;
     for number in 0..changes {
@@ -302,8 +267,7 @@ fn seldom_changes(ground: &Ground, changes: u32, report: &mut Report) -> Result<
     }
     let took = machine::run_time(ground.agent.id())? - before;
     let of_hundred = took.as_secs_f64() * 100.0 / f64::from(changes);
-    report.add(
-        ground.size,
+    figures.add(
         "100 endpoint changes, one each 1.2 s",
         of_hundred,
         "s of processor time",
@@ -313,7 +277,7 @@ fn seldom_changes(ground: &Ground, changes: u32, report: &mut Report) -> Result<
 }
 
 /// A hundred changes a second.
-fn busy(ground: &Ground, time: Duration, report: &mut Report) -> Result<()> {
+fn busy(ground: &Ground, time: Duration, figures: &mut Figures) -> Result<()> {
     let mut number = 1_000;
     let part = of_a_core(ground, time, |passed| {
         // As many as are due, however late the machine lets us look.
@@ -324,7 +288,7 @@ fn busy(ground: &Ground, time: Duration, report: &mut Report) -> Result<()> {
         Ok(())
     })?;
     let work = "processor time, 100 endpoint changes a second";
-    report.add(ground.size, work, part * 100.0, "% of a core", Some(1.0));
+    figures.add(work, part * 100.0, "% of a core", Some(1.0));
     Ok(())
 }
 
