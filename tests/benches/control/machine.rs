@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::maps::loaded_maps;
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 /// What of a process is in memory.
 #[derive(Clone, Copy, Debug)]
@@ -33,21 +35,12 @@ pub fn memory(process: u32) -> Result<Memory> {
     })
 }
 
-/// How long all threads of a process have run. One that has ended is not counted any more.
+/// How long all threads of a process have run, those that have ended too.
 pub fn run_time(process: u32) -> Result<Duration> {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).context("list its threads")?;
-    let mut total = 0;
-    for task in tasks {
-        // It may end while the others are looked at.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
-            continue;
-        };
-        let nanoseconds = text.split_whitespace().next();
-        total += nanoseconds
-            .and_then(|it| it.parse::<u64>().ok())
-            .context("schedstat begins with a time")?;
-    }
-    Ok(Duration::from_nanos(total))
+    let process = Pid::from_raw(i32::try_from(process).context("a process id fits")?);
+    let clock = clock_getcpuclockid(process).context("find the process's clock")?;
+    let now = clock.now().context("read the process's clock")?;
+    Ok(Duration::from(now))
 }
 
 /// What each BPF map costs that a process has open, in bytes, by its name.

@@ -9,7 +9,7 @@
 //! | start, and start over the tables of an agent before | the agent's own log: from the arrival of the last list until it has synchronised and attached |
 //! | memory | `/proc`: resident now, and at its peak; each map by its `fdinfo` |
 //! | a change | from the API server's taking it in until a packet of a pod meets it: a UDP question every 100 µs or so |
-//! | processor time | what all of the agent's threads ran, by `schedstat` |
+//! | processor time | what all of the agent's threads ran, by the process's own clock |
 //!
 //! Times of one change are noisy where other work has the processors; processor time is not. The
 //! agent must be the release build: the goals are for that.

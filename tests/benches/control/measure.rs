@@ -53,7 +53,6 @@ pub fn all(ground: &mut Ground, start: Start, is_quick: bool, figures: &mut Figu
             seldom: 100,
         }
     };
-    let size = ground.size;
     add_start(figures, "cold start", start);
     // What it does once everything is programmed is not what it costs while nothing happens.
     settle(ground)?;
@@ -120,7 +119,6 @@ fn settle(ground: &Ground) -> Result<()> {
 fn memory(ground: &Ground, when: &str, figures: &mut Figures) -> Result<()> {
     let memory = machine::memory(ground.agent.id())?;
     let mebibytes = |bytes: u64| bytes as f64 / MEBIBYTE;
-    let size = ground.size;
     let goal = Some(64.0);
     figures.add(
         &format!("resident {when}"),
