@@ -16,11 +16,19 @@ use super::services::entries;
 use super::sets::{self, POLICIES, Set};
 use super::{Account, Capacities, Desired, HealthCheck, Ids, Reason};
 
-/// The slices of each service, by name.
+/// The slices of each service, by name: they are in the service's namespace.
+///
+/// There are as many as services, and most services have one: kept small.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slices {
-    of: BTreeMap<ServiceRef, BTreeSet<ObjectRef>>,
-    services: BTreeMap<ObjectRef, ServiceRef>,
+    of: BTreeMap<ServiceRef, Vec<Box<str>>>,
+    /// The name of each slice's service, by the slice's namespace and name.
+    services: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// Neither a namespace nor a name has a slash in it.
+fn slice_key(slice: &ObjectRef) -> Box<str> {
+    format!("{}/{}", slice.namespace, slice.name).into()
 }
 
 impl Slices {
@@ -38,20 +46,50 @@ impl Slices {
                 is_all = false;
                 continue;
             }
-            if let Some(service) = self.services.remove(object) {
-                if let Some(slices) = self.of.get_mut(&service) {
-                    slices.remove(object);
+            let key = slice_key(object);
+            let after = match cluster.get(object) {
+                Some(Object::EndpointSlice(slice)) => Some(&slice.service),
+                Some(_) | None => None,
+            };
+            let before = self.services.get(&key).map(|name| ServiceRef {
+                namespace: object.namespace.clone(),
+                name: name.clone().into(),
+            });
+            if before.as_ref() != after {
+                if let Some(service) = &before {
+                    self.remove(service, object, &key);
                 }
-                services.insert(service);
+                if let Some(service) = after {
+                    self.insert(service, object, key);
+                }
             }
-            if let Some(Object::EndpointSlice(slice)) = cluster.get(object) {
-                let slices = self.of.entry(slice.service.clone()).or_default();
-                slices.insert(object.clone());
-                self.services.insert(object.clone(), slice.service.clone());
-                services.insert(slice.service.clone());
-            }
+            services.extend(before);
+            services.extend(after.cloned());
         }
         is_all.then_some(services)
+    }
+
+    fn remove(&mut self, service: &ServiceRef, slice: &ObjectRef, key: &str) {
+        self.services.remove(key);
+        if let Some(names) = self.of.get_mut(service) {
+            names.retain(|name| **name != *slice.name);
+            if names.is_empty() {
+                self.of.remove(service);
+            }
+        }
+    }
+
+    fn insert(&mut self, service: &ServiceRef, slice: &ObjectRef, key: Box<str>) {
+        self.services.insert(key, service.name.as_str().into());
+        let names = match self.of.get_mut(service) {
+            Some(names) => names,
+            None => self
+                .of
+                .entry(service.clone())
+                .or_insert(Vec::with_capacity(1)),
+        };
+        let place = names.partition_point(|name| **name < *slice.name);
+        names.insert(place, slice.name.as_str().into());
     }
 
     /// The endpoints of a service's slices, in order; `None`: it has no slices, so that core
@@ -61,11 +99,14 @@ impl Slices {
         service: &ServiceRef,
         cluster: &'a Cluster,
     ) -> Option<Vec<&'a EndpointGroup>> {
-        let slices = self.of.get(service)?.iter();
-        let groups: Vec<_> = slices
-            .filter_map(|slice| match cluster.get(slice) {
-                Some(Object::EndpointSlice(slice)) => Some(&slice.group),
-                Some(_) | None => None,
+        let names = self.of.get(service)?.iter();
+        let groups: Vec<_> = names
+            .filter_map(|name| {
+                let slice = ObjectRef::new(Kind::EndpointSlice, &service.namespace, name);
+                match cluster.get(&slice) {
+                    Some(Object::EndpointSlice(slice)) => Some(&slice.group),
+                    Some(_) | None => None,
+                }
             })
             .collect();
         (!groups.is_empty()).then_some(groups)

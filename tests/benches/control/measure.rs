@@ -9,7 +9,7 @@ use weir_tests::bed::Family;
 
 use crate::ground::{Ground, Start};
 use crate::machine;
-use crate::probe::first_answer;
+use crate::probe::{first_answer, no_answer};
 use crate::report::Figures;
 use crate::world::{self, PASSING_ADDR, Size};
 
@@ -196,22 +196,25 @@ fn other_changes(ground: &Ground, changes: usize, figures: &mut Figures) -> Resu
     ground
         .api
         .apply([world::probed(v4(ground.pods[0].addr(Family::V4)))])?;
+    let (to, passing) = (Ground::probed(), Ground::passing());
+    let is_over = |address| no_answer(ground.client().namespace(), address);
     for number in 0..changes {
         pause(number);
         of_service.push(meets(
             ground,
-            Ground::passing(),
+            passing,
             server,
             [service.clone(), slice.clone()],
         )?);
         ground.api.delete(&service)?;
         ground.api.delete(&slice)?;
+        is_over(passing)?;
         // The client loses its label, and gets it again.
-        let to = Ground::probed();
         ground
             .api
             .apply([world::probe_pod("client", client, "other")])?;
-        pause(number + changes);
+        is_over(to)?;
+        pause(number);
         of_label.push(meets(
             ground,
             to,
@@ -222,6 +225,7 @@ fn other_changes(ground: &Ground, changes: usize, figures: &mut Figures) -> Resu
         let mut nobody = world::admission();
         nobody["spec"]["ingress"] = Value::Array(Vec::new());
         ground.api.apply([nobody])?;
+        is_over(to)?;
         pause(number);
         of_policy.push(meets(ground, to, server, [world::admission()])?);
     }

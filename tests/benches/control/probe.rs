@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use weir_tests::bed::Sandbox;
 use weir_tests::bed::namespace::Namespace;
 
@@ -80,6 +80,26 @@ pub fn first_answer(
             }
         }
         bail!("{name} did not answer at {to} within {LIMIT:?}")
+    })
+}
+
+/// Waits until nobody answers at a service's address.
+pub fn no_answer(client: &Namespace, to: SocketAddr) -> Result<()> {
+    client.enter(|| {
+        let start = Instant::now();
+        // One question may be lost without any reason.
+        let mut silent = 0;
+        while silent < 5 {
+            silent = match ask(to)? {
+                Some(_) => 0,
+                None => silent + 1,
+            };
+            ensure!(
+                start.elapsed() < LIMIT,
+                "{to} was still answered after {LIMIT:?}"
+            );
+        }
+        Ok(())
     })
 }
 
