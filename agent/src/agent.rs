@@ -14,7 +14,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tracing::{error, info, warn};
-use weir_ebpf::tables::name;
+use weir_ebpf::tables::{Policy, name};
 
 use crate::{
     api_server::ApiServer,
@@ -24,7 +24,7 @@ use crate::{
     kube_proxy::{self, Takeover},
     maps::{
         Contents,
-        diff::{Limits, diff_numbers, diff_within},
+        diff::{Limits, diff_parts, diff_within},
         flows::{may_leave_stale, may_strand_sockets},
         kernel::KernelTables,
         succession::Inheritance,
@@ -148,8 +148,9 @@ struct Agent {
     compiler: Compiler,
     dataplane: Dataplane,
     tables: KernelTables,
-    /// What the tables hold: as last read or written.
-    actual: Contents,
+    held: Held,
+    /// How many entries the tables hold at most.
+    capacities: BTreeMap<&'static str, u32>,
     /// The interfaces that programs were attached to; `None` before the first time.
     attached: Option<BTreeMap<u32, Role>>,
     schedule: Schedule,
@@ -158,6 +159,14 @@ struct Agent {
     present: Present,
     api_server: Option<ApiServer>,
     takeover: Takeover,
+}
+
+/// What the tables hold.
+enum Held {
+    /// This, as it was read.
+    Read(Box<Contents>),
+    /// What is desired; the revision of policies is the tables' own.
+    Desired(Policy),
 }
 
 impl Agent {
@@ -174,9 +183,10 @@ impl Agent {
             .read()
             .context("read the tables of an earlier agent")?;
         surface.read_from(dataplane.tables()?);
+        let capacities = tables.capacities();
         let mut reporter = Reporter::new(
             &config,
-            tables.capacities(),
+            capacities.clone(),
             dataplane.programs(),
             present.told(),
         )?;
@@ -190,7 +200,8 @@ impl Agent {
             config,
             dataplane,
             tables,
-            actual,
+            held: Held::Read(Box::new(actual)),
+            capacities,
             attached: None,
             reporter,
             surface,
@@ -315,11 +326,15 @@ impl Agent {
                     writes,
                     desired,
                     different: match &compiled {
-                        Compiled::Everything => Different::Everything {
+                        Compiled::Parts {
+                            services,
+                            policies: false,
+                            ..
+                        } => Different::Endpoints(services),
+                        Compiled::Parts { .. } | Compiled::Everything => Different::Everything {
                             interfaces: self.node.pod_interfaces(),
                             network_interfaces: self.node.network_interfaces(),
                         },
-                        Compiled::Endpoints { services, .. } => Different::Endpoints(services),
                     },
                 });
                 self.present.synchronised();
@@ -339,24 +354,30 @@ impl Agent {
         let is_repair = self.schedule.is_repair();
         if is_repair {
             self.compiler.note_everything();
-            self.actual = self.tables.read()?;
+            self.held = Held::Read(Box::new(self.tables.read()?));
             self.node.read_snat_ports(&self.config)?;
         }
-        let tables = self.tables.capacities();
-        let capacities = table_capacities(&tables);
+        let tables = &self.capacities;
+        let capacities = table_capacities(tables);
         let (node, config, cluster) = (&mut self.node, &self.config, &self.cluster);
         let wanted = self.present.flags().with(self.takeover.flags());
         let extent = self.compiler.compile(
             cluster,
             &config.node_name,
-            || node.context(config, cluster, &tables),
+            || node.context(config, cluster, tables),
             &capacities,
             |desired| {
                 let flags = &mut desired.contents.policy.flags;
                 *flags = flags.with(wanted);
             },
         );
-        let desired = self.compiler.desired();
+        let before = self.compiler.take_before();
+        let desired = &self.compiler.desired().contents;
+        // Where this fails some of it may have been written; the next attempt reads the tables.
+        let actual = match std::mem::replace(&mut self.held, Held::Desired(Policy::default())) {
+            Held::Read(read) => *read,
+            Held::Desired(policy) => Contents { policy, ..before },
+        };
         let limits = Limits {
             backends: capacities.backends as usize,
             source_ranges: capacities.source_ranges as usize,
@@ -367,26 +388,25 @@ impl Agent {
             rules: capacities.rules as usize,
         };
         let plan = match &extent {
-            Compiled::Everything => diff_within(&desired.contents, &self.actual, limits),
-            Compiled::Endpoints { numbers, .. } => {
-                diff_numbers(&desired.contents, &self.actual, numbers, limits)
-            }
+            Compiled::Everything => diff_within(desired, &actual, limits),
+            Compiled::Parts {
+                numbers, policies, ..
+            } => diff_parts(desired, &actual, numbers, *policies, limits),
         };
-        let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
-        let may_strand = is_stale || may_strand_sockets(&plan, &self.actual);
-        // Where this fails some of it may have been written; the next attempt reads the tables.
+        let is_stale = is_repair || may_leave_stale(&plan, &actual);
+        let may_strand = is_stale || may_strand_sockets(&plan, &actual);
         self.tables.apply(&plan)?;
-        for write in &plan.0 {
-            write.apply_to(&mut self.actual);
-        }
+        self.held = Held::Desired(plan.policy().unwrap_or(actual.policy));
+        drop(actual);
         // One interface that refuses its programs keeps nobody else from what is theirs.
         let attached = match extent {
             Compiled::Everything => self.attach(is_repair),
             // The interfaces are what they were.
-            Compiled::Endpoints { .. } => Ok(()),
+            Compiled::Parts { .. } => Ok(()),
         };
         if is_stale {
-            self.tables.forget_stale(&self.actual)?;
+            let contents = &self.compiler.desired().contents;
+            self.tables.forget_stale(contents)?;
         }
         if may_strand {
             self.close_stale_sockets()?;
@@ -433,7 +453,8 @@ impl Agent {
     /// A connected UDP socket of the node meets no program again: when its backend goes, it is
     /// closed, and the application opens it anew.
     fn close_stale_sockets(&self) -> Result<()> {
-        let closed = destroy_stale_udp_sockets(&self.actual, &self.tables)?;
+        let contents = &self.compiler.desired().contents;
+        let closed = destroy_stale_udp_sockets(contents, &self.tables)?;
         if closed > 0 {
             info!(
                 closed,

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::maps::Contents;
 use crate::model::{Cluster, EndpointGroup, Family, Kind, Object, ObjectRef, Service, ServiceRef};
 
 use super::choice::Place;
@@ -33,19 +34,15 @@ fn slice_key(slice: &ObjectRef) -> Box<str> {
 
 impl Slices {
     /// These objects are now as the cluster has them. Gives the services whose endpoints changed
-    /// with them; `None`: something else changed, too.
+    /// with those that are slices.
     pub fn note(
         &mut self,
         objects: &BTreeSet<ObjectRef>,
         cluster: &Cluster,
-    ) -> Option<BTreeSet<ServiceRef>> {
+    ) -> BTreeSet<ServiceRef> {
         let mut services = BTreeSet::new();
-        let mut is_all = true;
-        for object in objects {
-            if object.kind != Kind::EndpointSlice {
-                is_all = false;
-                continue;
-            }
+        let is_slice = |object: &&ObjectRef| object.kind == Kind::EndpointSlice;
+        for object in objects.iter().filter(is_slice) {
             let key = slice_key(object);
             let after = match cluster.get(object) {
                 Some(Object::EndpointSlice(slice)) => Some(&slice.service),
@@ -66,7 +63,7 @@ impl Slices {
             services.extend(before);
             services.extend(after.cloned());
         }
-        is_all.then_some(services)
+        services
     }
 
     fn remove(&mut self, service: &ServiceRef, slice: &ObjectRef, key: &str) {
@@ -116,15 +113,15 @@ impl Slices {
 /// A set of endpoints, and its number.
 type Numbered = (u32, Set);
 
-/// Chooses the endpoints of these services again. Gives the numbers that they have; `None`: nothing
-/// was done, since more has to be looked at than these services.
+/// Chooses the endpoints of these services again. Gives the numbers that they have, and what those
+/// had before; `None`: nothing was done, since more has to be looked at than these services.
 pub(super) fn recompile(
     desired: &mut Desired,
     cluster: &Cluster,
     slices: &Slices,
     services: &BTreeSet<ServiceRef>,
     (place, ids, capacities): (Place<'_>, &mut Ids, &Capacities),
-) -> Option<BTreeSet<u32>> {
+) -> Option<(BTreeSet<u32>, Contents)> {
     // Where room is short, who gets how much depends on everybody. Of two sources, the order of
     // slices is not the order of their names.
     let is_short = |reason: &Reason| match reason {
@@ -156,13 +153,10 @@ pub(super) fn recompile(
         checks.push((service, local_endpoints(&groups, place.node)));
     }
     let numbers: BTreeSet<u32> = numbered.iter().map(|(number, _)| *number).collect();
-    let before = numbers.iter();
-    let before: usize = before
-        .map(|number| desired.contents.backends_of(*number).count())
-        .sum();
+    let before = desired.contents.of_numbers(&numbers);
     let after: usize = numbered.iter().map(|(_, set)| set.backends.len()).sum();
     let room = entries(capacities.backends);
-    if desired.contents.backends.len() - before + after > room {
+    if desired.contents.backends.len() - before.backends.len() + after > room {
         return None;
     }
 
@@ -187,7 +181,7 @@ pub(super) fn recompile(
             desired.health_checks.insert(service.id.clone(), check);
         }
     }
-    Some(numbers)
+    Some((numbers, before))
 }
 
 /// The sets that a service's ports have, with the endpoints that are chosen now, and those that are

@@ -179,7 +179,11 @@ impl Surface {
             }
         }
         match done.extent {
-            Compiled::Endpoints { services, numbers } => {
+            Compiled::Parts {
+                services,
+                numbers,
+                policies: false,
+            } => {
                 if self.dropping.is_different(contents, numbers) {
                     self.dropping = Dropping::of(contents);
                     kube_proxy.set_no_local_endpoints(contents, &self.dropping);
@@ -192,7 +196,7 @@ impl Surface {
                     }
                 }
             }
-            Compiled::Everything => {
+            Compiled::Parts { .. } | Compiled::Everything => {
                 self.dropping = Dropping::of(contents);
                 kube_proxy.set_no_local_endpoints(contents, &self.dropping);
                 let [of_pods, of_network] = done.interfaces;

@@ -219,9 +219,10 @@ async fn a_load_balancer_learns_how_many_endpoints_the_node_has() {
     assert_eq!(page.header("X-Load-Balancing-Endpoint-Weight"), Some("0"));
 
     // A node that is about to go still says what it has: that is /healthz' business.
-    let endpoints = Compiled::Endpoints {
+    let endpoints = Compiled::Parts {
         services: BTreeSet::from([service_ref("web"), service_ref("other")]),
         numbers: BTreeSet::from([1]),
+        policies: false,
     };
     world.synchronise_with(&check(1), &endpoints);
     world.surface.see_node(Some(&Node {
