@@ -14,7 +14,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tracing::{error, info, warn};
-use weir_ebpf::tables::name;
+use weir_ebpf::tables::{Policy, name};
 
 use crate::{
     api_server::ApiServer,
@@ -23,9 +23,9 @@ use crate::{
     config::Config,
     kube_proxy::{self, Takeover},
     maps::{
-        Contents, Plan, Write,
-        diff::{Limits, diff_numbers, diff_within},
-        flows::may_leave_stale,
+        Contents,
+        diff::{Limits, diff_parts, diff_within},
+        flows::{may_leave_stale, may_strand_sockets},
         kernel::KernelTables,
         succession::Inheritance,
     },
@@ -34,7 +34,7 @@ use crate::{
         listeners::{Listening, Purpose},
         metrics::Extent,
         present::{Present, Wish},
-        report::{Reporter, Synchronised},
+        report::{Different, Reporter, Synchronised},
         surface::{self, Surface},
     },
     own_node::OwnNode,
@@ -148,8 +148,9 @@ struct Agent {
     compiler: Compiler,
     dataplane: Dataplane,
     tables: KernelTables,
-    /// What the tables hold: as last read or written.
-    actual: Contents,
+    held: Held,
+    /// How many entries the tables hold at most.
+    capacities: BTreeMap<&'static str, u32>,
     /// The interfaces that programs were attached to; `None` before the first time.
     attached: Option<BTreeMap<u32, Role>>,
     schedule: Schedule,
@@ -158,6 +159,14 @@ struct Agent {
     present: Present,
     api_server: Option<ApiServer>,
     takeover: Takeover,
+}
+
+/// What the tables hold.
+enum Held {
+    /// This, as it was read.
+    Read(Box<Contents>),
+    /// What is desired; the revision of policies is the tables' own.
+    Desired(Policy),
 }
 
 impl Agent {
@@ -174,9 +183,10 @@ impl Agent {
             .read()
             .context("read the tables of an earlier agent")?;
         surface.read_from(dataplane.tables()?);
+        let capacities = tables.capacities();
         let mut reporter = Reporter::new(
             &config,
-            tables.capacities(),
+            capacities.clone(),
             dataplane.programs(),
             present.told(),
         )?;
@@ -190,7 +200,8 @@ impl Agent {
             config,
             dataplane,
             tables,
-            actual,
+            held: Held::Read(Box::new(actual)),
+            capacities,
             attached: None,
             reporter,
             surface,
@@ -302,28 +313,29 @@ impl Agent {
         self.schedule.done(result.is_ok(), now);
         self.surface.ended(extent, took);
         match result {
-            Ok(plan) => {
+            Ok((compiled, writes)) => {
                 let desired = self.compiler.desired();
-                let interfaces = self.node.pod_interfaces();
-                let network_interfaces = self.node.network_interfaces();
                 self.surface.synchronised(surface::Synchronised {
-                    contents: &desired.contents,
-                    health_checks: &desired.health_checks,
-                    writes: plan.0.len(),
-                    skipped: desired.skipped.len(),
-                    pod_interfaces: interfaces.len(),
-                    network_interfaces: network_interfaces.len(),
+                    desired,
+                    extent: &compiled,
+                    writes,
+                    interfaces: self.node.counts(),
                 });
                 self.reporter.synchronised(Synchronised {
                     took,
-                    writes: plan.0.len(),
-                    contents: &desired.contents,
-                    service_ports: desired.service_ports,
-                    skipped: &desired.skipped,
-                    unchosen: &desired.unchosen,
-                    interfaces,
-                    pods: &desired.pods,
-                    network_interfaces,
+                    writes,
+                    desired,
+                    different: match &compiled {
+                        Compiled::Parts {
+                            services,
+                            policies: false,
+                            ..
+                        } => Different::Endpoints(services),
+                        Compiled::Parts { .. } | Compiled::Everything => Different::Everything {
+                            interfaces: self.node.pod_interfaces(),
+                            network_interfaces: self.node.network_interfaces(),
+                        },
+                    },
                 });
                 self.present.synchronised();
                 self.takeover.synchronised();
@@ -337,28 +349,35 @@ impl Agent {
         }
     }
 
-    fn bring_up_to_date(&mut self) -> Result<Plan> {
+    /// Gives what was compiled, and how many entries were written or removed.
+    fn bring_up_to_date(&mut self) -> Result<(Compiled, usize)> {
         let is_repair = self.schedule.is_repair();
         if is_repair {
             self.compiler.note_everything();
-            self.actual = self.tables.read()?;
+            self.held = Held::Read(Box::new(self.tables.read()?));
             self.node.read_snat_ports(&self.config)?;
         }
-        let tables = self.tables.capacities();
-        let capacities = table_capacities(&tables);
+        let tables = &self.capacities;
+        let capacities = table_capacities(tables);
         let (node, config, cluster) = (&mut self.node, &self.config, &self.cluster);
         let wanted = self.present.flags().with(self.takeover.flags());
         let extent = self.compiler.compile(
             cluster,
             &config.node_name,
-            || node.context(config, cluster, &tables),
+            || node.context(config, cluster, tables),
             &capacities,
             |desired| {
                 let flags = &mut desired.contents.policy.flags;
                 *flags = flags.with(wanted);
             },
         );
-        let desired = self.compiler.desired();
+        let before = self.compiler.take_before();
+        let desired = &self.compiler.desired().contents;
+        // Where this fails some of it may have been written; the next attempt reads the tables.
+        let actual = match std::mem::replace(&mut self.held, Held::Desired(Policy::default())) {
+            Held::Read(read) => *read,
+            Held::Desired(policy) => Contents { policy, ..before },
+        };
         let limits = Limits {
             backends: capacities.backends as usize,
             source_ranges: capacities.source_ranges as usize,
@@ -368,33 +387,32 @@ impl Agent {
             peer_ranges: capacities.peer_ranges as usize,
             rules: capacities.rules as usize,
         };
-        let plan = match extent {
-            Compiled::Everything => diff_within(&desired.contents, &self.actual, limits),
-            Compiled::Numbers(numbers) => {
-                diff_numbers(&desired.contents, &self.actual, &numbers, limits)
-            }
+        let plan = match &extent {
+            Compiled::Everything => diff_within(desired, &actual, limits),
+            Compiled::Parts {
+                numbers, policies, ..
+            } => diff_parts(desired, &actual, numbers, *policies, limits),
         };
-        let is_stale = is_repair || may_leave_stale(&plan, &self.actual);
-        // Where this fails some of it may have been written; the next attempt reads the tables.
+        let is_stale = is_repair || may_leave_stale(&plan, &actual);
+        let may_strand = is_stale || may_strand_sockets(&plan, &actual);
         self.tables.apply(&plan)?;
-        for write in &plan.0 {
-            write.apply_to(&mut self.actual);
-        }
+        self.held = Held::Desired(plan.policy().unwrap_or(actual.policy));
+        drop(actual);
         // One interface that refuses its programs keeps nobody else from what is theirs.
-        let attached = self.attach(is_repair);
+        let attached = match extent {
+            Compiled::Everything => self.attach(is_repair),
+            // The interfaces are what they were.
+            Compiled::Parts { .. } => Ok(()),
+        };
         if is_stale {
-            self.tables.forget_stale(&self.actual)?;
+            let contents = &self.compiler.desired().contents;
+            self.tables.forget_stale(contents)?;
         }
-        let is_stale = is_stale
-            || plan
-                .0
-                .iter()
-                .any(|it| matches!(it, Write::RemoveServing(_)));
-        if is_stale {
+        if may_strand {
             self.close_stale_sockets()?;
         }
         attached?;
-        Ok(plan)
+        Ok((extent, plan.0.len()))
     }
 
     /// Programs meet tables that are complete: they are attached after the first time these were
@@ -435,7 +453,8 @@ impl Agent {
     /// A connected UDP socket of the node meets no program again: when its backend goes, it is
     /// closed, and the application opens it anew.
     fn close_stale_sockets(&self) -> Result<()> {
-        let closed = destroy_stale_udp_sockets(&self.actual, &self.tables)?;
+        let contents = &self.compiler.desired().contents;
+        let closed = destroy_stale_udp_sockets(contents, &self.tables)?;
         if closed > 0 {
             info!(
                 closed,

@@ -144,6 +144,13 @@ impl OwnNode {
         self.state.as_ref().map(attach::wanted).unwrap_or_default()
     }
 
+    /// How many interfaces are pods', and how many lead to the network.
+    pub(crate) fn counts(&self) -> [usize; 2] {
+        self.state.as_ref().map_or([0; 2], |state| {
+            [state.pod_interfaces.len(), state.network_interfaces.len()]
+        })
+    }
+
     /// Pods' interfaces: index and name.
     pub(crate) fn pod_interfaces(&self) -> Vec<(u32, String)> {
         let interfaces = self.state.iter().flat_map(|state| &state.pod_interfaces);

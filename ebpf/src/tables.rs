@@ -138,7 +138,7 @@ pub mod capacity {
     /// Service ports, one number for each family. Also the size of the `SERVICES` array.
     pub const SERVICES: u32 = 65_536;
     /// Backends of all service ports together.
-    pub const BACKENDS: u32 = 262_144;
+    pub const BACKENDS: u32 = 131_072;
     /// Addresses of the node at which node ports are served.
     pub const NODE_PORT_ADDRS: u32 = 4_096;
     /// Source ranges of all services.

@@ -10,6 +10,7 @@
 )]
 
 mod apt;
+mod bench;
 mod build;
 mod build_ebpf;
 mod ci;
@@ -79,6 +80,8 @@ enum Command {
         /// The levels to run
         levels: Vec<Level>,
     },
+    /// Measure what Weir costs, beside no proxy and beside kube-proxy's rules, as root
+    Bench(bench::Arguments),
     /// Check formatting, lints and documentation
     Lint,
     /// Run everything that a change has to pass: the lints, then the tests
@@ -119,6 +122,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Kind(command) => kind::run(&workspace, &command)?,
         Command::Demo { once, arguments } => demo::run(&workspace, once, arguments)?,
         Command::Test { levels } => test::run(&workspace, &levels)?,
+        Command::Bench(arguments) => bench::run(&workspace, &arguments)?,
         Command::Lint => ci::lint(&workspace)?,
         Command::Ci => ci::run(&workspace)?,
         Command::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds)?,

@@ -124,12 +124,7 @@ fn privileged(workspace: &Workspace, level: Level) -> Result<()> {
     let suites = level.suites();
     privilege::require_kernel()?;
     let root = Root::find()?;
-    // Interrupted, the tests still have namespaces and mounts to remove: they get the signal from
-    // the terminal as we do, and we wait for them.
-    ctrlc::set_handler(|| ()).or_else(|error| match error {
-        ctrlc::Error::MultipleHandlers => Ok(()),
-        other => Err(other),
-    })?;
+    leave_interrupts_to_others()?;
     build_ebpf::build(workspace)?;
     let weir = build::binaries(workspace)?.weir;
     let object = workspace.ebpf_object();
@@ -167,6 +162,15 @@ fn privileged(workspace: &Workspace, level: Level) -> Result<()> {
     Ok(())
 }
 
+/// Interrupted, the programs that we run still have namespaces and mounts to remove: they get the
+/// signal from the terminal as we do, and we wait for them.
+pub fn leave_interrupts_to_others() -> Result<()> {
+    Ok(ctrlc::set_handler(|| ()).or_else(|error| match error {
+        ctrlc::Error::MultipleHandlers => Ok(()),
+        other => Err(other),
+    })?)
+}
+
 /// Builds test programs and gives cargo's messages. Both packages are named whichever tests are
 /// built: their dependencies then have the features that [`build::binaries`] gave them, and are not
 /// compiled again.
@@ -182,8 +186,8 @@ fn build_suites(workspace: &Workspace, suites: &[Suite]) -> Result<String> {
     )
 }
 
-/// The path of a test program in cargo's messages.
-fn executable(messages: &str, suite: &str) -> Option<PathBuf> {
+/// The path of a test program, or of one that measures, in cargo's messages.
+pub fn executable(messages: &str, suite: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::maps::Contents;
 use crate::model::{Cluster, EndpointGroup, Family, Kind, Object, ObjectRef, Service, ServiceRef};
 
 use super::choice::Place;
@@ -16,42 +17,76 @@ use super::services::entries;
 use super::sets::{self, POLICIES, Set};
 use super::{Account, Capacities, Desired, HealthCheck, Ids, Reason};
 
-/// The slices of each service, by name.
+/// The slices of each service, by name: they are in the service's namespace.
+///
+/// There are as many as services, and most services have one: kept small.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slices {
-    of: BTreeMap<ServiceRef, BTreeSet<ObjectRef>>,
-    services: BTreeMap<ObjectRef, ServiceRef>,
+    of: BTreeMap<ServiceRef, Vec<Box<str>>>,
+    /// The name of each slice's service, by the slice's namespace and name.
+    services: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// Neither a namespace nor a name has a slash in it.
+fn slice_key(slice: &ObjectRef) -> Box<str> {
+    format!("{}/{}", slice.namespace, slice.name).into()
 }
 
 impl Slices {
     /// These objects are now as the cluster has them. Gives the services whose endpoints changed
-    /// with them; `None`: something else changed, too.
+    /// with those that are slices.
     pub fn note(
         &mut self,
         objects: &BTreeSet<ObjectRef>,
         cluster: &Cluster,
-    ) -> Option<BTreeSet<ServiceRef>> {
+    ) -> BTreeSet<ServiceRef> {
         let mut services = BTreeSet::new();
-        let mut is_all = true;
-        for object in objects {
-            if object.kind != Kind::EndpointSlice {
-                is_all = false;
-                continue;
-            }
-            if let Some(service) = self.services.remove(object) {
-                if let Some(slices) = self.of.get_mut(&service) {
-                    slices.remove(object);
+        let is_slice = |object: &&ObjectRef| object.kind == Kind::EndpointSlice;
+        for object in objects.iter().filter(is_slice) {
+            let key = slice_key(object);
+            let after = match cluster.get(object) {
+                Some(Object::EndpointSlice(slice)) => Some(&slice.service),
+                Some(_) | None => None,
+            };
+            let before = self.services.get(&key).map(|name| ServiceRef {
+                namespace: object.namespace.clone(),
+                name: name.clone().into(),
+            });
+            if before.as_ref() != after {
+                if let Some(service) = &before {
+                    self.remove(service, object, &key);
                 }
-                services.insert(service);
+                if let Some(service) = after {
+                    self.insert(service, object, key);
+                }
             }
-            if let Some(Object::EndpointSlice(slice)) = cluster.get(object) {
-                let slices = self.of.entry(slice.service.clone()).or_default();
-                slices.insert(object.clone());
-                self.services.insert(object.clone(), slice.service.clone());
-                services.insert(slice.service.clone());
+            services.extend(before);
+            services.extend(after.cloned());
+        }
+        services
+    }
+
+    fn remove(&mut self, service: &ServiceRef, slice: &ObjectRef, key: &str) {
+        self.services.remove(key);
+        if let Some(names) = self.of.get_mut(service) {
+            names.retain(|name| **name != *slice.name);
+            if names.is_empty() {
+                self.of.remove(service);
             }
         }
-        is_all.then_some(services)
+    }
+
+    fn insert(&mut self, service: &ServiceRef, slice: &ObjectRef, key: Box<str>) {
+        self.services.insert(key, service.name.as_str().into());
+        let names = match self.of.get_mut(service) {
+            Some(names) => names,
+            None => self
+                .of
+                .entry(service.clone())
+                .or_insert(Vec::with_capacity(1)),
+        };
+        let place = names.partition_point(|name| **name < *slice.name);
+        names.insert(place, slice.name.as_str().into());
     }
 
     /// The endpoints of a service's slices, in order; `None`: it has no slices, so that core
@@ -61,11 +96,14 @@ impl Slices {
         service: &ServiceRef,
         cluster: &'a Cluster,
     ) -> Option<Vec<&'a EndpointGroup>> {
-        let slices = self.of.get(service)?.iter();
-        let groups: Vec<_> = slices
-            .filter_map(|slice| match cluster.get(slice) {
-                Some(Object::EndpointSlice(slice)) => Some(&slice.group),
-                Some(_) | None => None,
+        let names = self.of.get(service)?.iter();
+        let groups: Vec<_> = names
+            .filter_map(|name| {
+                let slice = ObjectRef::new(Kind::EndpointSlice, &service.namespace, name);
+                match cluster.get(&slice) {
+                    Some(Object::EndpointSlice(slice)) => Some(&slice.group),
+                    Some(_) | None => None,
+                }
             })
             .collect();
         (!groups.is_empty()).then_some(groups)
@@ -75,15 +113,15 @@ impl Slices {
 /// A set of endpoints, and its number.
 type Numbered = (u32, Set);
 
-/// Chooses the endpoints of these services again. Gives the numbers that they have; `None`: nothing
-/// was done, since more has to be looked at than these services.
+/// Chooses the endpoints of these services again. Gives the numbers that they have, and what those
+/// had before; `None`: nothing was done, since more has to be looked at than these services.
 pub(super) fn recompile(
     desired: &mut Desired,
     cluster: &Cluster,
     slices: &Slices,
     services: &BTreeSet<ServiceRef>,
     (place, ids, capacities): (Place<'_>, &mut Ids, &Capacities),
-) -> Option<BTreeSet<u32>> {
+) -> Option<(BTreeSet<u32>, Contents)> {
     // Where room is short, who gets how much depends on everybody. Of two sources, the order of
     // slices is not the order of their names.
     let is_short = |reason: &Reason| match reason {
@@ -115,13 +153,10 @@ pub(super) fn recompile(
         checks.push((service, local_endpoints(&groups, place.node)));
     }
     let numbers: BTreeSet<u32> = numbered.iter().map(|(number, _)| *number).collect();
-    let before = numbers.iter();
-    let before: usize = before
-        .map(|number| desired.contents.backends_of(*number).count())
-        .sum();
+    let before = desired.contents.of_numbers(&numbers);
     let after: usize = numbered.iter().map(|(_, set)| set.backends.len()).sum();
     let room = entries(capacities.backends);
-    if desired.contents.backends.len() - before + after > room {
+    if desired.contents.backends.len() - before.backends.len() + after > room {
         return None;
     }
 
@@ -146,7 +181,7 @@ pub(super) fn recompile(
             desired.health_checks.insert(service.id.clone(), check);
         }
     }
-    Some(numbers)
+    Some((numbers, before))
 }
 
 /// The sets that a service's ports have, with the endpoints that are chosen now, and those that are

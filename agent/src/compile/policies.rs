@@ -33,7 +33,7 @@ use crate::model::{Cluster, Kind, NetworkPolicy, ObjectRef, PolicyRef};
 
 use super::ids::policies::{ClassKey, PolicyIds, Used};
 use super::pod_interface::UnknownPods;
-use super::{Capacities, Desired, NodeContext, Reason, Skipped, Table};
+use super::{Capacities, Desired, Ids, NodeContext, Reason, Skipped, Table};
 
 use draft::{Draft, RulePlace};
 use pods::Whose;
@@ -76,6 +76,32 @@ pub(super) fn compile_policies(
     desired.contents.policy.flags = flags(node, &policies);
     write_pods(&draft, &numbers, &policies, desired);
     room::leave_out_addresses(&owners, capacities, desired);
+}
+
+/// Fills the tables that policies are in again, where nothing but pods, namespaces and policies has
+/// changed. Gives what was in them before.
+pub(super) fn recompile_policies(
+    desired: &mut Desired,
+    cluster: &Cluster,
+    node: &NodeContext,
+    ids: &mut Ids,
+    capacities: &Capacities,
+) -> Contents {
+    let before = desired.contents.take_policies();
+    let is_of_services = |skipped: &Skipped| match skipped.object.kind {
+        Kind::Pod | Kind::NetworkPolicy => false,
+        Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Endpoints
+        | Kind::Node
+        | Kind::ServiceCidr
+        | Kind::Namespace => true,
+    };
+    desired.skipped.retain(is_of_services);
+    desired.policies = PolicyNames::default();
+    desired.pods.clear();
+    compile_policies(cluster, node, ids.policies(), capacities, desired);
+    before
 }
 
 /// The policies of each namespace that has any, by name.

@@ -178,16 +178,24 @@ pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Pla
 }
 
 /// The writes that [`diff_within`] gives, where the tables are known to differ in nothing but what
-/// these numbers, which keep their service ports, have in `SERVICES`, `BACKENDS` and `SERVING`.
-/// The work is as large as they are.
+/// these numbers, which keep their service ports, have in `SERVICES`, `BACKENDS` and `SERVING`, and
+/// where that is said, in the tables of policies. The work is as large as they are.
 #[must_use]
-pub fn diff_numbers(
+pub fn diff_parts(
     desired: &Contents,
     actual: &Contents,
     numbers: &BTreeSet<u32>,
+    policies: bool,
     limits: Limits,
 ) -> Plan {
-    let (few, actual) = (desired.of_numbers(numbers), actual.of_numbers(numbers));
+    let of_policies = match policies {
+        true => policies::writes(desired, actual, &limits),
+        false => Vec::new(),
+    };
+    let (few, mut actual) = (desired.of_numbers(numbers), actual.of_numbers(numbers));
+    if policies {
+        actual.policy = few.policy;
+    }
     let others = |all: usize, these: usize| all.saturating_sub(these);
     let limits = Limits {
         backends: limits
@@ -195,7 +203,8 @@ pub fn diff_numbers(
             .saturating_sub(others(desired.backends.len(), few.backends.len())),
         ..limits
     };
-    diff_within(&few, &actual, limits)
+    let Plan(of_numbers) = diff_within(&few, &actual, limits);
+    Plan(of_policies.into_iter().chain(of_numbers).collect())
 }
 
 /// The node's entry while tables hold what they held and what they will hold: its guards let

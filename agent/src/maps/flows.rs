@@ -67,6 +67,18 @@ pub fn may_leave_stale(plan: &Plan, before: &Contents) -> bool {
     })
 }
 
+/// May this plan, for tables that hold this, take its backend from a connected UDP socket?
+#[must_use]
+pub fn may_strand_sockets(plan: &Plan, before: &Contents) -> bool {
+    plan.0.iter().any(|write| match write {
+        Write::RemoveServing(key) => {
+            let name = before.service_names.get(&key.service);
+            name.is_none_or(|name| name.protocol == Protocol::UDP)
+        }
+        _ => false,
+    })
+}
+
 impl<'a> Judge<'a> {
     /// Asks these tables.
     #[must_use]

@@ -161,6 +161,17 @@ pub enum Write {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan(pub Vec<Write>);
 
+impl Plan {
+    /// What it leaves in `POLICY`, if it writes there.
+    #[must_use]
+    pub fn policy(&self) -> Option<Policy> {
+        self.0.iter().rev().find_map(|write| match write {
+            Write::PutPolicy(policy) => Some(*policy),
+            _ => None,
+        })
+    }
+}
+
 impl Contents {
     /// How many service ports there are, each family for itself, whatever the number of their
     /// sets of endpoints.
@@ -250,6 +261,38 @@ impl Contents {
             of_numbers.serving.extend(serving);
         }
         of_numbers
+    }
+
+    /// Takes away what the tables of policies hold, and nothing else.
+    #[must_use]
+    pub fn take_policies(&mut self) -> Self {
+        Self {
+            pods: std::mem::take(&mut self.pods),
+            pod_addrs: std::mem::take(&mut self.pod_addrs),
+            peers: std::mem::take(&mut self.peers),
+            peer_ranges: std::mem::take(&mut self.peer_ranges),
+            rules: std::mem::take(&mut self.rules),
+            policy: std::mem::take(&mut self.policy),
+            ..Self::default()
+        }
+    }
+
+    /// With the tables of policies that another has.
+    #[must_use]
+    pub fn with_policies(self, other: Self) -> Self {
+        Self {
+            frontends: self.frontends,
+            services: self.services,
+            backends: self.backends,
+            serving: self.serving,
+            service_names: self.service_names,
+            node_port_addrs: self.node_port_addrs,
+            source_ranges: self.source_ranges,
+            service_cidrs: self.service_cidrs,
+            interfaces: self.interfaces,
+            node: self.node,
+            ..other
+        }
     }
 
     /// The backends of a service port, by slot, whatever its count says.

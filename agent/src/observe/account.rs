@@ -26,19 +26,46 @@ use crate::{
 const FRESH: Duration = Duration::from_secs(2);
 
 /// The agent's account of itself, as it is shown to all who ask.
+///
+/// It changes with every synchronisation and is asked for now and then: it is changed where it is,
+/// and copied for those who ask.
 #[derive(Clone, Debug, Default)]
-pub struct Told(Arc<Mutex<Option<Arc<Status>>>>);
+pub struct Told(Arc<Mutex<Shared>>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    status: Option<Status>,
+    /// `None`: it has changed since somebody asked.
+    copy: Option<Arc<Status>>,
+}
 
 impl Told {
     /// This is so from now on.
-    pub fn tell(&self, status: &Status) {
-        *lock(&self.0) = Some(Arc::new(status.clone()));
+    pub fn tell(&self, status: Status) {
+        *lock(&self.0) = Shared {
+            status: Some(status),
+            copy: None,
+        };
+    }
+
+    /// This is different from now on, if anything was told before.
+    pub fn change(&self, change: impl FnOnce(&mut Status)) {
+        let mut shared = lock(&self.0);
+        shared.copy = None;
+        if let Some(status) = &mut shared.status {
+            change(status);
+        }
     }
 
     /// What is so. `None`: the agent has not got so far.
     #[must_use]
     pub fn now(&self) -> Option<Arc<Status>> {
-        lock(&self.0).clone()
+        let mut shared = lock(&self.0);
+        let Shared { status, copy } = &mut *shared;
+        let status = status.as_ref()?;
+        Some(Arc::clone(
+            copy.get_or_insert_with(|| Arc::new(status.clone())),
+        ))
     }
 }
 

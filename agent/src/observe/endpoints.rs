@@ -7,7 +7,7 @@
 //! nor a service's name has a dot in it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -117,6 +117,39 @@ impl Files {
             }
         }
         self.written = Some(accounts.clone());
+        Ok(())
+    }
+
+    /// Makes the files of these services say this; those of all others are as they were.
+    ///
+    /// # Errors
+    /// As for [`Files::update`].
+    pub fn update_of(
+        &mut self,
+        services: &BTreeSet<ServiceRef>,
+        accounts: &BTreeMap<ServiceRef, compile::Account>,
+    ) -> Result<()> {
+        let Some(mut written) = self.written.take() else {
+            return self.update(accounts);
+        };
+        for service in services {
+            let account = accounts.get(service);
+            if account == written.get(service) {
+                continue;
+            }
+            let path = self.directory.join(file_name(service));
+            match account {
+                Some(account) => {
+                    write(&path, &not_chosen(account))?;
+                    written.insert(service.clone(), account.clone());
+                }
+                None => {
+                    remove(&path)?;
+                    written.remove(service);
+                }
+            }
+        }
+        self.written = Some(written);
         Ok(())
     }
 
@@ -323,5 +356,27 @@ mod tests {
         assert!(!cart.exists());
         let pay = read(run_dir.path(), "shop", "pay").unwrap();
         assert_eq!(pay.endpoints[0].reason, Why::Terminating.to_string());
+    }
+
+    #[test]
+    fn files_of_some_services_say_what_all_files_would() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let found = |name| read(run_dir.path(), "shop", name).unwrap();
+        let mut files = Files::new(run_dir.path());
+        let of = |name: &str, why| (service(name), account(why));
+        // Before the first time an earlier agent's files may be there.
+        files
+            .update_of(&BTreeSet::new(), &[of("cart", Why::OtherNode)].into())
+            .unwrap();
+        assert_eq!(found("cart").endpoints.len(), 1);
+        let now = [of("cart", Why::OtherNode), of("pay", Why::NotReady)].into();
+        files.update_of(&[service("pay")].into(), &now).unwrap();
+        assert_eq!(found("pay").endpoints[0].reason, "it is not ready");
+        let now = [of("pay", Why::NotReady)].into();
+        files.update_of(&[service("cart")].into(), &now).unwrap();
+        assert_eq!(found("cart"), NotChosen::default());
+        // What was written is remembered, whoever asked for it.
+        files.update(&BTreeMap::new()).unwrap();
+        assert_eq!(found("pay"), NotChosen::default());
     }
 }

@@ -15,6 +15,13 @@ use crate::model::{
 pub struct Idle(BTreeMap<PolicyRef, Option<PodRef>>);
 
 impl Idle {
+    /// May these changes make a difference?
+    #[must_use]
+    pub fn concerns(changed: &BTreeSet<ObjectRef>) -> bool {
+        let kinds = [Kind::Pod, Kind::NetworkPolicy];
+        changed.iter().any(|object| kinds.contains(&object.kind))
+    }
+
     /// Takes in that these objects have changed, or are gone.
     pub fn update(&mut self, changed: &BTreeSet<ObjectRef>, cluster: &Cluster) {
         let of = |kind| changed.iter().filter(move |object| object.kind == kind);

@@ -19,7 +19,7 @@ mod sources;
 
 use datapath::Datapath;
 pub use datapath::{Read, Readings};
-pub use kube_proxy::{Extent, KubeProxy, NoLocalEndpoints};
+pub use kube_proxy::{Dropping, Extent, KubeProxy, NoLocalEndpoints};
 pub use own::Own;
 pub use rest_client::RestClient;
 pub use sources::Sources;

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use weir_ebpf::tables::PodState;
 
 use super::account::Told;
@@ -22,7 +22,7 @@ use super::status::{
 use super::status_file::StatusFile;
 use crate::{
     attach::ProgramReport,
-    compile::{self, PodReport},
+    compile::{self, Desired, PodReport},
     config::Config,
     kube_proxy,
     maps::{Contents, layout::layout_version, succession::Inheritance},
@@ -32,7 +32,6 @@ use crate::{
 /// The status, and where it is shown.
 pub struct Reporter {
     file: StatusFile,
-    status: Status,
     told: Told,
     endpoints: endpoints::Files,
     idle: Idle,
@@ -51,20 +50,23 @@ pub struct Synchronised<'a> {
     pub took: Duration,
     /// Entries written or removed.
     pub writes: usize,
-    /// What the tables hold now.
-    pub contents: &'a Contents,
-    /// How many service ports there are.
-    pub service_ports: usize,
-    /// What was left out.
-    pub skipped: &'a [compile::Skipped],
-    /// The endpoints that are not chosen.
-    pub unchosen: &'a BTreeMap<ServiceRef, compile::Account>,
-    /// The pods' interfaces: index and name.
-    pub interfaces: Vec<(u32, String)>,
-    /// What is in force at them, by index.
-    pub pods: &'a BTreeMap<u32, PodReport>,
-    /// The interfaces that lead to the network: index and name.
-    pub network_interfaces: Vec<(u32, String)>,
+    /// What the tables hold now, and what was left out of them.
+    pub desired: &'a Desired,
+    /// What of that may be different from the last time.
+    pub different: Different<'a>,
+}
+
+/// What may be different from the last time.
+pub enum Different<'a> {
+    /// Everything.
+    Everything {
+        /// The pods' interfaces: index and name.
+        interfaces: Vec<(u32, String)>,
+        /// The interfaces that lead to the network: index and name.
+        network_interfaces: Vec<(u32, String)>,
+    },
+    /// The endpoints of these services.
+    Endpoints(&'a BTreeSet<ServiceRef>),
 }
 
 impl Reporter {
@@ -129,13 +131,12 @@ impl Reporter {
             kube_proxy: kube_proxy::State::default(),
         };
         status.write(&config.run_dir).context("the first status")?;
-        told.tell(&status);
+        told.tell(status);
         Ok(Self {
             file: StatusFile::keep(config.run_dir.clone(), told.clone())?,
             endpoints: endpoints::Files::new(&config.run_dir),
             idle: Idle::default(),
             of_start: Vec::new(),
-            status,
             told,
             is_unwritable: false,
         })
@@ -143,7 +144,7 @@ impl Reporter {
 
     /// Says what the sources cannot use, and gives how much that is. They have logged it
     /// themselves.
-    pub fn problems(&mut self, cluster: &Cluster) -> usize {
+    pub fn problems(&self, cluster: &Cluster) -> usize {
         let reports = cluster.reports();
         let problems: Vec<Problem> = reports
             .iter()
@@ -155,45 +156,34 @@ impl Reporter {
             })
             .collect();
         let unknown_kinds = unknown_kinds(&reports);
-        self.status.problems = problems;
-        self.status.unknown_kinds = unknown_kinds;
-        if cluster.has(SourceId::MANIFESTS) {
-            let rows = sources::of_manifests(cluster, &self.status.sources, Timestamp::now());
-            self.replace_sources(SourceId::MANIFESTS, rows);
-        }
-        self.show();
-        self.status.problems.len()
+        let count = problems.len();
+        self.show(|status| {
+            status.problems = problems;
+            status.unknown_kinds = unknown_kinds;
+            if cluster.has(SourceId::MANIFESTS) {
+                let rows = sources::of_manifests(cluster, &status.sources, Timestamp::now());
+                replace_sources(status, SourceId::MANIFESTS, rows);
+            }
+        });
+        count
     }
 
     /// Says how a source is, each kind for itself. Whoever reads it has logged what is wrong.
-    pub fn sources(&mut self, source: SourceId, rows: Vec<Source>) {
-        let before = self.status.sources.clone();
-        self.replace_sources(source, rows);
-        if self.status.sources != before {
-            self.show();
-        }
+    pub fn sources(&self, source: SourceId, rows: Vec<Source>) {
+        self.show_news(|status| {
+            let before = status.sources.clone();
+            replace_sources(status, source, rows);
+            status.sources != before
+        });
     }
 
     /// Says which API server is asked.
-    pub fn api_server(&mut self, candidate: Option<String>) {
-        if self.status.api_server != candidate {
-            self.status.api_server = candidate;
-            self.show();
-        }
-    }
-
-    fn replace_sources(&mut self, source: SourceId, rows: Vec<Source>) {
-        let name = source.to_string();
-        let (before, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.status.sources)
-            .into_iter()
-            .partition(|row| row.source == name);
-        for message in new_errors(&before, &rows) {
-            remember(&mut self.status.recent_errors, message, Timestamp::now());
-        }
-        let sources = &mut self.status.sources;
-        *sources = others;
-        sources.extend(rows);
-        sources.sort_by(|a, b| (&a.source, &a.kind).cmp(&(&b.source, &b.kind)));
+    pub fn api_server(&self, candidate: Option<String>) {
+        self.show_news(|status| {
+            let is_news = status.api_server != candidate;
+            status.api_server = candidate;
+            is_news
+        });
     }
 
     /// Remarks that another version's tables could not be taken over. Whoever loads has logged it.
@@ -206,22 +196,28 @@ impl Reporter {
                 message: lost.to_string(),
             }],
         };
-        self.status.remarks.clone_from(&self.of_start);
-        self.show();
+        let remarks = self.of_start.clone();
+        self.show(|status| status.remarks = remarks);
     }
 
-    /// Takes in that these objects have changed; what there is to say of them is shown with the
-    /// problems.
+    /// Takes in that these objects have changed, and says what there is to remark of them.
     pub fn objects(&mut self, changed: &BTreeSet<ObjectRef>, cluster: &Cluster) {
+        if !Idle::concerns(changed) {
+            return;
+        }
         self.idle.update(changed, cluster);
-        self.status.policies = self.idle.policies();
-        self.status.remarks = self.of_start.clone();
-        self.status.remarks.extend(remarks_status(&self.idle));
+        let policies = self.idle.policies();
+        let mut remarks = self.of_start.clone();
+        remarks.extend(remarks_status(&self.idle));
+        self.show(|status| {
+            status.policies = policies;
+            status.remarks = remarks;
+        });
     }
 
     /// Says where the agent answers. Whoever listens has logged it.
-    pub fn listeners(&mut self, listening: &Listening) {
-        self.status.listeners = listening
+    pub fn listeners(&self, listening: &Listening) {
+        let listeners = listening
             .iter()
             .map(|(listener, outcome)| Listener {
                 purpose: listener.purpose.to_string(),
@@ -229,68 +225,90 @@ impl Reporter {
                 error: outcome.as_ref().err().cloned(),
             })
             .collect();
-        self.show();
+        self.show(|status| status.listeners = listeners);
     }
 
     /// Says how it stands with kube-proxy. Whoever knows has logged it.
-    pub fn kube_proxy(&mut self, state: kube_proxy::State) {
-        self.status.kube_proxy = state;
-        self.show();
+    pub fn kube_proxy(&self, state: kube_proxy::State) {
+        self.show(|status| status.kube_proxy = state);
     }
 
     /// Says what a synchronisation did.
     pub fn synchronised(&mut self, done: Synchronised<'_>) {
-        let skipped: Vec<Skipped> = done.skipped.iter().map(skipped_status).collect();
-        for skipped in skipped
-            .iter()
-            .filter(|skipped| !self.status.skipped.contains(skipped))
-        {
-            warn!(object = skipped.object, "not served: {}", skipped.reason);
-        }
-        let status = &mut self.status;
-        let is_news = !status.ready || status.error.is_some() || done.writes > 0;
-        status.ready = true;
-        status.generation += 1;
-        status.error = None;
-        status.skipped = skipped;
-        status.service_ports = done.service_ports;
-        for table in &mut status.tables {
-            table.entries = done.contents.entries(&table.name).unwrap_or(table.entries);
-        }
-        status.interfaces = pods_status(done.interfaces, done.pods);
-        status.network_interfaces = interfaces_status(done.network_interfaces);
-        let microseconds = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
-        status.last_sync = Some(Sync {
-            at: Timestamp::now(),
-            microseconds,
-            writes: done.writes,
-        });
-        if is_news {
-            info!(
-                writes = done.writes,
-                service_ports = status.service_ports,
-                interfaces = status.interfaces.len() + status.network_interfaces.len(),
-                microseconds,
-                "synchronised"
-            );
-        }
-        let result = self.endpoints.update(done.unchosen);
+        let Synchronised {
+            took,
+            writes,
+            desired,
+            different,
+        } = done;
+        let result = match &different {
+            Different::Everything { .. } => self.endpoints.update(&desired.unchosen),
+            Different::Endpoints(services) => self.endpoints.update_of(services, &desired.unchosen),
+        };
         self.shown(result);
-        self.show();
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.show(|status| {
+            let was_well = status.ready && status.error.is_none();
+            status.ready = true;
+            status.generation += 1;
+            status.error = None;
+            for table in &mut status.tables {
+                let entries = desired.contents.entries(&table.name);
+                table.entries = entries.unwrap_or(table.entries);
+            }
+            status.last_sync = Some(Sync {
+                at: Timestamp::now(),
+                microseconds,
+                writes,
+            });
+            match different {
+                Different::Everything {
+                    interfaces,
+                    network_interfaces,
+                } => {
+                    show_skipped(status, &desired.skipped);
+                    status.service_ports = desired.service_ports;
+                    status.interfaces = pods_status(interfaces, &desired.pods);
+                    status.network_interfaces = interfaces_status(network_interfaces);
+                    if !was_well || writes > 0 {
+                        info!(
+                            writes,
+                            service_ports = status.service_ports,
+                            interfaces = status.interfaces.len() + status.network_interfaces.len(),
+                            microseconds,
+                            "synchronised"
+                        );
+                    }
+                }
+                // Hundreds of them a second are no news.
+                Different::Endpoints(_) => debug!(writes, microseconds, "synchronised endpoints"),
+            }
+        });
     }
 
     /// Says that a synchronisation failed.
-    pub fn failed(&mut self, error: &anyhow::Error) {
+    pub fn failed(&self, error: &anyhow::Error) {
         let message = format!("{error:#}");
-        let errors = &mut self.status.recent_errors;
-        remember(errors, message.clone(), Timestamp::now());
-        self.status.error = Some(message);
-        self.show();
+        self.show(|status| {
+            remember(&mut status.recent_errors, message.clone(), Timestamp::now());
+            status.error = Some(message);
+        });
     }
 
-    fn show(&mut self) {
-        self.told.tell(&self.status);
-        self.file.changed();
+    fn show(&self, change: impl FnOnce(&mut Status)) {
+        self.show_news(|status| {
+            change(status);
+            true
+        });
+    }
+
+    /// Shows a change that says of itself whether it is one.
+    fn show_news(&self, change: impl FnOnce(&mut Status) -> bool) {
+        let mut is_news = false;
+        self.told.change(|status| is_news = change(status));
+        if is_news {
+            self.file.changed();
+        }
     }
 
     fn shown(&mut self, result: Result<()>) {
@@ -308,10 +326,38 @@ impl Reporter {
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        self.status.ended = Some(Timestamp::now());
         // The file is written once more as it ends.
-        self.show();
+        self.show(|status| status.ended = Some(Timestamp::now()));
     }
+}
+
+/// The rows of a source are now these.
+fn replace_sources(status: &mut Status, source: SourceId, rows: Vec<Source>) {
+    let name = source.to_string();
+    let (before, others): (Vec<_>, Vec<_>) = std::mem::take(&mut status.sources)
+        .into_iter()
+        .partition(|row| row.source == name);
+    for message in new_errors(&before, &rows) {
+        remember(&mut status.recent_errors, message, Timestamp::now());
+    }
+    let sources = &mut status.sources;
+    *sources = others;
+    sources.extend(rows);
+    sources.sort_by(|a, b| (&a.source, &a.kind).cmp(&(&b.source, &b.kind)));
+}
+
+/// What was left out; what was not so the last time is logged.
+fn show_skipped(status: &mut Status, skipped: &[compile::Skipped]) {
+    let skipped: Vec<Skipped> = skipped.iter().map(skipped_status).collect();
+    let known: BTreeSet<(&str, &str)> = status.skipped.iter().map(text_of).collect();
+    for skipped in skipped.iter().filter(|it| !known.contains(&text_of(it))) {
+        warn!(object = skipped.object, "not served: {}", skipped.reason);
+    }
+    status.skipped = skipped;
+}
+
+fn text_of(skipped: &Skipped) -> (&str, &str) {
+    (&skipped.object, &skipped.reason)
 }
 
 /// What has begun to go wrong with a source. Where all its kinds have the same fault, that is one.

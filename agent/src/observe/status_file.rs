@@ -2,7 +2,8 @@
 //!
 //! It is written beside the agent's loop, which may change it hundreds of times a second, and not
 //! more often than someone could read it: at once when it has been the same for a while, else
-//! `GAP` after the last time. Ending this writes what is so then.
+//! `GAP` after the last time. Ending this writes what is so then. Whoever asks the agent itself
+//! always hears what is so now.
 
 use std::{
     path::PathBuf,
@@ -17,7 +18,7 @@ use tracing::warn;
 use super::account::Told;
 
 /// From one writing to the next.
-const GAP: Duration = Duration::from_millis(100);
+const GAP: Duration = Duration::from_millis(500);
 
 /// Who writes. Dropping it waits for the last writing.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ struct Work {
 struct Todo {
     is_stale: bool,
     is_ending: bool,
+    is_resting: bool,
 }
 
 impl StatusFile {
@@ -61,24 +63,25 @@ impl StatusFile {
 
     /// What is told has changed.
     pub fn changed(&self) {
-        self.work.change(|todo| todo.is_stale = true);
+        let mut todo = self.work.lock();
+        // One who rests looks when the rest is over, and one who was told need not be told again.
+        let is_news = !std::mem::replace(&mut todo.is_stale, true);
+        if is_news && !todo.is_resting {
+            self.work.changed.notify_one();
+        }
     }
 }
 
 impl Drop for StatusFile {
     fn drop(&mut self) {
-        self.work.change(|todo| todo.is_ending = true);
+        self.work.lock().is_ending = true;
+        self.work.changed.notify_one();
         // It panicked and said so: there is nobody to wait for.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
 impl Work {
-    fn change(&self, change: impl FnOnce(&mut Todo)) {
-        change(&mut self.lock());
-        self.changed.notify_one();
-    }
-
     /// Whoever panicked with it left it whole: it is changed by single assignments.
     fn lock(&self) -> MutexGuard<'_, Todo> {
         self.todo.lock().unwrap_or_else(PoisonError::into_inner)
@@ -97,10 +100,13 @@ impl Work {
 
     /// Waits for the gap, but not in the way of the end.
     fn rest(&self) {
+        let mut todo = self.lock();
+        todo.is_resting = true;
         let waited = self
             .changed
-            .wait_timeout_while(self.lock(), GAP, |todo| !todo.is_ending);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+            .wait_timeout_while(todo, GAP, |todo| !todo.is_ending);
+        let (mut todo, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        todo.is_resting = false;
     }
 }
 
@@ -155,7 +161,7 @@ mod tests {
         let told = Told::default();
         let file = StatusFile::keep(directory.path().to_owned(), told.clone()).unwrap();
         for generation in 0..1_000 {
-            told.tell(&status(generation));
+            told.tell(status(generation));
             file.changed();
         }
         let start = Instant::now();
@@ -171,9 +177,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let told = Told::default();
         let file = StatusFile::keep(directory.path().to_owned(), told.clone()).unwrap();
-        told.tell(&status(1));
+        told.tell(status(1));
         file.changed();
-        told.tell(&status(2));
+        told.tell(status(2));
         drop(file);
         assert_eq!(written(directory.path()), Some(2));
     }
@@ -184,7 +190,7 @@ mod tests {
         let path = directory.path().join("run");
         let told = Told::default();
         let file = StatusFile::keep(path.clone(), told.clone()).unwrap();
-        told.tell(&status(1));
+        told.tell(status(1));
         file.changed();
         std::fs::create_dir(&path).unwrap();
         drop(file);

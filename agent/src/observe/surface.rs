@@ -29,11 +29,11 @@ use super::{
     health::{Checked, Health, Now},
     http::{self, Answer, Handler, JSON, PLAIN_TEXT, Response},
     listeners::{Listener, Listeners, Listening, Purpose, Wanted},
-    metrics::{self, Extent, Metrics, Readings},
+    metrics::{self, Dropping, Extent, Metrics, Readings},
     report::{POD_STATES, pod_state},
 };
 use crate::{
-    compile::HealthCheck,
+    compile::{Desired, Extent as Compiled, HealthCheck},
     config::Config,
     maps::{Contents, kernel::KernelTables},
     model::{Cluster, Node, ObjectRef, ServiceRef},
@@ -51,6 +51,7 @@ pub struct Surface {
     /// The servers that are there whatever the services are.
     fixed: Wanted,
     checks: Arc<Mutex<Checks>>,
+    dropping: Dropping,
     /// Health check node ports are served at every address, not at those of node ports alone.
     checks_are_everywhere: bool,
     listeners: Listeners,
@@ -62,18 +63,14 @@ type Checks = BTreeMap<ServiceRef, HealthCheck>;
 /// What there is to say of a synchronisation that succeeded.
 #[derive(Clone, Copy, Debug)]
 pub struct Synchronised<'a> {
-    /// What the tables hold now.
-    pub contents: &'a Contents,
-    /// What load balancers may ask about.
-    pub health_checks: &'a BTreeMap<ServiceRef, HealthCheck>,
+    /// What the tables hold now, and what load balancers may ask about.
+    pub desired: &'a Desired,
+    /// What of that may be different from the last time.
+    pub extent: &'a Compiled,
     /// Entries written or removed.
     pub writes: usize,
-    /// What was left out.
-    pub skipped: usize,
-    /// Pods' interfaces, which carry programs.
-    pub pod_interfaces: usize,
-    /// Those that lead to the network, likewise.
-    pub network_interfaces: usize,
+    /// Interfaces that carry programs: pods', and those that lead to the network.
+    pub interfaces: [usize; 2],
 }
 
 impl Surface {
@@ -107,6 +104,7 @@ impl Surface {
             pending: Pending::new(Timestamp::now()),
             fixed,
             checks: Arc::default(),
+            dropping: Dropping::default(),
             checks_are_everywhere: config.nodeport_addresses == NodePortAddresses::All,
             listeners,
         }
@@ -168,26 +166,55 @@ impl Surface {
             kube_proxy, own, ..
         } = &*self.metrics;
         kube_proxy.synchronised(now.time, &latencies);
-        kube_proxy.set_no_local_endpoints(done.contents);
-        own.synchronised(done.writes, done.skipped);
-        own.set_interfaces("pod", done.pod_interfaces);
-        own.set_interfaces("network", done.network_interfaces);
-        for state in POD_STATES {
-            let is_so = |pod: &&Pod| pod.state == state;
-            let interfaces = done.contents.pods.values().filter(is_so).count();
-            own.set_pods(pod_state(state), interfaces);
-        }
+        let Desired {
+            contents,
+            health_checks,
+            skipped,
+            ..
+        } = done.desired;
+        own.synchronised(done.writes, skipped.len());
         for table in TABLES {
-            if let Some(entries) = done.contents.entries(table) {
+            if let Some(entries) = contents.entries(table) {
                 own.set_entries(table, entries);
             }
         }
-        let addresses = if self.checks_are_everywhere {
-            BTreeSet::from([Ipv4Addr::UNSPECIFIED.into()])
-        } else {
-            check_addresses(done.contents)
-        };
-        self.serve_checks(done.health_checks, &addresses);
+        match done.extent {
+            Compiled::Parts {
+                services,
+                numbers,
+                policies: false,
+            } => {
+                if self.dropping.is_different(contents, numbers) {
+                    self.dropping = Dropping::of(contents);
+                    kube_proxy.set_no_local_endpoints(contents, &self.dropping);
+                }
+                // Whether a service has a check, and where, follows from the service.
+                let mut checks = lock(&self.checks);
+                for service in services {
+                    if let Some(check) = health_checks.get(service) {
+                        checks.insert(service.clone(), *check);
+                    }
+                }
+            }
+            Compiled::Parts { .. } | Compiled::Everything => {
+                self.dropping = Dropping::of(contents);
+                kube_proxy.set_no_local_endpoints(contents, &self.dropping);
+                let [of_pods, of_network] = done.interfaces;
+                own.set_interfaces("pod", of_pods);
+                own.set_interfaces("network", of_network);
+                for state in POD_STATES {
+                    let is_so = |pod: &&Pod| pod.state == state;
+                    let interfaces = contents.pods.values().filter(is_so).count();
+                    own.set_pods(pod_state(state), interfaces);
+                }
+                let addresses = if self.checks_are_everywhere {
+                    BTreeSet::from([Ipv4Addr::UNSPECIFIED.into()])
+                } else {
+                    check_addresses(contents)
+                };
+                self.serve_checks(health_checks, &addresses);
+            }
+        }
     }
 
     /// What listens, once that is different from the last time this was asked.

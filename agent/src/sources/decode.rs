@@ -3,11 +3,15 @@
 //! What is wrong is said with the field. A policy that cannot be read is an object all the same,
 //! one that isolates and allows nothing; see [`NetworkPolicy::unreadable`].
 
+mod brief;
+
 use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use brief::Brief;
 
 use crate::model::{FieldPath, Invalid, Kind, NetworkPolicy, Object, Step};
 
@@ -38,13 +42,13 @@ pub fn object(kind: Kind, manifest: &Value) -> Result<Object, Invalid> {
 /// The field at fault.
 pub fn object_of_text(kind: Kind, manifest: &str) -> Result<Object, Invalid> {
     let object = match kind {
-        Kind::Service => try_text::<core::Service>(manifest),
-        Kind::EndpointSlice => try_text::<discovery::EndpointSlice>(manifest),
+        Kind::Service => try_brief::<brief::Service<'_>>(manifest),
+        Kind::EndpointSlice => try_brief::<brief::EndpointSlice<'_>>(manifest),
         Kind::Endpoints => try_text::<core::Endpoints>(manifest),
         Kind::Node => try_text::<core::Node>(manifest),
         Kind::ServiceCidr => try_text::<networking::ServiceCIDR>(manifest),
         Kind::Namespace => try_text::<core::Namespace>(manifest),
-        Kind::Pod => try_text::<core::Pod>(manifest),
+        Kind::Pod => try_brief::<brief::Pod<'_>>(manifest),
         // No field of a policy may be overlooked.
         Kind::NetworkPolicy => None,
     };
@@ -56,6 +60,15 @@ pub fn object_of_text(kind: Kind, manifest: &str) -> Result<Object, Invalid> {
             self::object(kind, &manifest)
         }
     }
+}
+
+fn try_brief<'a, B>(manifest: &'a str) -> Option<Object>
+where
+    B: Brief<'a>,
+    Object: TryFrom<B::Api, Error = Invalid>,
+{
+    let brief: B = serde_json::from_str(manifest).ok()?;
+    Object::try_from(brief.into_api()?).ok()
 }
 
 fn try_text<T>(manifest: &str) -> Option<Object>

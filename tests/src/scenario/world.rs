@@ -8,7 +8,7 @@ use weir_agent::compile::{
     Capacities, Compiler, Desired, Extent, InterfaceAddresses, NodeContext, PolicyNames, Skipped,
     compile,
 };
-use weir_agent::maps::diff::{Limits, diff, diff_numbers};
+use weir_agent::maps::diff::{Limits, diff, diff_parts};
 use weir_agent::maps::{Contents, Plan};
 use weir_agent::model::{
     Change, Changed, Cluster, Event, Kind, Object, ObjectRef, PodRef, Problem, SourceId,
@@ -186,15 +186,26 @@ impl World {
         let extent =
             self.compiler
                 .compile(cluster, &node.name, || node.clone(), &capacities, watched);
+        let before = Contents {
+            policy: self.contents.policy,
+            ..self.compiler.take_before()
+        };
         let desired = self.compiler.desired();
         let plan = diff(&desired.contents, &self.contents);
-        if let Extent::Numbers(numbers) = extent {
+        if let Extent::Everything = extent {
+            assert_eq!(before, self.contents, "what was desired before");
+        }
+        if let Extent::Parts {
+            numbers, policies, ..
+        } = extent
+        {
             let mut whole = compile(cluster, node, &mut self.compiler.ids().clone(), &capacities);
             watched(&mut whole);
-            assert_eq!(**desired, whole, "new endpoints of a few services");
-            let of_numbers =
-                diff_numbers(&desired.contents, &self.contents, &numbers, Limits::AMPLE);
-            assert_eq!(of_numbers, plan, "writes of a few services");
+            assert_eq!(**desired, whole, "what was compiled in parts");
+            // As the agent has it, who keeps only what was desired.
+            let limits = Limits::AMPLE;
+            let of_parts = diff_parts(&desired.contents, &before, &numbers, policies, limits);
+            assert_eq!(of_parts, plan, "writes of some parts");
         }
         for write in &plan.0 {
             write.apply_to(&mut self.contents);

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
+
+use super::policies::{allowing, pod, pod_object, with_interfaces};
 use super::*;
 use crate::compile::testing::slices;
-use crate::maps::diff::{Limits, diff_numbers, diff_within};
+use crate::maps::diff::{Limits, diff_parts, diff_within};
 use crate::model::{Change, Changed, Event, Kind, ObjectRef, SourceId};
 
 /// A cluster, what was compiled of it, and what tables hold that follow.
 struct Bench {
     cluster: Cluster,
+    node: NodeContext,
     compiler: Compiler,
     capacities: Capacities,
     actual: Contents,
@@ -19,6 +23,7 @@ impl Bench {
     fn new(objects: Vec<Object>, capacities: Capacities) -> Self {
         let mut bench = Self {
             cluster: Cluster::default(),
+            node: context(),
             compiler: Compiler::new(&Contents::default()),
             capacities,
             actual: Contents::default(),
@@ -38,25 +43,45 @@ impl Bench {
 
     /// Compiles, and compares with what is compiled as a whole: tables and writes.
     fn compile(&mut self) -> Extent {
-        let node = context();
         let Self {
             cluster,
+            node,
             compiler,
             capacities,
             actual,
         } = self;
-        let extent = compiler.compile(cluster, &node.name, context, capacities, |_| ());
+        let extent = compiler.compile(cluster, &node.name, || node.clone(), capacities, |_| ());
+        let before = compiler.take_before();
         let desired = compiler.desired();
-        let whole = compile(cluster, &node, &mut compiler.ids().clone(), capacities);
+        let whole = compile(cluster, node, &mut compiler.ids().clone(), capacities);
         assert_eq!(**desired, whole);
         let limits = Limits {
             backends: capacities.backends as usize,
             ..Limits::AMPLE
         };
         let plan = diff_within(&desired.contents, actual, limits);
-        if let Extent::Numbers(numbers) = &extent {
-            let of_numbers = diff_numbers(&desired.contents, actual, numbers, limits);
-            assert_eq!(of_numbers, plan);
+        if let Extent::Parts {
+            numbers, policies, ..
+        } = &extent
+        {
+            let of_parts = diff_parts(&desired.contents, actual, numbers, *policies, limits);
+            assert_eq!(of_parts, plan);
+        }
+        // What was desired before is what the tables hold; the revision of policies is their own.
+        let policy = actual.policy;
+        let before = Contents { policy, ..before };
+        match &extent {
+            Extent::Parts {
+                numbers, policies, ..
+            } => {
+                let held = actual.of_numbers(numbers);
+                let held = match policies {
+                    true => held.with_policies(actual.clone().take_policies()),
+                    false => held,
+                };
+                assert_eq!(before, held);
+            }
+            Extent::Everything => assert_eq!(before, *actual),
         }
         for write in &plan.0 {
             write.apply_to(actual);
@@ -96,7 +121,12 @@ fn web_and_db() -> Vec<Object> {
 
 fn numbers(extent: Extent) -> BTreeSet<u32> {
     match extent {
-        Extent::Numbers(numbers) => numbers,
+        Extent::Parts {
+            numbers,
+            policies: false,
+            ..
+        } => numbers,
+        Extent::Parts { .. } => panic!("policies were compiled again"),
         Extent::Everything => panic!("everything was compiled again"),
     }
 }
@@ -123,7 +153,55 @@ fn new_endpoints_concern_their_service_and_no_other() {
 }
 
 #[test]
-fn everything_is_compiled_again_when_more_than_endpoints_has_changed() {
+fn what_policies_are_made_of_is_compiled_without_the_services() {
+    let mut bench = Bench::new(web_and_db(), Capacities::default());
+    let addrs: [(&str, &[&str]); 2] = [("cart", &["10.200.0.2"]), ("pay", &["10.200.0.3"])];
+    bench.node = with_interfaces(&addrs);
+    let a_pod = |number: usize, app: &str| {
+        let (name, addrs) = addrs[number];
+        Change::Apply(pod_object(pod(name, json!({"app": app}), addrs)))
+    };
+    let from = |app: &str| json!([{"podSelector": {"matchLabels": {"app": app}}}]);
+    bench.compiler.note_everything();
+    assert_eq!(bench.compile(), Extent::Everything);
+    let policies = Extent::Parts {
+        services: BTreeSet::new(),
+        numbers: BTreeSet::new(),
+        policies: true,
+    };
+    let changes = [
+        Change::Apply(allowing("some", from("pay"))),
+        a_pod(0, "cart"),
+        a_pod(1, "pay"),
+        a_pod(1, "other"),
+        Change::Apply(allowing("some", from("other"))),
+        Change::Delete(pod_object(pod("cart", json!({}), &[])).reference()),
+    ];
+    let mut rules = BTreeSet::new();
+    for change in changes {
+        bench.see(vec![change]);
+        assert_eq!(bench.compile(), policies);
+        rules.insert(bench.actual.rules.clone());
+    }
+    assert!(rules.len() > 1, "{rules:?}");
+    // Beside new endpoints.
+    bench.see(vec![
+        a_pod(0, "cart"),
+        Change::Apply(slice("web-1", "web", &[])),
+    ]);
+    let Extent::Parts {
+        numbers,
+        policies: true,
+        ..
+    } = bench.compile()
+    else {
+        panic!("both parts");
+    };
+    assert_eq!(bench.names(&numbers), ["web"]);
+}
+
+#[test]
+fn everything_is_compiled_again_when_more_than_that_has_changed() {
     let mut bench = Bench::new(web_and_db(), Capacities::default());
     bench.see(vec![
         Change::Apply(slice("web-1", "web", &[])),
@@ -230,7 +308,7 @@ fn the_work_follows_the_change_and_not_the_cluster() {
     let numbers = numbers(extent);
     assert_eq!(numbers, BTreeSet::from([8]));
     let new = &compiler.desired().contents;
-    let plan = diff_numbers(new, &old, &numbers, Limits::AMPLE);
+    let plan = diff_parts(new, &old, &numbers, false, Limits::AMPLE);
     // A backend goes and another takes its slot: SERVING twice, the slot, and the revision twice.
     assert_eq!(plan.0.len(), 5, "{plan:?}");
 }

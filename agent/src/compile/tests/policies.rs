@@ -29,7 +29,7 @@ fn namespace(name: &str, labels: Value) -> Object {
 }
 
 /// A pod of the namespace `shop` on this node.
-fn pod(name: &str, labels: Value, addrs: &[&str]) -> Value {
+pub(super) fn pod(name: &str, labels: Value, addrs: &[&str]) -> Value {
     let addrs: Vec<_> = addrs.iter().map(|addr| json!({"ip": addr})).collect();
     json!({
         "metadata": {"name": name, "namespace": "shop", "labels": labels, "uid": format!("uid-{name}"),
@@ -39,7 +39,7 @@ fn pod(name: &str, labels: Value, addrs: &[&str]) -> Value {
     })
 }
 
-fn pod_object(pod: Value) -> Object {
+pub(super) fn pod_object(pod: Value) -> Object {
     read::<core::Pod>(pod).try_into().unwrap()
 }
 
@@ -52,7 +52,7 @@ fn policy(name: &str, spec: Value) -> Object {
 }
 
 /// A policy by which everything from or to these peers is allowed to all pods of `shop`.
-fn allowing(name: &str, peers: Value) -> Object {
+pub(super) fn allowing(name: &str, peers: Value) -> Object {
     policy(
         name,
         json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"],
@@ -61,7 +61,7 @@ fn allowing(name: &str, peers: Value) -> Object {
 }
 
 /// This node with an interface for each of these pods of `shop`, from number 10 on.
-fn with_interfaces(pods: &[(&str, &[&str])]) -> NodeContext {
+pub(super) fn with_interfaces(pods: &[(&str, &[&str])]) -> NodeContext {
     let interfaces = (10..).zip(pods).map(|(index, (name, addrs))| {
         let interface = PodInterface {
             netns: 1,

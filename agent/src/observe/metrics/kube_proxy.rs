@@ -13,7 +13,7 @@ use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, exponential_buckets, linear_buckets,
 };
-use weir_ebpf::tables::ServiceFlags;
+use weir_ebpf::tables::{Service, ServiceFlags};
 
 use super::add;
 use crate::{maps::Contents, model::Family, observe::changes::Counts};
@@ -55,6 +55,10 @@ pub struct NoLocalEndpoints {
     /// At their other addresses.
     pub external: i64,
 }
+
+/// The numbers that drop what comes, because the traffic policy is Local.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dropping(BTreeSet<u32>);
 
 impl KubeProxy {
     pub(super) fn new(registry: &Registry) -> Self {
@@ -179,9 +183,9 @@ impl KubeProxy {
         }
     }
 
-    /// These tables are in force.
-    pub fn set_no_local_endpoints(&self, contents: &Contents) {
-        for (family, count) in NoLocalEndpoints::of(contents) {
+    /// These tables are in force, in which these numbers drop what comes.
+    pub fn set_no_local_endpoints(&self, contents: &Contents, dropping: &Dropping) {
+        for (family, count) in NoLocalEndpoints::of(contents, dropping) {
             for (policy, count) in [("internal", count.internal), ("external", count.external)] {
                 self.no_local_endpoints
                     .with_label_values(&[&family.to_string(), policy])
@@ -207,20 +211,34 @@ impl KubeProxy {
     }
 }
 
+impl Dropping {
+    /// Those of these tables.
+    #[must_use]
+    pub fn of(contents: &Contents) -> Self {
+        let dropping = contents.services.iter().filter(|(_, it)| drops(it));
+        Self(dropping.map(|(number, _)| *number).collect())
+    }
+
+    /// Is one of these numbers in these tables what it was not?
+    #[must_use]
+    pub fn is_different(&self, contents: &Contents, numbers: &BTreeSet<u32>) -> bool {
+        numbers.iter().any(|number| {
+            let is_dropping = contents.services.get(number).is_some_and(drops);
+            is_dropping != self.0.contains(number)
+        })
+    }
+}
+
+/// Has it no endpoint on this node, though others have?
+fn drops(service: &Service) -> bool {
+    service.backend_count == 0 && service.flags.contains(ServiceFlags::DROPS_WITHOUT_BACKEND)
+}
+
 impl NoLocalEndpoints {
     /// Counts them in the tables. Clients beyond the node are led elsewhere than those on it only
     /// where the external traffic policy is Local.
     #[must_use]
-    pub fn of(contents: &Contents) -> BTreeMap<Family, Self> {
-        let dropping: BTreeSet<u32> = contents
-            .services
-            .iter()
-            .filter(|(_, service)| {
-                service.backend_count == 0
-                    && service.flags.contains(ServiceFlags::DROPS_WITHOUT_BACKEND)
-            })
-            .map(|(number, _)| *number)
-            .collect();
+    pub fn of(contents: &Contents, Dropping(dropping): &Dropping) -> BTreeMap<Family, Self> {
         let mut counts = BTreeMap::from(FAMILIES.map(|family| (family, Self::default())));
         if dropping.is_empty() {
             // As most often: there is no need to look through all addresses.

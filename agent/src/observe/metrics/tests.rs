@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -59,7 +59,7 @@ fn names_labels_buckets_and_help_are_kube_proxys() {
     );
 
     kube_proxy.synchronised(now, &[(Family::V4, Duration::from_millis(700))]);
-    kube_proxy.set_no_local_endpoints(&Contents::default());
+    kube_proxy.set_no_local_endpoints(&Contents::default(), &Dropping::default());
     let text = metrics.text().unwrap();
     let found = samples(&text);
     for (sample, value) in [
@@ -243,9 +243,13 @@ fn service_ports_without_local_endpoints_are_counted_by_policy_and_family() {
         ..Contents::default()
     };
     let count = |internal, external| NoLocalEndpoints { internal, external };
-    let counts = NoLocalEndpoints::of(&contents);
+    let counts = NoLocalEndpoints::of(&contents, &Dropping::of(&contents));
     assert_eq!(counts[&Family::V4], count(1, 1));
     assert_eq!(counts[&Family::V6], count(1, 1));
-    let counts = NoLocalEndpoints::of(&Contents::default());
+    let dropping = Dropping::of(&contents);
+    assert!(!dropping.is_different(&contents, &BTreeSet::from([1, 2, 3, 4, 5])));
+    assert!(dropping.is_different(&Contents::default(), &BTreeSet::from([1, 2])));
+    assert!(Dropping::default().is_different(&contents, &BTreeSet::from([2])));
+    let counts = NoLocalEndpoints::of(&Contents::default(), &Dropping::default());
     assert_eq!(counts[&Family::V4], count(0, 0));
 }

@@ -5,8 +5,9 @@ use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::Pod;
 
 use super::*;
-use crate::compile::PolicyOptions;
+use crate::compile::{PolicyOptions, Reason, Skipped, Table};
 use crate::kube_proxy::CleanUp;
+use crate::model::Kind;
 use crate::{
     compile::testing::service_ref,
     config::TcAttach,
@@ -90,22 +91,33 @@ impl World {
                 (service_ref(name), check)
             })
             .collect();
-        self.synchronise_with(&checks);
+        self.synchronise_with(&checks, &Compiled::Everything);
     }
 
-    fn synchronise_with(&mut self, checks: &Checks) {
+    fn synchronise_with(&mut self, checks: &Checks, extent: &Compiled) {
         let contents = Contents {
             node_port_addrs: BTreeSet::from([Addr::from(Ipv4Addr::LOCALHOST)]),
             pods: BTreeMap::from([(5, Pod::default()), (6, Pod::default())]),
             ..Contents::default()
         };
+        let desired = Desired {
+            contents,
+            health_checks: checks.clone(),
+            skipped: vec![Skipped {
+                object: ObjectRef::new(Kind::Service, "shop", "web"),
+                part: None,
+                reason: Reason::NoRoom {
+                    table: Table::Frontends,
+                    capacity: 1,
+                },
+            }],
+            ..Desired::default()
+        };
         self.surface.synchronised(Synchronised {
-            contents: &contents,
-            health_checks: checks,
+            desired: &desired,
+            extent,
             writes: 3,
-            skipped: 1,
-            pod_interfaces: 2,
-            network_interfaces: 1,
+            interfaces: [2, 1],
         });
     }
 }
@@ -201,13 +213,18 @@ async fn a_load_balancer_learns_how_many_endpoints_the_node_has() {
         };
         BTreeMap::from([(service_ref("web"), check)])
     };
-    world.synchronise_with(&check(0));
+    world.synchronise_with(&check(0), &Compiled::Everything);
     let page = world.check().await;
     assert_eq!(page.status, 503);
     assert_eq!(page.header("X-Load-Balancing-Endpoint-Weight"), Some("0"));
 
     // A node that is about to go still says what it has: that is /healthz' business.
-    world.synchronise_with(&check(1));
+    let endpoints = Compiled::Parts {
+        services: BTreeSet::from([service_ref("web"), service_ref("other")]),
+        numbers: BTreeSet::from([1]),
+        policies: false,
+    };
+    world.synchronise_with(&check(1), &endpoints);
     world.surface.see_node(Some(&Node {
         is_being_deleted: true,
         ..Node::default()

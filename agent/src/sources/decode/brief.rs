@@ -1,0 +1,337 @@
+//! What the model reads of the kinds of which there are many; everything else is passed over.
+//!
+//! A node hears of every pod and every endpoint of the cluster, and most of each object's text is of
+//! no use to it: most of the time and memory of reading it went with the rest. Where these forms
+//! cannot read an object, the complete ones of the API say why.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use k8s_openapi::Resource;
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde::Deserialize;
+
+/// A form of which the API's own is made.
+pub(super) trait Brief<'a>: Deserialize<'a> {
+    /// The API's own.
+    type Api;
+
+    /// What was read, and nothing else; `None`: it says that it is of another kind.
+    fn into_api(self) -> Option<Self::Api>;
+}
+
+/// What an object says of its kind. Those of lists say nothing.
+type Said<'a> = Option<Cow<'a, str>>;
+
+fn is<T: Resource>(api_version: &Said<'_>, kind: &Said<'_>) -> bool {
+    let agrees = |said: &Said<'_>, wanted| said.as_deref().is_none_or(|said| said == wanted);
+    agrees(api_version, T::API_VERSION) && agrees(kind, T::KIND)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl From<Metadata> for ObjectMeta {
+    fn from(metadata: Metadata) -> Self {
+        let Metadata {
+            name,
+            namespace,
+            uid,
+            creation_timestamp,
+            deletion_timestamp,
+            labels,
+            annotations,
+        } = metadata;
+        Self {
+            name,
+            namespace,
+            uid,
+            creation_timestamp,
+            deletion_timestamp,
+            labels,
+            annotations,
+            ..Self::default()
+        }
+    }
+}
+
+/// A Pod.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Pod<'a> {
+    #[serde(borrow)]
+    api_version: Said<'a>,
+    #[serde(borrow)]
+    kind: Said<'a>,
+    metadata: Metadata,
+    spec: Option<PodSpec>,
+    status: Option<PodStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    node_name: Option<String>,
+    host_network: Option<bool>,
+    containers: Option<Vec<Container>>,
+    init_containers: Option<Vec<Container>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    restart_policy: Option<String>,
+    ports: Option<Vec<core::ContainerPort>>,
+}
+
+#[derive(Deserialize)]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<core::PodIP>>,
+}
+
+impl<'a> Brief<'a> for Pod<'a> {
+    type Api = core::Pod;
+
+    fn into_api(self) -> Option<core::Pod> {
+        let containers = |containers: Vec<Container>| -> Vec<core::Container> {
+            let containers = containers.into_iter().map(|container| core::Container {
+                restart_policy: container.restart_policy,
+                ports: container.ports,
+                ..core::Container::default()
+            });
+            containers.collect()
+        };
+        is::<core::Pod>(&self.api_version, &self.kind).then(|| core::Pod {
+            metadata: self.metadata.into(),
+            spec: self.spec.map(|spec| core::PodSpec {
+                node_name: spec.node_name,
+                host_network: spec.host_network,
+                containers: spec.containers.map(containers).unwrap_or_default(),
+                init_containers: spec.init_containers.map(containers),
+                ..core::PodSpec::default()
+            }),
+            status: self.status.map(|status| core::PodStatus {
+                phase: status.phase,
+                pod_ip: status.pod_ip,
+                pod_ips: status.pod_ips,
+                ..core::PodStatus::default()
+            }),
+        })
+    }
+}
+
+/// A Service.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Service<'a> {
+    #[serde(borrow)]
+    api_version: Said<'a>,
+    #[serde(borrow)]
+    kind: Said<'a>,
+    metadata: Metadata,
+    spec: Option<core::ServiceSpec>,
+    status: Option<core::ServiceStatus>,
+}
+
+impl<'a> Brief<'a> for Service<'a> {
+    type Api = core::Service;
+
+    fn into_api(self) -> Option<core::Service> {
+        is::<core::Service>(&self.api_version, &self.kind).then(|| core::Service {
+            metadata: self.metadata.into(),
+            spec: self.spec,
+            status: self.status,
+        })
+    }
+}
+
+/// An `EndpointSlice`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EndpointSlice<'a> {
+    #[serde(borrow)]
+    api_version: Said<'a>,
+    #[serde(borrow)]
+    kind: Said<'a>,
+    metadata: Metadata,
+    address_type: String,
+    ports: Option<Vec<discovery::EndpointPort>>,
+    endpoints: Option<Vec<Endpoint>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint {
+    addresses: Vec<String>,
+    conditions: Option<discovery::EndpointConditions>,
+    hints: Option<discovery::EndpointHints>,
+    node_name: Option<String>,
+    zone: Option<String>,
+}
+
+impl<'a> Brief<'a> for EndpointSlice<'a> {
+    type Api = discovery::EndpointSlice;
+
+    fn into_api(self) -> Option<discovery::EndpointSlice> {
+        let endpoints = self.endpoints.unwrap_or_default().into_iter();
+        let endpoints = endpoints.map(|endpoint| discovery::Endpoint {
+            addresses: endpoint.addresses,
+            conditions: endpoint.conditions,
+            hints: endpoint.hints,
+            node_name: endpoint.node_name,
+            zone: endpoint.zone,
+            ..discovery::Endpoint::default()
+        });
+        is::<discovery::EndpointSlice>(&self.api_version, &self.kind).then(|| {
+            discovery::EndpointSlice {
+                metadata: self.metadata.into(),
+                address_type: self.address_type,
+                ports: self.ports,
+                endpoints: endpoints.collect(),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::{Invalid, Object};
+
+    /// What is read in brief, and what is read in full.
+    fn both<'a, B>(text: &'a str) -> (Option<Object>, Option<Object>)
+    where
+        B: Brief<'a>,
+        B::Api: DeserializeOwned,
+        Object: TryFrom<B::Api, Error = Invalid>,
+    {
+        let brief = serde_json::from_str::<B>(text).ok();
+        let brief = brief.and_then(Brief::into_api);
+        let full: Option<B::Api> = serde_json::from_str(text).ok();
+        let object = |api: B::Api| Object::try_from(api).ok();
+        (brief.and_then(object), full.and_then(object))
+    }
+
+    fn metadata() -> Value {
+        json!({
+            "name": "a", "namespace": "shop", "uid": "u-1", "resourceVersion": "7",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"app": "a", "kubernetes.io/service-name": "web"},
+            "annotations": {
+                "endpoints.kubernetes.io/last-change-trigger-time": "2026-01-01T00:00:01Z",
+                "quoted": "a \"b\" \u{e4}",
+            },
+            "managedFields": [{"manager": "m", "fieldsV1": {"f:metadata": {}}}],
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "a", "uid": "u"}],
+        })
+    }
+
+    #[test]
+    fn a_pod_in_brief_is_the_pod() {
+        let ports = |name: &str| json!([{"name": name, "containerPort": 80, "protocol": "UDP"}, {"containerPort": 81}]);
+        let container = |name: &str| json!({"name": name, "image": "i", "ports": ports(name)});
+        let sidecar = json!({"name": "s", "restartPolicy": "Always", "ports": ports("s")});
+        let specs = [
+            json!({"containers": [container("a"), container("b")], "nodeName": "worker-0"}),
+            json!({"containers": null, "initContainers": [container("i"), sidecar]}),
+            json!({"containers": [], "hostNetwork": true, "nodeName": ""}),
+            json!(null),
+        ];
+        let statuses = [
+            json!({"phase": "Running", "podIP": "10.200.0.2",
+                   "podIPs": [{"ip": "10.200.0.2"}, {"ip": "fd00:10:200::2"}]}),
+            json!({"phase": "Failed", "podIP": "10.200.0.2", "podIPs": null}),
+            json!({}),
+            json!(null),
+        ];
+        for (spec, status) in specs
+            .iter()
+            .flat_map(|spec| statuses.iter().map(move |it| (spec, it)))
+        {
+            for deleted in [json!(null), json!("2026-01-02T00:00:00Z")] {
+                let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata(),
+                                     "spec": spec, "status": status});
+                pod["metadata"]["deletionTimestamp"] = deleted;
+                let text = pod.to_string();
+                let (brief, full) = both::<Pod<'_>>(&text);
+                assert!(full.is_some(), "{text}");
+                assert_eq!(brief, full, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slice_in_brief_is_the_slice() {
+        let endpoints = json!([
+            {"addresses": ["10.200.0.2"], "nodeName": "worker-0", "zone": "a", "hostname": "h",
+             "conditions": {"ready": true, "serving": null, "terminating": false},
+             "hints": {"forZones": [{"name": "a"}], "forNodes": [{"name": "worker-0"}]},
+             "targetRef": {"kind": "Pod", "name": "a", "namespace": "shop", "uid": "u"}},
+            {"addresses": ["10.200.0.3"], "conditions": null, "deprecatedTopology": {"a": "b"}},
+        ]);
+        for (endpoints, ports) in [
+            (
+                endpoints.clone(),
+                json!([{"name": "http", "port": 80}, {"port": null}]),
+            ),
+            (endpoints, json!(null)),
+            (json!([]), json!([])),
+            (
+                json!(null),
+                json!([{"name": null, "port": 53, "protocol": "UDP"}]),
+            ),
+        ] {
+            let slice = json!({"metadata": metadata(), "addressType": "IPv4",
+                               "endpoints": endpoints, "ports": ports});
+            let text = slice.to_string();
+            let (brief, full) = both::<EndpointSlice<'_>>(&text);
+            assert!(full.is_some(), "{text}");
+            assert_eq!(brief, full, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_service_in_brief_is_the_service() {
+        for spec in [
+            json!({"clusterIP": "10.32.0.140", "clusterIPs": ["10.32.0.140"],
+                   "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+                   "ports": [{"name": "http", "port": 80, "targetPort": "http", "nodePort": 30_080},
+                             {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53}],
+                   "sessionAffinity": "ClientIP", "selector": {"app": "a"},
+                   "healthCheckNodePort": 30_081, "loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+            json!({"clusterIP": "None"}),
+        ] {
+            let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}});
+            let service = json!({"kind": "Service", "metadata": metadata(), "spec": spec,
+                                 "status": status});
+            let text = service.to_string();
+            let (brief, full) = both::<Service<'_>>(&text);
+            assert!(full.is_some(), "{text}");
+            assert_eq!(brief, full, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_object_of_another_kind_is_left_to_those_who_say_what_is_wrong() {
+        let text = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata()}).to_string();
+        assert_eq!(both::<Pod<'_>>(&text), (None, None));
+        assert_eq!(both::<Service<'_>>(&text), (None, None));
+    }
+}

@@ -1,0 +1,157 @@
+//! A node with its pods, an API server that holds a large cluster, and the real agent.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde_json::Value;
+use weir_tests::bed::{Agent, AgentOptions, Bed, Sandbox, Topology, Wiring};
+use weir_tests::fake_api::{FakeApi, Options};
+
+use crate::machine;
+use crate::probe::Server;
+use crate::world::{self, PASSING_ADDR, PROBED, PROBED_ADDR, PROBED_PORT, Size};
+
+/// Fields are dropped from first to last: the agent before the bed.
+pub struct Ground {
+    pub agent: Agent,
+    _servers: [Server; 2],
+    /// Two that serve, one that asks, and all others.
+    pub pods: Vec<Sandbox>,
+    pub api: FakeApi,
+    pub size: Size,
+    options: AgentOptions,
+    bed: Bed,
+}
+
+/// What a start took.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// From the process's start until everything was programmed and attached.
+    pub whole: Duration,
+    /// From the arrival of the last list until then.
+    pub after_lists: Duration,
+    /// What the agent's threads ran in all.
+    pub run_time: Duration,
+}
+
+impl Ground {
+    /// Everything but a running agent.
+    pub fn prepare(weir: &Path, size: Size) -> Result<(Self, Start)> {
+        let bed = Bed::start(Topology::one_node(Wiring::Routed))?;
+        let pods = (0..size.local_pods)
+            .map(|number| bed.sandbox_at(0, &format!("p{number}"), world::pod_addr(number, size)))
+            .collect::<Result<Vec<_>>>()?;
+        let host = bed.host("api", 100)?;
+        let api = FakeApi::start_in(
+            &host,
+            &Options {
+                address: (world::HOST, 6443).into(),
+                is_secure: true,
+                ..Options::default()
+            },
+        )?;
+        api.apply(world::objects(size))?;
+        api.apply([
+            world::node(),
+            world::udp_service(PROBED, PROBED_ADDR),
+            world::probed(world::pod_addr(0, size)),
+            world::admission(),
+            world::probe_pod("server-0", world::pod_addr(0, size), "server"),
+            world::probe_pod("server-1", world::pod_addr(1, size), "server"),
+            world::probe_pod("client", world::pod_addr(2, size), "client"),
+        ])?;
+        let account = api.service_account(&bed.directory("service-account")?)?;
+        let directory = account.directory().to_str().context("a path is UTF-8")?;
+        let url = api.url();
+        let flags = ["--api-server", &url, "--service-account-dir", directory];
+        let options = AgentOptions::of_api_server(weir, &flags);
+        let servers = [Server::start(&pods[0]), Server::start(&pods[1])];
+        let mut agent = Agent::launch(bed.node(0), &options)?;
+        let start = started(&mut agent)?;
+        let ground = Self {
+            agent,
+            _servers: servers,
+            pods,
+            api,
+            size,
+            options,
+            bed,
+        };
+        Ok((ground, start))
+    }
+
+    /// Ends the agent in order and starts it again over its own tables.
+    pub fn restart(&mut self) -> Result<Start> {
+        self.agent.stop()?;
+        self.agent = Agent::launch(self.bed.node(0), &self.options)?;
+        started(&mut self.agent)
+    }
+
+    /// The pod that asks.
+    pub fn client(&self) -> &Sandbox {
+        &self.pods[2]
+    }
+
+    /// Where the probed service is.
+    pub fn probed() -> SocketAddr {
+        (PROBED_ADDR, PROBED_PORT).into()
+    }
+
+    /// Where the service is that comes and goes.
+    pub fn passing() -> SocketAddr {
+        (PASSING_ADDR, PROBED_PORT).into()
+    }
+}
+
+/// Waits until the agent is ready, and reads from its own words what that took.
+fn started(agent: &mut Agent) -> Result<Start> {
+    let begun = (Instant::now(), Timestamp::now());
+    agent.wait_ready()?;
+    ensure!(begun.0.elapsed() < Duration::from_secs(600), "it is ready");
+    let run_time = machine::run_time(agent.id())?;
+    let status = agent.wait_status("every kind to be known", |status| {
+        let sources = status["sources"].as_array().into_iter().flatten();
+        let mut states = sources.map(|source| source["state"].as_str());
+        states.all(|state| matches!(state, Some("synced" | "absent")))
+    })?;
+    let log = agent.log()?;
+    let done = first_synchronised(&log).context("the log says when it was first synchronised")?;
+    let process: Timestamp = time(&status["started"])?;
+    let lists = status["sources"].as_array().into_iter().flatten();
+    let lists: Vec<Timestamp> = lists
+        .filter(|source| source["state"] == "synced")
+        .map(|source| time(&source["since"]))
+        .collect::<Result<_>>()?;
+    let last = lists.into_iter().max().context("a source")?;
+    let between =
+        |from: Timestamp| Duration::try_from(done.duration_since(from)).unwrap_or_default();
+    Ok(Start {
+        whole: between(process.min(begun.1)),
+        after_lists: between(last),
+        run_time,
+    })
+}
+
+fn time(value: &Value) -> Result<Timestamp> {
+    let text = value.as_str().context("a time is a text")?;
+    text.parse().with_context(|| format!("{text} is a time"))
+}
+
+/// When the first line that says so was written.
+fn first_synchronised(log: &str) -> Option<Timestamp> {
+    let line = log.lines().find(|line| line.contains("synchronised"))?;
+    let plain = line.trim_start_matches(|letter: char| !letter.is_ascii_digit());
+    plain.split_whitespace().next()?.parse().ok()
+}
+
+/// The binary that is measured.
+pub fn weir() -> Result<PathBuf> {
+    let path = std::env::var_os("WEIR_BINARY")
+        .context("WEIR_BINARY is not set; run this by: cargo xtask bench control")?;
+    PathBuf::from(path)
+        .canonicalize()
+        .context("WEIR_BINARY names no file")
+}

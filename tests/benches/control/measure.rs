@@ -1,0 +1,324 @@
+//! What is measured in one cluster, in order.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+use weir_tests::bed::Family;
+
+use crate::ground::{Ground, Start};
+use crate::machine;
+use crate::probe::{first_answer, no_answer};
+use crate::report::Figures;
+use crate::world::{self, PASSING_ADDR, Size};
+
+const MEBIBYTE: f64 = 1024.0 * 1024.0;
+/// The tables that hold services; see `weir_ebpf::tables`.
+const OF_SERVICES: [&str; 8] = [
+    "FRONTENDS",
+    "SERVICES",
+    "BACKENDS",
+    "SERVING",
+    "SERVICE_NAMES",
+    "SOURCE_RANGES",
+    "SERVICE_CIDRS",
+    "NODE_PORT_ADDRS",
+];
+/// Changes of endpoints a second, where there are many.
+const RATE: u32 = 100;
+
+/// How often and how long.
+struct Effort {
+    changes: usize,
+    other_changes: usize,
+    busy: Duration,
+    seldom: u32,
+}
+
+/// Measures everything.
+pub fn all(ground: &mut Ground, start: Start, is_quick: bool, figures: &mut Figures) -> Result<()> {
+    let effort = if is_quick {
+        Effort {
+            changes: 60,
+            other_changes: 10,
+            busy: Duration::from_secs(10),
+            seldom: 10,
+        }
+    } else {
+        Effort {
+            changes: 500,
+            other_changes: 40,
+            busy: Duration::from_secs(60),
+            seldom: 100,
+        }
+    };
+    add_start(figures, "cold start", start);
+    // What it does once everything is programmed is not what it costs while nothing happens.
+    settle(ground)?;
+    memory(ground, "after the start", figures)?;
+    tables(ground, figures)?;
+    endpoint_changes(ground, effort.changes, figures)?;
+    other_changes(ground, effort.other_changes, figures)?;
+    idle(ground, figures)?;
+    seldom_changes(ground, effort.seldom, figures)?;
+    busy(ground, effort.busy, figures)?;
+    memory(ground, "after all changes", figures)?;
+    let again = ground.restart()?;
+    add_start(figures, "start over its tables", again);
+    settle(ground)?;
+    memory(ground, "after the start over its tables", figures)
+}
+
+fn add_start(figures: &mut Figures, what: &str, start: Start) {
+    let Start {
+        whole,
+        after_lists,
+        run_time,
+    } = start;
+    let seconds = |it: Duration| it.as_secs_f64();
+    let goal = Some(1.0);
+    figures.add(
+        &format!("{what}, after the last list"),
+        seconds(after_lists),
+        "s",
+        goal,
+    );
+    figures.add(
+        &format!("{what}, from the process's start"),
+        seconds(whole),
+        "s",
+        None,
+    );
+    figures.add(
+        &format!("{what}, processor time"),
+        seconds(run_time),
+        "s",
+        None,
+    );
+}
+
+/// Waits until the agent has nothing to do.
+fn settle(ground: &Ground) -> Result<()> {
+    let mut quiet = 0;
+    let mut before = machine::run_time(ground.agent.id())?;
+    let start = Instant::now();
+    while quiet < 4 && start.elapsed() < Duration::from_secs(30) {
+        sleep(Duration::from_millis(250));
+        let now = machine::run_time(ground.agent.id())?;
+        quiet = if now - before < Duration::from_millis(5) {
+            quiet + 1
+        } else {
+            0
+        };
+        before = now;
+    }
+    Ok(())
+}
+
+fn memory(ground: &Ground, when: &str, figures: &mut Figures) -> Result<()> {
+    let memory = machine::memory(ground.agent.id())?;
+    let mebibytes = |bytes: u64| bytes as f64 / MEBIBYTE;
+    let goal = Some(64.0);
+    figures.add(
+        &format!("resident {when}"),
+        mebibytes(memory.resident),
+        "MiB",
+        goal,
+    );
+    figures.add(&format!("peak {when}"), mebibytes(memory.peak), "MiB", None);
+    Ok(())
+}
+
+fn tables(ground: &Ground, figures: &mut Figures) -> Result<()> {
+    let maps = machine::maps(ground.agent.id())?;
+    let is_of_services = |name: &str| OF_SERVICES.contains(&name);
+    let sum = |wanted: &dyn Fn(&str) -> bool| -> f64 {
+        let bytes: u64 = maps
+            .iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(_, bytes)| bytes)
+            .sum();
+        bytes as f64 / 1e6
+    };
+    figures.add(
+        "kernel memory, tables of services",
+        sum(&is_of_services),
+        "MB",
+        Some(16.0),
+    );
+    figures.add("kernel memory, all tables", sum(&|_| true), "MB", None);
+    for (name, bytes) in &maps {
+        if *bytes > 1_000_000 {
+            figures.add(
+                &format!("kernel memory, {name}"),
+                *bytes as f64 / 1e6,
+                "MB",
+                None,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// So that changes do not come in step with anything.
+fn pause(number: usize) {
+    sleep(Duration::from_micros(
+        20_000 + (number as u64 * 7_919) % 30_000,
+    ));
+}
+
+fn endpoint_changes(ground: &Ground, changes: usize, figures: &mut Figures) -> Result<()> {
+    let mut times = Vec::new();
+    for number in 0..changes {
+        pause(number);
+        let server = &ground.pods[(number + 1) % 2];
+        let slice = world::probed(v4(server.addr(Family::V4)));
+        times.push(meets(ground, Ground::probed(), server.name(), [slice])?);
+    }
+    figures.add_times(
+        "one endpoint, change to first packet",
+        &times,
+        Some([5.0, 20.0]),
+    );
+    Ok(())
+}
+
+/// Of a service, of a pod's label, of a policy: more is compiled then.
+fn other_changes(ground: &Ground, changes: usize, figures: &mut Figures) -> Result<()> {
+    let service = world::udp_service("passing", PASSING_ADDR);
+    let slice = world::alone("passing", v4(ground.pods[0].addr(Family::V4)));
+    let client = v4(ground.client().addr(Family::V4));
+    let mut of_service = Vec::new();
+    let mut of_label = Vec::new();
+    let mut of_policy = Vec::new();
+    let server = ground.pods[0].name();
+    ground
+        .api
+        .apply([world::probed(v4(ground.pods[0].addr(Family::V4)))])?;
+    let (to, passing) = (Ground::probed(), Ground::passing());
+    let is_over = |address| no_answer(ground.client().namespace(), address);
+    for number in 0..changes {
+        pause(number);
+        of_service.push(meets(
+            ground,
+            passing,
+            server,
+            [service.clone(), slice.clone()],
+        )?);
+        ground.api.delete(&service)?;
+        ground.api.delete(&slice)?;
+        is_over(passing)?;
+        // The client loses its label, and gets it again.
+        ground
+            .api
+            .apply([world::probe_pod("client", client, "other")])?;
+        is_over(to)?;
+        pause(number);
+        of_label.push(meets(
+            ground,
+            to,
+            server,
+            [world::probe_pod("client", client, "client")],
+        )?);
+        // The policy allows nobody, and allows it again.
+        let mut nobody = world::admission();
+        nobody["spec"]["ingress"] = Value::Array(Vec::new());
+        ground.api.apply([nobody])?;
+        is_over(to)?;
+        pause(number);
+        of_policy.push(meets(ground, to, server, [world::admission()])?);
+    }
+    let goals = Some([20.0, 20.0]);
+    figures.add_times("a new service, change to first packet", &of_service, goals);
+    figures.add_times("a pod's label, change to first packet", &of_label, goals);
+    figures.add_times("a policy, change to first packet", &of_policy, goals);
+    Ok(())
+}
+
+fn meets<const N: usize>(
+    ground: &Ground,
+    to: std::net::SocketAddr,
+    server: &str,
+    objects: [Value; N],
+) -> Result<Duration> {
+    first_answer(ground.client().namespace(), to, server, || {
+        ground.api.apply(objects)
+    })
+}
+
+fn idle(ground: &Ground, figures: &mut Figures) -> Result<()> {
+    settle(ground)?;
+    let part = of_a_core(ground, Duration::from_secs(5), |_| Ok(()))?;
+    figures.add(
+        "processor time while nothing changes",
+        part * 100.0,
+        "% of a core",
+        None,
+    );
+    Ok(())
+}
+
+/// One change each 1.2 s.
+fn seldom_changes(ground: &Ground, changes: u32, figures: &mut Figures) -> Result<()> {
+    let gap = Duration::from_millis(1_200);
+    let before = machine::run_time(ground.agent.id())?;
+    for number in 0..changes {
+        ground.api.apply([of_turn(ground.size, number)])?;
+        sleep(gap);
+    }
+    let took = machine::run_time(ground.agent.id())? - before;
+    let of_hundred = took.as_secs_f64() * 100.0 / f64::from(changes);
+    figures.add(
+        "100 endpoint changes, one each 1.2 s",
+        of_hundred,
+        "s of processor time",
+        Some(0.1),
+    );
+    Ok(())
+}
+
+/// A hundred changes a second.
+fn busy(ground: &Ground, time: Duration, figures: &mut Figures) -> Result<()> {
+    let mut number = 1_000;
+    let part = of_a_core(ground, time, |passed| {
+        // As many as are due, however late the machine lets us look.
+        while Duration::from_secs(1) * (number - 1_000) / RATE < passed {
+            ground.api.apply([of_turn(ground.size, number)])?;
+            number += 1;
+        }
+        Ok(())
+    })?;
+    let work = "processor time, 100 endpoint changes a second";
+    figures.add(work, part * 100.0, "% of a core", Some(1.0));
+    Ok(())
+}
+
+/// The endpoints of some service are others than they were.
+fn of_turn(size: Size, number: u32) -> Value {
+    let number = number as usize;
+    let service = number * 37 % size.services;
+    world::slice(service, size, service + number + 1)
+}
+
+fn of_a_core(
+    ground: &Ground,
+    time: Duration,
+    mut work: impl FnMut(Duration) -> Result<()>,
+) -> Result<f64> {
+    let before = machine::run_time(ground.agent.id())?;
+    let start = Instant::now();
+    while start.elapsed() < time {
+        work(start.elapsed())?;
+        sleep(Duration::from_millis(2));
+    }
+    let took = machine::run_time(ground.agent.id())? - before;
+    Ok(took.as_secs_f64() / start.elapsed().as_secs_f64())
+}
+
+fn v4(addr: std::net::IpAddr) -> std::net::Ipv4Addr {
+    match addr {
+        std::net::IpAddr::V4(v4) => v4,
+        std::net::IpAddr::V6(_) => std::net::Ipv4Addr::UNSPECIFIED,
+    }
+}

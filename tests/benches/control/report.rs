@@ -1,0 +1,67 @@
+//! The figures of one cluster.
+
+use std::time::Duration;
+
+use weir_tests::bench::{Figure, Goal, Summary, statistics};
+
+use crate::world::{ENDPOINTS, Size};
+
+/// What was measured in a cluster of this size.
+#[derive(Debug)]
+pub struct Figures {
+    size: Size,
+    figures: Vec<Figure>,
+}
+
+impl Figures {
+    /// Nothing yet.
+    pub const fn new(size: Size) -> Self {
+        Self {
+            size,
+            figures: Vec::new(),
+        }
+    }
+
+    /// Adds a value that was measured once.
+    pub fn add(&mut self, work: &str, value: f64, unit: &str, at_most: Option<f64>) {
+        self.push(work, &[value], unit, at_most);
+    }
+
+    /// Adds the median of several times, and what one in a hundred exceeds, each with its goal.
+    pub fn add_times(&mut self, work: &str, times: &[Duration], goals: Option<[f64; 2]>) {
+        let mut times: Vec<f64> = times.iter().map(|it| it.as_secs_f64() * 1e3).collect();
+        self.push(work, &times, "ms", goals.map(|[median, _]| median));
+        times.sort_by(f64::total_cmp);
+        let last = statistics::quantile(&times, 0.99);
+        let goal = goals.map(|[_, last]| last);
+        self.push(&format!("{work}: 99 of 100"), last.as_slice(), "ms", goal);
+    }
+
+    fn push(&mut self, work: &str, values: &[f64], unit: &str, at_most: Option<f64>) {
+        let Some(value) = Summary::of(values) else {
+            return;
+        };
+        let figure = Figure::new("control", &world(self.size), "weir", work, unit, value);
+        let goal = at_most.map(Goal::at_most);
+        self.figures.push(figure.with_goal(goal));
+    }
+
+    /// All of them, with the title under which they are shown.
+    pub fn finish(self) -> (String, Vec<Figure>) {
+        (format!("control plane, {}", world(self.size)), self.figures)
+    }
+}
+
+fn world(size: Size) -> String {
+    let Size {
+        services,
+        pods,
+        local_pods,
+        policies,
+    } = size;
+    let endpoints = services * ENDPOINTS;
+    format!(
+        "{services} services, {endpoints} endpoints, {pods} pods ({local_pods} on the node), \
+         {policies} policies"
+    )
+}

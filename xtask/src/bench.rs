@@ -1,0 +1,162 @@
+//! `cargo xtask bench`: what Weir costs, beside no proxy at all and beside kube-proxy's rules.
+//!
+//! | program | measures |
+//! |---|---|
+//! | `packets` | connections, requests, datagrams and bytes between pods and from outside |
+//! | `control` | from a change in the API to the first packet; starts; memory |
+//! | `programs` | each BPF program on its own, in nanoseconds |
+//!
+//! This builds what is measured, as it is released, runs the programs (`tests/benches`) as root, and
+//! collects what they say. How they measure stands beside them (`tests/src/bench`).
+
+mod chart;
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::{
+    build, build_ebpf,
+    privilege::{self, Root},
+    process, test,
+    workspace::Workspace,
+};
+
+/// A program that measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Bench {
+    /// Traffic between pods and from outside
+    Packets,
+    /// From a change to its effect; starts; memory
+    Control,
+    /// Each BPF program on its own
+    Programs,
+}
+
+/// What to measure, and where to put what comes of it.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The programs to run; all of them where none is named
+    benches: Vec<Bench>,
+    /// A short run, of less than two minutes
+    #[arg(long)]
+    quick: bool,
+    /// Write the figures there, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the figures there, as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Measure programs that are built as for tests: soon there, and slower
+    #[arg(long, hide = true)]
+    unoptimised: bool,
+}
+
+/// Builds, measures, and collects.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    privilege::require_kernel()?;
+    let root = Root::find()?;
+    test::leave_interrupts_to_others()?;
+    let benches = match arguments.benches.as_slice() {
+        [] => Bench::value_variants(),
+        named => named,
+    };
+    let profile = if arguments.unoptimised {
+        "dev"
+    } else {
+        "release"
+    };
+    build_ebpf::build(workspace)?;
+    let weir = build_measured(workspace, profile)?;
+    let programs = build_programs(workspace, benches, profile)?;
+    let results = workspace.tools("bench")?;
+    let object = workspace.ebpf_object();
+    let mut figures = Vec::new();
+    for (bench, program) in benches.iter().zip(programs) {
+        let name = name(*bench);
+        println!("\nmeasure {name}");
+        let file = results.join(format!("{name}.json"));
+        let mut variables = vec![
+            ("WEIR_BINARY", weir.as_os_str()),
+            ("WEIR_EBPF_OBJECT", object.as_os_str()),
+            ("WEIR_BENCH_RESULTS", file.as_os_str()),
+            ("RUST_BACKTRACE", OsStr::new("1")),
+        ];
+        if arguments.quick {
+            variables.push(("WEIR_BENCH_QUICK", OsStr::new("1")));
+        }
+        process::shown(
+            root.command(&program, &variables)
+                .current_dir(workspace.root().join("tests")),
+        )?;
+        figures.extend(read(&file)?);
+    }
+    println!();
+    if let Some(file) = &arguments.json {
+        let text = serde_json::to_vec_pretty(&figures).context("write figures as JSON")?;
+        write(file, &text)?;
+    }
+    if let Some(file) = &arguments.svg {
+        write(file, chart::draw(&figures).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn name(bench: Bench) -> String {
+    bench
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}
+
+/// The binary, and the helper that plays a bed's processes.
+fn build_measured(workspace: &Workspace, profile: &str) -> Result<PathBuf> {
+    process::step(
+        "build weir and the test bed",
+        build::static_cargo(workspace, "build")?
+            .args(["--package", "weir-agent", "--package", "weir-tests"])
+            .args(["--bin", "weir", "--bin", "weir-testpod"])
+            .args(["--profile", profile]),
+        None,
+    )?;
+    build::binary(workspace, "weir", profile)
+}
+
+/// The programs, in the order in which they were asked for.
+fn build_programs(workspace: &Workspace, benches: &[Bench], profile: &str) -> Result<Vec<PathBuf>> {
+    let names = benches.iter().copied().map(name).collect::<Vec<_>>();
+    // Both packages, so that what they share is compiled once; see `test`.
+    let messages = process::step(
+        &format!("build the measurements {}", names.join(", ")),
+        build::static_cargo(workspace, "bench")?
+            .args(["--package", "weir-agent", "--package", "weir-tests"])
+            .args(names.iter().flat_map(|name| ["--bench", name.as_str()]))
+            .args(["--profile", profile])
+            .args(["--no-run", "--message-format=json-render-diagnostics"]),
+        None,
+    )?;
+    names
+        .iter()
+        .map(|name| {
+            test::executable(&messages, name)
+                .with_context(|| format!("cargo built no program {name}"))
+        })
+        .collect()
+}
+
+fn read(file: &Path) -> Result<Vec<Value>> {
+    let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("read {}", file.display()))
+}
+
+fn write(file: &Path, text: &[u8]) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    println!("{}", file.display());
+    Ok(())
+}
