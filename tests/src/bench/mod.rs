@@ -20,6 +20,7 @@
 //! bench` collects them.
 
 pub mod cluster;
+pub mod empty;
 pub mod figure;
 pub mod kube_proxy;
 pub mod load;
