@@ -11,6 +11,7 @@
 //! as root, and collects what they say. How they measure stands beside them (`tests/src/bench`).
 
 mod chart;
+mod iptables;
 
 use std::{
     ffi::OsStr,
@@ -76,6 +77,10 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     build_ebpf::build(workspace)?;
     let weir = build_measured(workspace, profile)?;
     let programs = build_programs(workspace, benches)?;
+    let iptables = match benches.contains(&Bench::Packets) {
+        true => iptables::get(workspace)?,
+        false => None,
+    };
     let results = workspace.tools("bench")?;
     let object = workspace.ebpf_object();
     let mut figures = Vec::new();
@@ -89,6 +94,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             ("WEIR_BENCH_RESULTS", file.as_os_str()),
             ("RUST_BACKTRACE", OsStr::new("1")),
         ];
+        if let Some(root) = &iptables {
+            variables.push(("WEIR_BENCH_IPTABLES", root.as_os_str()));
+        }
         if arguments.quick {
             variables.push(("WEIR_BENCH_QUICK", OsStr::new("1")));
         }

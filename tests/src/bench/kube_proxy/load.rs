@@ -1,6 +1,6 @@
 //! Loads rules on a node with the distribution's tools.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -57,16 +57,20 @@ impl Iptables {
             });
         }
         let root = PathBuf::from(std::env::var_os(UNPACKED)?);
-        let libraries = ["lib", "usr/lib"]
-            .iter()
-            .filter_map(|directory| std::fs::read_dir(root.join(directory)).ok())
+        // Below the architecture's name, of which both directories have one.
+        let extensions = std::fs::read_dir(root.join("usr/lib"))
+            .ok()?
             .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| path.join("xtables").is_dir())?;
+            .map(|entry| entry.path().join("xtables"))
+            .find(|path| path.is_dir())?;
+        let architecture = extensions.parent()?.file_name()?;
+        let libraries = std::env::join_paths(
+            ["lib", "usr/lib"].map(|directory| root.join(directory).join(architecture)),
+        )
+        .ok()?;
         let restore = root.join(IPTABLES);
         restore.is_file().then(|| {
-            let assign = |name: &str, value: &Path| {
+            let assign = |name: &str, value: &OsStr| {
                 let mut assignment = OsString::from(name);
                 assignment.push("=");
                 assignment.push(value);
@@ -76,7 +80,7 @@ impl Iptables {
                 restore,
                 environment: vec![
                     assign("LD_LIBRARY_PATH", &libraries),
-                    assign("XTABLES_LIBDIR", &libraries.join("xtables")),
+                    assign("XTABLES_LIBDIR", extensions.as_os_str()),
                 ],
             }
         })

@@ -89,19 +89,23 @@ pub fn rules(
     let map = "ipv4_addr . inet_proto . inet_service : verdict";
     format!(
         "table ip kube-proxy {{
-  set cluster-ips {{ type ipv4_addr; elements = {{ {cluster_ips} }} }}
-  set nodeport-ips {{ type ipv4_addr; elements = {{ {node} }} }}
+  set cluster-ips {{ type ipv4_addr; elements = {{ {cluster_ips} }}; }}
+  set nodeport-ips {{ type ipv4_addr; elements = {{ {node} }}; }}
   map firewall-ips {{ type {map}; }}
   map no-endpoint-services {{ type {map}; }}
   map no-endpoint-nodeports {{ type inet_proto . inet_service : verdict; }}
-  chain mark-for-masquerade {{ mark set mark or 0x4000 }}
-  chain reject-chain {{ reject }}
+  chain mark-for-masquerade {{
+    mark set mark or 0x4000
+  }}
+  chain reject-chain {{
+    reject
+  }}
   chain cluster-ips-check {{
     ip daddr @cluster-ips reject
     ip daddr {cidr} drop
   }}
-{chains}  map service-ips {{ type {map}; elements = {{ {service_ips} }} }}
-  map service-nodeports {{ type inet_proto . inet_service : verdict; elements = {{ {node_ports} }} }}
+{chains}  map service-ips {{ type {map}; elements = {{ {service_ips} }}; }}
+  map service-nodeports {{ type inet_proto . inet_service : verdict; elements = {{ {node_ports} }}; }}
 {FRAME}}}
 "
     )
