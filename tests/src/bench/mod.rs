@@ -19,9 +19,14 @@
 //! Each program writes its [`Figure`]s to the file that [`report::RESULTS`] names; `cargo xtask
 //! bench` collects them.
 
+pub mod cluster;
+pub mod empty;
 pub mod figure;
+pub mod kube_proxy;
+pub mod load;
 pub mod report;
 pub mod rounds;
+pub mod site;
 pub mod statistics;
 mod table;
 
