@@ -3,9 +3,9 @@
 use anyhow::{Result, bail};
 
 use super::{
-    ipsets, ipvs, legacy,
+    connections, ipsets, ipvs, legacy,
     nftables::{self, Outcome},
-    ruleset::{self, Change, Ruleset},
+    ruleset::{self, Change, Ruleset, TableName},
 };
 
 /// How often rules that keep changing are changed.
@@ -20,8 +20,8 @@ pub struct Leavings {
     pub sets: Vec<String>,
     /// The interface with the services' addresses.
     pub interface: bool,
-    /// The tables of iptables-legacy, which are not removed.
-    pub legacy: Vec<String>,
+    /// The tables of iptables-legacy that hold chains of its.
+    pub legacy: Vec<TableName>,
     /// Virtual servers, which are not removed; only where that interface or those sets are.
     pub servers: usize,
     /// Is [`HOLDER`](super::HOLDER) there?
@@ -32,7 +32,15 @@ impl Leavings {
     /// Is there something that can be removed?
     #[must_use]
     pub fn is_removable(&self) -> bool {
-        !self.rules.is_empty() || !self.sets.is_empty() || self.interface
+        let Self {
+            rules,
+            sets,
+            interface,
+            legacy,
+            servers: _,
+            is_held: _,
+        } = self;
+        !rules.is_empty() || !legacy.is_empty() || !sets.is_empty() || *interface
     }
 
     /// May there be connections that are translated by what is, or was, there?
@@ -45,6 +53,10 @@ impl Leavings {
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         let mut all = self.rules.clone();
+        if !self.legacy.is_empty() {
+            let tables: Vec<String> = self.legacy.iter().map(legacy::describe).collect();
+            all.push(format!("rules of {}", tables.join(", ")));
+        }
         if !self.sets.is_empty() {
             all.push(format!("{} ipsets", self.sets.len()));
         }
@@ -59,9 +71,6 @@ impl Leavings {
     #[must_use]
     pub fn lasting(&self) -> Vec<String> {
         let mut all = Vec::new();
-        if !self.legacy.is_empty() {
-            all.push(format!("rules of {}", self.legacy.join(", ")));
-        }
         if self.servers > 0 {
             all.push(format!("{} IPVS virtual servers", self.servers));
         }
@@ -71,23 +80,20 @@ impl Leavings {
     /// What removes that, on the host.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
-        let mut commands = Vec::new();
-        if !self.legacy.is_empty() {
-            commands.push(legacy::remedy(&self.legacy));
-        }
-        if self.servers > 0 {
-            commands.push("ipvsadm --clear".to_owned());
-        }
-        (!commands.is_empty()).then(|| commands.join(" && "))
+        (self.servers > 0).then(|| "ipvsadm --clear".to_owned())
     }
 
-    /// Removes what can be: rules in one transaction, then the sets that they refer to.
+    /// Removes what can be: rules in one transaction a kind, then the sets that they refer to.
     ///
     /// # Errors
     /// The kernel's. What came before is gone.
     pub fn remove(&self) -> Result<()> {
         if !self.rules.is_empty() {
             transact(ruleset::removal)?;
+        }
+        if !self.legacy.is_empty() {
+            hold(&self.legacy)?;
+            legacy::remove(&self.legacy)?;
         }
         if !self.sets.is_empty() {
             ipsets::remove(&self.sets)?;
@@ -130,6 +136,25 @@ pub fn survey() -> Result<Leavings> {
 /// The kernel's.
 pub fn release() -> Result<bool> {
     transact(ruleset::release)
+}
+
+/// Keeps the connections that these tables have translated known as the kernel's.
+fn hold(tables: &[TableName]) -> Result<()> {
+    let holds: Vec<Change> = tables
+        .iter()
+        .filter(|table| table.name == "nat")
+        .map(|table| Change::Hold(table.family))
+        .collect();
+    if holds.is_empty() || transact(|_| holds.clone())? {
+        return Ok(());
+    }
+    match connections::translated()? {
+        0 => Ok(()),
+        count => bail!(
+            "the kernel has no nf_tables, by which {count} connections that kube-proxy translated \
+             would be known: its rules go when the last of them has ended"
+        ),
+    }
 }
 
 /// Changes the rules as they are; tells whether there was anything to change.

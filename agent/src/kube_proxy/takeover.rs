@@ -357,7 +357,7 @@ fn next(clean_up: CleanUp, is_synchronised: bool, is_running: bool, left: &Leavi
         Step::Wait
     } else if left.is_removable() && may_remove {
         Step::Remove
-    } else if left.is_held && left.rules.is_empty() {
+    } else if left.is_held && left.rules.is_empty() && left.legacy.is_empty() {
         Step::Release
     } else {
         Step::Wait
