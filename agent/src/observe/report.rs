@@ -166,10 +166,12 @@ impl Reporter {
     }
 
     /// Says how a source is, each kind for itself. Whoever reads it has logged what is wrong.
-    pub fn sources(&mut self, source: SourceId, rows: Vec<Source>) {
-        let before = self.status.sources.clone();
-        self.replace_sources(source, rows);
-        if self.status.sources != before {
+    pub fn sources(&mut self, source: SourceId, mut rows: Vec<Source>) {
+        rows.sort_by(|a, b| a.kind.cmp(&b.kind));
+        let name = source.to_string();
+        let before = self.status.sources.iter().filter(|row| row.source == name);
+        if !before.eq(&rows) {
+            self.replace_sources(source, rows);
             self.show();
         }
     }
@@ -285,6 +287,12 @@ impl Reporter {
         let errors = &mut self.status.recent_errors;
         remember(errors, message.clone(), Timestamp::now());
         self.status.error = Some(message);
+        self.show();
+    }
+
+    /// Says what went wrong and is no more. Whoever has overcome it has logged it.
+    pub fn overcome(&mut self, message: String) {
+        remember(&mut self.status.recent_errors, message, Timestamp::now());
         self.show();
     }
 

@@ -19,6 +19,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::super::row::Row;
 use super::Record;
 use super::record::parse;
 use crate::model::{Change, Event, Problem, Report, SourceId};
@@ -29,7 +30,7 @@ const COMPARE_EVERY: Duration = Duration::from_secs(5);
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Tells the directory's records, the older ones first, at once and after each change, for as
-/// long as anyone listens; to `events`, what is wrong with them.
+/// long as anyone listens; to `events`, what is wrong with them; to `row`, how the directory is.
 ///
 /// # Errors
 /// The kernel offers no way to watch files.
@@ -37,6 +38,7 @@ pub async fn run(
     directory: PathBuf,
     records: watch::Sender<Option<Vec<Record>>>,
     events: mpsc::Sender<Event>,
+    row: Row,
 ) -> Result<()> {
     let (signals, mut told) = mpsc::unbounded_channel();
     let mut source = Source::new(directory, signals)?;
@@ -45,6 +47,7 @@ pub async fn run(
     compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = Report::default();
     loop {
+        source.tell(&row);
         records.send_if_modified(|records| {
             let now = Some(source.records());
             let is_changed = *records != now;
@@ -104,7 +107,14 @@ struct Source {
     /// By name.
     files: BTreeMap<String, Seen>,
     /// Why the directory cannot be read.
-    fault: Option<String>,
+    fault: Option<Fault>,
+}
+
+/// Why a directory cannot be read.
+enum Fault {
+    /// It is not there: it may come later, or never.
+    Missing,
+    Unreadable(String),
 }
 
 /// Device and inode: a path may come to mean another directory.
@@ -173,8 +183,10 @@ impl Source {
             Ok(found) => found,
             Err(error) => {
                 self.files.clear();
-                let is_missing = error.kind() == ErrorKind::NotFound;
-                self.fault = (!is_missing).then(|| error.to_string());
+                self.fault = Some(match error.kind() {
+                    ErrorKind::NotFound => Fault::Missing,
+                    _ => Fault::Unreadable(error.to_string()),
+                });
                 return;
             }
         };
@@ -209,6 +221,14 @@ impl Source {
         }
     }
 
+    fn tell(&self, row: &Row) {
+        match &self.fault {
+            None => row.read(self.records().len()),
+            Some(Fault::Missing) => row.absent(),
+            Some(Fault::Unreadable(fault)) => row.failed(fault.clone()),
+        }
+    }
+
     fn records(&self) -> Vec<Record> {
         let mut records: Vec<(Stamp, &Record)> = self
             .files
@@ -223,10 +243,13 @@ impl Source {
     }
 
     fn report(&self) -> Report {
-        let fault = self.fault.as_ref().map(|fault| {
-            Problem::new(format!("cannot be read: {fault}"))
-                .in_file(&self.directory.display().to_string())
-        });
+        let fault = match &self.fault {
+            Some(Fault::Unreadable(fault)) => Some(
+                Problem::new(format!("cannot be read: {fault}"))
+                    .in_file(&self.directory.display().to_string()),
+            ),
+            Some(Fault::Missing) | None => None,
+        };
         let unreadable = self.files.values().filter_map(|seen| match &seen.content {
             Content::Unreadable(problem) => Some(problem.clone()),
             Content::Empty | Content::Record(_) | Content::Other => None,

@@ -3,6 +3,7 @@
 
 mod fake;
 mod iptables;
+mod legacy;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -367,6 +368,41 @@ fn kube_proxys_chains_go_from_among_those_of_others() -> Result<()> {
             "{tables:?}"
         );
         Ok(())
+    })();
+    result.with_context(|| agent.log_tail(20))
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn kube_proxys_chains_go_from_iptables_legacy_and_what_others_have_there_stays() -> Result<()> {
+    let ground = Ground::build()?;
+    let node = ground.bed.node(0).clone();
+    let program = legacy::Program::find()?;
+    for family in Family::ALL {
+        program.load(&node, family, &legacy::rules(&service(family)))?;
+    }
+    let streams = ground.streams()?;
+    expect_progress(&streams, "by the rules")?;
+    let before = ground.diagnosis()?;
+    ensure!(before.contains("ip6tables-legacy -t nat"), "{before}");
+    let mut agent = Agent::start(&node, &ground.options()?)?;
+    let result = (|| {
+        wait_until_gone(&mut agent)?;
+        let after = ground.diagnosis()?;
+        ensure!(!after.contains("legacy"), "{after}");
+        for family in Family::ALL {
+            for (table, others) in legacy::OTHERS {
+                let saved = program.save(&node, family, table)?;
+                assert_eq!(legacy::told(&saved), legacy::told(others), "{saved}");
+            }
+        }
+        expect_progress(&streams, "without the rules")?;
+        ground.expect_served()?;
+        // Another agent knows whose these connections are.
+        agent.kill()?;
+        agent.restart()?;
+        expect_progress(&streams, "under another agent")?;
+        finish(streams)
     })();
     result.with_context(|| agent.log_tail(20))
 }
