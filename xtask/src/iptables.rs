@@ -1,5 +1,5 @@
-//! `iptables-legacy`, with which tests write rules as a kube-proxy on an older host does: of the
-//! distribution's packages, unpacked and not installed.
+//! `iptables-legacy` and `ipset`, with which tests write rules and sets as a kube-proxy on an older
+//! host does: of the distribution's packages, unpacked and not installed.
 
 use std::{
     fs,
@@ -10,10 +10,18 @@ use anyhow::{Context as _, Result};
 
 use crate::{apt::Apt, workspace::Workspace};
 
-/// The program and its extensions, and the libraries that it needs.
-const PACKAGES: [&str; 4] = ["iptables", "libip4tc2", "libip6tc2", "libxtables12"];
-/// The program, in the packages' tree.
-const PROGRAM: &str = "usr/sbin/xtables-legacy-multi";
+/// The programs and extensions, and the libraries that they need.
+const PACKAGES: [&str; 7] = [
+    "iptables",
+    "ipset",
+    "libip4tc2",
+    "libip6tc2",
+    "libipset13",
+    "libmnl0",
+    "libxtables12",
+];
+/// One that the tree of the packages has.
+const PROGRAM: &str = "usr/sbin/ipset";
 
 /// The tree of the packages, fetched if it is not there.
 pub fn get(workspace: &Workspace) -> Result<PathBuf> {

@@ -24,6 +24,8 @@ pub struct Leavings {
     pub legacy: Vec<TableName>,
     /// Virtual servers, which are not removed; only where that interface or those sets are.
     pub servers: usize,
+    /// Open connections through them, for which that interface stays.
+    pub connections: usize,
     /// Is [`HOLDER`](super::HOLDER) there?
     pub is_held: bool,
 }
@@ -38,15 +40,17 @@ impl Leavings {
             interface,
             legacy,
             servers: _,
+            connections,
             is_held: _,
         } = self;
-        !rules.is_empty() || !legacy.is_empty() || !sets.is_empty() || *interface
+        let is_interface_unused = *interface && *connections == 0;
+        !rules.is_empty() || !legacy.is_empty() || !sets.is_empty() || is_interface_unused
     }
 
     /// May there be connections that are translated by what is, or was, there?
     #[must_use]
     pub fn may_have_connections(&self) -> bool {
-        self.is_held || !self.rules.is_empty() || !self.legacy.is_empty()
+        self.is_held || !self.rules.is_empty() || !self.legacy.is_empty() || self.connections > 0
     }
 
     /// What is there, for people.
@@ -60,27 +64,33 @@ impl Leavings {
         if !self.sets.is_empty() {
             all.push(format!("{} ipsets", self.sets.len()));
         }
-        if self.interface {
+        if self.interface && self.connections == 0 {
             all.push(format!("the interface {}", ipvs::INTERFACE));
         }
         all.extend(self.lasting());
         all
     }
 
-    /// What has to be removed by hand, for people.
+    /// What is not removed now, for people.
     #[must_use]
     pub fn lasting(&self) -> Vec<String> {
         let mut all = Vec::new();
+        if self.interface && self.connections > 0 {
+            let (interface, count) = (ipvs::INTERFACE, self.connections);
+            all.push(format!(
+                "the interface {interface}, until {count} connections through IPVS have ended"
+            ));
+        }
         if self.servers > 0 {
             all.push(format!("{} IPVS virtual servers", self.servers));
         }
         all
     }
 
-    /// What removes that, on the host.
+    /// What removes by hand what only so can be removed, on the host.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
-        (self.servers > 0).then(|| "ipvsadm --clear".to_owned())
+        (self.servers > 0 && self.connections == 0).then(|| "ipvsadm --clear".to_owned())
     }
 
     /// Removes what can be: rules in one transaction a kind, then the sets that they refer to.
@@ -98,7 +108,7 @@ impl Leavings {
         if !self.sets.is_empty() {
             ipsets::remove(&self.sets)?;
         }
-        if self.interface {
+        if self.interface && self.connections == 0 {
             ipvs::remove_interface()?;
         }
         Ok(())
@@ -126,6 +136,7 @@ pub fn survey() -> Result<Leavings> {
         interface,
         legacy: legacy::tables()?,
         servers,
+        connections: if interface { ipvs::connections()? } else { 0 },
         is_held: ruleset::is_held(&rules),
     })
 }

@@ -1,5 +1,6 @@
 //! The rules that kube-proxy's iptables mode makes for one service with `iptables-legacy`, between
-//! those of the kubelet and of a CNI plugin; and that program.
+//! those of the kubelet and of a CNI plugin, with a set of its IPVS mode; and the programs that make
+//! them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,14 +13,14 @@ use weir_tests::bed::{Family, Node};
 
 use super::iptables::Service;
 
-/// `iptables-legacy` and `ip6tables-legacy`.
-pub struct Program {
+/// `iptables-legacy`, `ip6tables-legacy` and `ipset`.
+pub struct Programs {
     /// Where the packages were unpacked.
     tree: PathBuf,
 }
 
-impl Program {
-    /// The one that `cargo xtask test network` has fetched.
+impl Programs {
+    /// Those that `cargo xtask test network` has fetched.
     pub fn find() -> Result<Self> {
         let tree = std::env::var_os("WEIR_IPTABLES_LEGACY")
             .context("WEIR_IPTABLES_LEGACY is not set: run `cargo xtask test network`")?;
@@ -32,27 +33,50 @@ impl Program {
         file.write_all(rules.as_bytes())
             .context("write the rules")?;
         let arguments = ["--noflush".into(), "--counters".into(), file.path().into()];
-        self.run(node, family, "restore", &arguments).map(drop)
+        self.iptables(node, family, "restore", &arguments).map(drop)
     }
 
     /// A table in that format: rules with what they have counted.
     pub fn save(&self, node: &Node, family: Family, table: &str) -> Result<String> {
         let arguments = ["--counters".into(), "--table".into(), table.into()];
-        self.run(node, family, "save", &arguments)
+        self.iptables(node, family, "save", &arguments)
     }
 
-    fn run(
+    /// Makes a set of addresses and ports.
+    pub fn make_set(&self, node: &Node, family: Family, name: &str) -> Result<()> {
+        let word = match family {
+            Family::V4 => "inet",
+            Family::V6 => "inet6",
+        };
+        let arguments = ["create", name, "hash:ip,port", "family", word];
+        self.run(node, "usr/sbin/ipset", &arguments.map(OsString::from))
+            .map(drop)
+    }
+
+    /// The names of all sets.
+    pub fn sets(&self, node: &Node) -> Result<BTreeSet<String>> {
+        let arguments = ["list", "-name"].map(OsString::from);
+        let names = self.run(node, "usr/sbin/ipset", &arguments)?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    fn iptables(
         &self,
         node: &Node,
         family: Family,
         what: &str,
         arguments: &[OsString],
     ) -> Result<String> {
-        let of = |path: &str| self.tree.join(path);
         let word = match family {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
         };
+        let mut all = vec![OsString::from(format!("{word}-{what}"))];
+        all.extend(arguments.iter().cloned());
+        self.run(node, "usr/sbin/xtables-legacy-multi", &all)
+    }
+
+    fn run(&self, node: &Node, program: &str, arguments: &[OsString]) -> Result<String> {
         let libraries = self.libraries()?;
         let setting = |name: &str, value: &Path| {
             let mut text = OsString::from(format!("{name}="));
@@ -62,14 +86,13 @@ impl Program {
         let mut all = vec![
             setting("LD_LIBRARY_PATH", &libraries),
             setting("XTABLES_LIBDIR", &libraries.join("xtables")),
-            of("usr/sbin/xtables-legacy-multi").into_os_string(),
-            format!("{word}-{what}").into(),
+            self.tree.join(program).into_os_string(),
         ];
         all.extend(arguments.iter().cloned());
         let output = node.system().output(Path::new("/usr/bin/env"), &all)?;
         ensure!(
             output.status.success(),
-            "{word}-legacy-{what} ({}): {}",
+            "{program} {arguments:?} ({}): {}",
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
@@ -87,6 +110,17 @@ impl Program {
             .with_context(|| format!("no extensions of iptables in {}", parent.display()))
     }
 }
+
+/// A set of kube-proxy's IPVS mode, to which a rule refers.
+pub const fn set(is_v6: bool) -> &'static str {
+    match is_v6 {
+        false => "KUBE-CLUSTER-IP",
+        true => "KUBE-6-CLUSTER-IP",
+    }
+}
+
+/// A set of somebody else's.
+pub const OTHER_SET: &str = "KUBE-ROUTER-PODS";
 
 /// The rules of others, by table: what is to be left, with what it has counted.
 pub const OTHERS: [(&str, &str); 3] = [
@@ -182,9 +216,11 @@ fn nat(service: &Service) -> Own {
 -A KUBE-EXT-CCCCCCCCCCCCCCCC -j KUBE-SVC-CCCCCCCCCCCCCCCC
 -A KUBE-NODEPORTS -p tcp --dport {node_port} -j KUBE-EXT-CCCCCCCCCCCCCCCC
 -A KUBE-SERVICES -d {ip} -p tcp --dport {port} -j KUBE-SVC-CCCCCCCCCCCCCCCC
+-A KUBE-SERVICES -m set --match-set {set} dst,dst -j KUBE-MARK-MASQ
 -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS",
         first.ip(),
         second.ip(),
+        set = set(service.ip.is_ipv6()),
     );
     (heads.join("\n"), before.to_owned(), after)
 }
