@@ -18,7 +18,7 @@ use weir_ebpf::tables::{Policy, name};
 
 use crate::{
     api_server::ApiServer,
-    attach::{self, AgentLock, Dataplane, Role, destroy_stale_udp_sockets},
+    attach::{self, AgentLock, Dataplane, PinsLock, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Compiler, Extent as Compiled},
     config::Config,
     kube_proxy::{self, Takeover},
@@ -27,6 +27,7 @@ use crate::{
         diff::{Limits, diff_parts, diff_within},
         flows::{may_leave_stale, may_strand_sockets},
         kernel::KernelTables,
+        pins::Pins,
         succession::Inheritance,
     },
     model::{Changed, Cluster, Event, SourceId},
@@ -35,6 +36,7 @@ use crate::{
         metrics::Extent,
         present::{Present, Wish},
         report::{Different, Reporter, Synchronised},
+        status::Source,
         surface::{self, Surface},
     },
     own_node::OwnNode,
@@ -43,6 +45,7 @@ use crate::{
         api::{self, Freshness, Server},
         cni, manifests,
         node::{self, NodeState},
+        row::Row,
     },
 };
 
@@ -55,6 +58,11 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     let lock_file = config.lock_file();
     let _lock = tokio::select! {
         lock = AgentLock::wait(&lock_file) => lock.context("take the lock in --run-dir")?,
+        () = shutdown.requested() => return Ok(()),
+    };
+    let pins = Pins::new(&config.bpffs);
+    let pins_lock = tokio::select! {
+        lock = PinsLock::wait(&pins) => lock.context("take the lock in --bpffs")?,
         () = shutdown.requested() => return Ok(()),
     };
     let surface = Surface::open(&config);
@@ -80,15 +88,28 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     });
     let (records_sender, records) = watch::channel(None);
     let results = config.cni_results_dir.clone();
-    sources.spawn(cni::watch::run(results, records_sender, sender));
+    let rows = [
+        Row::new(SourceId::CNI, "Record"),
+        Row::new(SourceId::NETLINK, "Interface"),
+    ];
+    let told = rows.each_ref().map(Row::told);
+    let [records_row, node_row] = rows;
+    sources.spawn(cni::watch::run(
+        results,
+        records_sender,
+        sender,
+        records_row,
+    ));
     let (sender, nodes) = watch::channel(None);
-    sources.spawn(node::watch(config.netns_dir.clone(), sender));
+    sources.spawn(node::watch(config.netns_dir.clone(), sender, node_row));
 
     let present = Present::open(&config, &dataplane)?;
     let takeover = Takeover::start(config.cleanup_kube_proxy);
-    let mut agent = Agent::new(config, dataplane, surface, present, api_server, takeover)?;
+    let mut agent = Agent::new(
+        config, dataplane, pins_lock, surface, present, api_server, takeover,
+    )?;
     tokio::select! {
-        result = agent.work(events, nodes, records) => result,
+        result = agent.work(events, nodes, records, told) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
             Ok(()) => bail!("a source ended though nobody asked it to"),
             Err(error) => Err(error),
@@ -147,6 +168,7 @@ struct Agent {
     node: OwnNode,
     compiler: Compiler,
     dataplane: Dataplane,
+    pins_lock: PinsLock,
     tables: KernelTables,
     held: Held,
     /// How many entries the tables hold at most.
@@ -173,6 +195,7 @@ impl Agent {
     fn new(
         config: Config,
         dataplane: Dataplane,
+        pins_lock: PinsLock,
         surface: Surface,
         present: Present,
         api_server: Option<ApiServer>,
@@ -199,6 +222,7 @@ impl Agent {
             schedule: Schedule::new(config.resync),
             config,
             dataplane,
+            pins_lock,
             tables,
             held: Held::Read(Box::new(actual)),
             capacities,
@@ -216,6 +240,7 @@ impl Agent {
         mut events: mpsc::Receiver<Event>,
         mut nodes: watch::Receiver<Option<NodeState>>,
         mut records: watch::Receiver<Option<Vec<cni::Record>>>,
+        [mut records_row, mut node_row]: [watch::Receiver<Source>; 2],
     ) -> Result<()> {
         loop {
             tokio::select! {
@@ -235,6 +260,12 @@ impl Agent {
                     Wish::Flags => self.queue_everything(),
                 },
                 () = changed(&mut self.api_server) => self.show_sources(),
+                Ok(()) = records_row.changed() => {
+                    self.show_source(SourceId::CNI, &mut records_row);
+                }
+                Ok(()) = node_row.changed() => {
+                    self.show_source(SourceId::NETLINK, &mut node_row);
+                }
                 listening = self.surface.listeners_changed() => {
                     self.takeover.health_is_ours(serves_health(&listening));
                     self.reporter.listeners(&listening);
@@ -246,7 +277,12 @@ impl Agent {
                     self.reporter.kube_proxy(state);
                     self.queue_everything();
                 }
-                () = due(&self.schedule), if self.is_ready() => self.synchronise(),
+                () = due(&self.schedule), if self.is_ready() => {
+                    // That they have been heard of is no event.
+                    self.show_source(SourceId::CNI, &mut records_row);
+                    self.show_source(SourceId::NETLINK, &mut node_row);
+                    self.synchronise();
+                }
             }
         }
     }
@@ -264,6 +300,12 @@ impl Agent {
             self.reporter.api_server(api_server.used());
             self.reporter.sources(SourceId::API, api_server.freshness());
         }
+    }
+
+    /// One that lists no kinds of the API's.
+    fn show_source(&mut self, source: SourceId, row: &mut watch::Receiver<Source>) {
+        let row = row.borrow_and_update().clone();
+        self.reporter.sources(source, vec![row]);
     }
 
     fn note(&mut self, event: Event) {
@@ -400,7 +442,9 @@ impl Agent {
         drop(actual);
         // One interface that refuses its programs keeps nobody else from what is theirs.
         let attached = match extent {
-            Compiled::Everything => self.attach(is_repair),
+            Compiled::Everything => self
+                .mend_pins(is_repair)
+                .and_then(|()| self.attach(is_repair)),
             // The interfaces are what they were.
             Compiled::Parts { .. } => Ok(()),
         };
@@ -413,6 +457,28 @@ impl Agent {
         }
         attached?;
         Ok((extent, plan.0.len()))
+    }
+
+    /// Puts back pins that have gone from under us, every now and then.
+    fn mend_pins(&mut self, is_repair: bool) -> Result<()> {
+        if !is_repair {
+            return Ok(());
+        }
+        let mended = self.dataplane.mend_pins(&mut self.pins_lock)?;
+        if !mended.is_empty() {
+            let message = format!(
+                "pins were gone from {}: {} tables and {} links were pinned anew, {} links ended \
+                 and are made anew",
+                self.dataplane.pins().root().display(),
+                mended.maps.len(),
+                mended.links.len(),
+                mended.ended.len(),
+            );
+            warn!("{message}");
+            self.reporter.overcome(message);
+            self.attached = None;
+        }
+        Ok(())
     }
 
     /// Programs meet tables that are complete: they are attached after the first time these were

@@ -20,6 +20,7 @@ mod deploy;
 mod fuzz;
 mod image;
 mod inspect;
+mod iptables;
 mod kernels;
 mod kind;
 mod kubernetes_tools;

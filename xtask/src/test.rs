@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `host` | everything pure, and every scenario in memory | nothing |
 //! | `program` | the loaded programs and the kernel's tables | root |
-//! | `network` | the binary with real sockets in network namespaces, scenarios of conversations too | root |
+//! | `network` | the binary with real sockets in network namespaces, scenarios of conversations too | root, apt |
 //! | `conformance` | who reaches whom under network policies, table by table, and who gets past them | root |
 //! | `deploy` | chart and kustomizations rendered and compared; the image started as its DaemonSet says | root, pip |
 //! | `kernels` | the same on older kernels, in virtual machines | an emulator, installed if root |
@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    build, build_ebpf, image, kernels,
+    build, build_ebpf, image, iptables, kernels,
     kubernetes_tools::KubernetesTools,
     privilege::{self, Root},
     process,
@@ -140,6 +140,13 @@ fn privileged(workspace: &Workspace, level: Level) -> Result<()> {
         )),
         Level::Host | Level::Program | Level::Network | Level::Conformance | Level::Kernels => None,
     };
+    let iptables = match level {
+        Level::Network => Some(iptables::get(workspace)?),
+        Level::Host | Level::Program | Level::Conformance | Level::Deploy | Level::Kernels => None,
+    };
+    if let Some(tree) = &iptables {
+        variables.push(("WEIR_IPTABLES_LEGACY", tree.as_os_str()));
+    }
     if let Some((tools, image)) = &installation {
         variables.extend([
             ("WEIR_HELM", tools.helm.as_os_str()),

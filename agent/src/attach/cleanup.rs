@@ -1,8 +1,8 @@
 //! Leaving the node as it was found.
 //!
 //! Removes everything of ours, of whatever layout version, and nothing else; again and again
-//! with the same result. The caller holds the [`AgentLock`](super::AgentLock), so that no agent
-//! works meanwhile.
+//! with the same result. The caller holds the [`AgentLock`](super::AgentLock) and the
+//! [`PinsLock`](super::PinsLock), so that no agent works meanwhile.
 
 use std::fmt;
 use std::path::Path;

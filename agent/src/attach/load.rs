@@ -230,6 +230,10 @@ impl Dataplane {
         &self.pins
     }
 
+    pub(super) fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
     /// aya's view, for its log and for running programs in tests.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf

@@ -7,7 +7,7 @@
 //!   behind their links in one step.
 //! - [`cleanup`] leaves the node as it was found.
 //!
-//! A start is [`AgentLock::wait`], [`Dataplane::load`], filling the tables, then
+//! A start is [`AgentLock::wait`], [`PinsLock::wait`], [`Dataplane::load`], filling the tables, then
 //! [`Dataplane::attach_cgroup`] and [`Dataplane::sync_interfaces`], so that no program meets an
 //! empty table, and last [`Dataplane::retire_other_layouts`].
 #![allow(
@@ -25,9 +25,11 @@ mod inspect;
 mod load;
 mod lock;
 mod log;
+mod mend;
 pub(crate) mod netlink;
 mod netns_cookie;
 pub mod object;
+mod pins_lock;
 mod plan;
 mod sockets;
 mod tc;
@@ -42,7 +44,9 @@ pub use inspect::{Attached, SocketHook, attached};
 pub use load::{Dataplane, LOG_DEBUG, Options, ProgramReport, TcChoice, default_capacities};
 pub use lock::AgentLock;
 pub use log::follow_log;
+pub use mend::Mended;
 pub use netns_cookie::{netns_cookie, netns_cookie_by_program};
+pub use pins_lock::PinsLock;
 pub use plan::{Action, Attachment, Role, State, TC_PROGRAMS, TcHook, TcMode, plan};
 pub use sockets::{destroy_stale_udp_sockets, probe_socket_destruction};
 pub use tc::TcReport;

@@ -1,6 +1,7 @@
-//! The tables of `iptables-legacy`, as the kernel tells them: which there are, and their chains.
+//! The tables of `iptables-legacy`, as the kernel tells and takes them: whole, as bytes.
 //!
-//! Nothing is loaded by asking: only tables that are there already are read.
+//! Nothing is loaded by asking: only tables that are there already are read. What the bytes mean is
+//! for others to know.
 
 use std::fs;
 use std::io;
@@ -12,18 +13,57 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 // include/uapi/linux/netfilter_{ipv4/ip,ipv6/ip6}_tables.h
 const GET_INFO: libc::c_int = 64;
 const GET_ENTRIES: libc::c_int = 65;
-/// `struct ipt_getinfo`: a name, five numbers for the hooks twice, and three more.
-const INFO: usize = NAME + 4 * 13;
-const INFO_SIZE: usize = NAME + 4 * 12;
+const REPLACE: libc::c_int = 64;
+const ADD_COUNTERS: libc::c_int = 65;
+/// `XT_TABLE_MAXNAMELEN`
+const NAME: usize = 32;
+/// `struct ipt_getinfo`: a name, the hooks' set, where each begins and has its policy, how many
+/// entries there are, and how many bytes.
+const INFO: usize = NAME + 4 * (1 + 2 * HOOKS + 2);
 /// `struct ipt_get_entries`: a name and a size, aligned to eight bytes.
 const ENTRIES: usize = NAME + 8;
-/// `XT_TABLE_MAXNAMELEN`, also of targets with their length and revision.
-const NAME: usize = 32;
-/// `struct ipt_entry` and `struct ip6t_entry`: their lengths, and where the target's offset is.
-const ENTRY_V4: (usize, usize) = (112, 88);
-const ENTRY_V6: (usize, usize) = (168, 140);
-/// The target that begins a chain, and where it has the chain's name.
-const ERROR: &str = "ERROR";
+/// `struct xt_counters_info`: likewise.
+const COUNTERS: usize = NAME + 8;
+
+/// `NF_INET_NUMHOOKS`
+pub(crate) const HOOKS: usize = 5;
+
+/// A table's content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// Bit by bit: which hooks send packets to the table.
+    pub hooks: u32,
+    /// For each hook the offset of the entry that it begins with.
+    pub begins: [u32; HOOKS],
+    /// For each hook the offset of the entry that is its policy.
+    pub policies: [u32; HOOKS],
+    /// How many entries there are.
+    pub count: u32,
+    /// The entries, one after the other.
+    pub entries: Vec<u8>,
+}
+
+/// Packets and bytes that an entry has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Counters {
+    packets: u64,
+    bytes: u64,
+}
+
+/// `struct ipt_replace` and `struct ip6t_replace` without the entries, which follow it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Replace {
+    name: [u8; NAME],
+    hooks: u32,
+    count: u32,
+    size: u32,
+    begins: [u32; HOOKS],
+    policies: [u32; HOOKS],
+    counters_count: u32,
+    counters: *mut Counters,
+}
 
 /// The names of the tables that are there.
 ///
@@ -41,116 +81,147 @@ pub(crate) fn tables(is_v6: bool) -> Result<Vec<String>> {
     }
 }
 
-/// The names of a table's chains but those of the hooks.
-///
-/// # Errors
-/// The kernel does not tell them.
-pub(crate) fn chains(is_v6: bool, table: &str) -> Result<Vec<String>> {
-    let entries = entries(is_v6, table).with_context(|| {
-        format!("read the iptables-legacy table {table} (this needs CAP_NET_ADMIN)")
-    })?;
-    Ok(names(is_v6, &entries))
-}
-
-fn entries(is_v6: bool, table: &str) -> io::Result<Vec<u8>> {
-    let family = match is_v6 {
-        false => AddressFamily::Inet,
-        true => AddressFamily::Inet6,
-    };
-    // Any socket of the family will do.
-    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let level = if is_v6 { libc::SOL_IPV6 } else { libc::SOL_IP };
-    let mut info = vec![0_u8; INFO];
-    info[..table.len()].copy_from_slice(table.as_bytes());
-    ask(&socket, level, GET_INFO, &mut info)?;
-    let size: [u8; 4] = info[INFO_SIZE..INFO]
-        .try_into()
-        .map_err(|_| io::Error::other("the answer is short"))?;
-    let length = usize::try_from(u32::from_ne_bytes(size)).map_err(io::Error::other)?;
-    let mut entries = vec![0_u8; ENTRIES + length];
-    entries[..table.len()].copy_from_slice(table.as_bytes());
-    entries[NAME..NAME + 4].copy_from_slice(&size);
-    ask(&socket, level, GET_ENTRIES, &mut entries)?;
-    Ok(entries.split_off(ENTRIES))
-}
-
-fn ask(
-    socket: &OwnedFd,
+/// A table of the calling thread's network namespace.
+pub(crate) struct Table {
+    /// Any socket of the family will do.
+    socket: OwnedFd,
     level: libc::c_int,
-    what: libc::c_int,
-    buffer: &mut [u8],
-) -> io::Result<()> {
-    let mut length = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `length` bytes, which the buffer has.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            level,
-            what,
-            buffer.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    name: [u8; NAME],
 }
 
-/// A chain begins with an entry whose target is an error that bears its name; so does the table's
-/// end, which bears the target's.
-fn names(is_v6: bool, entries: &[u8]) -> Vec<String> {
-    let (length, target_at) = if is_v6 { ENTRY_V6 } else { ENTRY_V4 };
-    let mut names = Vec::new();
-    let mut rest = entries;
-    while rest.len() >= length {
-        let offset = |at: usize| usize::from(u16::from_ne_bytes([rest[at], rest[at + 1]]));
-        let (target, next) = (offset(target_at), offset(target_at + 2));
-        let Some(entry) = rest.get(..next).filter(|_| next >= length) else {
-            break;
+impl Table {
+    /// The table of this name; whether it is there shows when it is read.
+    ///
+    /// # Errors
+    /// The kernel has not that family, or the name is too long.
+    pub(crate) fn open(is_v6: bool, table: &str) -> io::Result<Self> {
+        let (family, level) = match is_v6 {
+            false => (AddressFamily::Inet, libc::SOL_IP),
+            true => (AddressFamily::Inet6, libc::SOL_IPV6),
         };
-        if text(entry.get(target + 2..)) == Some(ERROR)
-            && let Some(name) = text(entry.get(target + NAME..))
-            && name != ERROR
-        {
-            names.push(name.to_owned());
-        }
-        rest = &rest[next..];
-    }
-    names
-}
-
-fn text(bytes: Option<&[u8]>) -> Option<&str> {
-    std::str::from_utf8(bytes?.split(|&byte| byte == 0).next()?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(target: &str, name: &str) -> Vec<u8> {
-        let (length, target_at) = ENTRY_V4;
-        let mut bytes = vec![0; length + 64];
-        bytes[target_at..target_at + 2].copy_from_slice(&112_u16.to_ne_bytes());
-        bytes[target_at + 2..target_at + 4].copy_from_slice(&176_u16.to_ne_bytes());
-        bytes[length + 2..length + 2 + target.len()].copy_from_slice(target.as_bytes());
-        bytes[length + NAME..length + NAME + name.len()].copy_from_slice(name.as_bytes());
-        bytes
+        let mut name = [0; NAME];
+        name.get_mut(..table.len())
+            .filter(|_| table.len() < NAME)
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .copy_from_slice(table.as_bytes());
+        let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        Ok(Self {
+            socket,
+            level,
+            name,
+        })
     }
 
-    #[test]
-    fn chains_are_found_between_their_rules() {
-        let table = [
-            entry("", ""),
-            entry("ERROR", "KUBE-SERVICES"),
-            entry("MASQUERADE", "KUBE-NOT"),
-            entry("ERROR", "ERROR"),
-        ]
-        .concat();
-        assert_eq!(names(false, &table), ["KUBE-SERVICES"]);
-        for cut in 0..table.len() {
-            assert!(names(false, &table[..cut]).len() <= 1);
+    /// What it holds. Another number of bytes than a moment ago is [`io::ErrorKind::WouldBlock`].
+    ///
+    /// # Errors
+    /// The kernel's; it wants CAP_NET_ADMIN.
+    pub(crate) fn read(&self) -> io::Result<Content> {
+        let mut info = [0_u8; INFO];
+        info[..NAME].copy_from_slice(&self.name);
+        self.ask(GET_INFO, &mut info)?;
+        let words: Vec<u32> = info[NAME..]
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|&word| u32::from_ne_bytes(word))
+            .collect();
+        let hooked = |from: usize| std::array::from_fn(|hook| words[from + hook]);
+        let size = words[2 + 2 * HOOKS];
+        let length = usize::try_from(size).map_err(io::Error::other)?;
+        let mut answer = vec![0_u8; ENTRIES + length];
+        answer[..NAME].copy_from_slice(&self.name);
+        answer[NAME..NAME + 4].copy_from_slice(&size.to_ne_bytes());
+        self.ask(GET_ENTRIES, &mut answer)?;
+        Ok(Content {
+            hooks: words[0],
+            begins: hooked(1),
+            policies: hooked(1 + HOOKS),
+            count: words[1 + 2 * HOOKS],
+            entries: answer.split_off(ENTRIES),
+        })
+    }
+
+    /// Puts another content in the place of one that has `before` entries, and tells what those had
+    /// counted. The new ones begin at zero.
+    ///
+    /// # Errors
+    /// The kernel's. [`io::ErrorKind::WouldBlock`]: it has another number of entries by now.
+    pub(crate) fn replace(&self, content: &Content, before: u32) -> io::Result<Vec<Counters>> {
+        let size = u32::try_from(content.entries.len()).map_err(io::Error::other)?;
+        let length = usize::try_from(before).map_err(io::Error::other)?;
+        let mut counters = vec![Counters::default(); length];
+        let head = Replace {
+            name: self.name,
+            hooks: content.hooks,
+            count: content.count,
+            size,
+            begins: content.begins,
+            policies: content.policies,
+            counters_count: before,
+            counters: counters.as_mut_ptr(),
+        };
+        let mut bytes = vec![0_u8; size_of::<Replace>()];
+        // SAFETY: the buffer has the size of a `Replace`, which has no padding; it need not be
+        // aligned.
+        unsafe { bytes.as_mut_ptr().cast::<Replace>().write_unaligned(head) };
+        bytes.extend_from_slice(&content.entries);
+        // The kernel reads the bytes, and writes `before` counters, for which there is room.
+        self.tell(REPLACE, &bytes)?;
+        Ok(counters)
+    }
+
+    /// Adds to what the entries have counted, of which there are as many.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn add(&self, counters: &[Counters]) -> io::Result<()> {
+        let count = u32::try_from(counters.len()).map_err(io::Error::other)?;
+        let mut bytes = vec![0_u8; COUNTERS];
+        bytes[..NAME].copy_from_slice(&self.name);
+        bytes[NAME..NAME + 4].copy_from_slice(&count.to_ne_bytes());
+        for one in counters {
+            bytes.extend_from_slice(&one.packets.to_ne_bytes());
+            bytes.extend_from_slice(&one.bytes.to_ne_bytes());
         }
+        self.tell(ADD_COUNTERS, &bytes)
+    }
+
+    fn ask(&self, what: libc::c_int, buffer: &mut [u8]) -> io::Result<()> {
+        let mut length = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `length` bytes, which the buffer has.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                self.level,
+                what,
+                buffer.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        succeeded(result)
+    }
+
+    fn tell(&self, what: libc::c_int, buffer: &[u8]) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
+        // SAFETY: the kernel reads `length` bytes, which the buffer has; where these hold an
+        // address for it to write to (`Replace`), `replace` keeps what lies there.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                self.level,
+                what,
+                buffer.as_ptr().cast(),
+                length,
+            )
+        };
+        succeeded(result)
+    }
+}
+
+fn succeeded(result: libc::c_int) -> io::Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -7,9 +7,10 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::output;
 use crate::{
-    attach::{self, AgentLock},
+    attach::{self, AgentLock, PinsLock},
     config::{Paths, lock_file, prepared_kubeconfig},
     kube_proxy,
+    maps::pins::Pins,
     observe::{endpoints, socket, status},
 };
 
@@ -45,13 +46,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn clean_up(paths: &Paths) -> Result<ExitCode> {
     let lock = lock_file(&paths.run_dir);
     // An agent that runs would attach everything again.
+    let end_it = "nothing was removed: an agent that runs would bring everything back; end it \
+                  first (delete the DaemonSet, or its pod on this node)";
     let held = match paths.run_dir.is_dir() {
-        true => Some(AgentLock::acquire(&lock).context(
-            "nothing was removed: an agent that runs would bring everything back; end it first \
-             (delete the DaemonSet, or its pod on this node)",
-        )?),
+        true => Some(AgentLock::acquire(&lock).context(end_it)?),
         false => None,
     };
+    let _pins = PinsLock::acquire(&Pins::new(&paths.bpffs)).context(end_it)?;
     let detached = attach::cleanup(&paths.bpffs)?;
     let is_released = kube_proxy::release()?;
     let mut files = 0;

@@ -72,7 +72,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Two readings, and all that is told between them.
 fn look(paths: &Paths, interval: Duration) -> Result<State> {
-    let messages = start(paths, interval, false);
+    let messages = start(paths, interval);
     let mut state = State::new();
     let deadline = Instant::now() + interval + PATIENCE;
     while state.rates.is_none() || state.presence.is_none() {

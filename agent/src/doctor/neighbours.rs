@@ -165,6 +165,7 @@ fn judge_forwarding(is_v4_off: bool, is_v6_off: bool) -> Finding {
 mod tests {
     use super::super::State;
     use super::*;
+    use crate::kube_proxy::{Family, TableName};
 
     fn names(all: &[&str]) -> BTreeSet<String> {
         all.iter().map(|&name| name.to_owned()).collect()
@@ -191,13 +192,18 @@ mod tests {
             ..Leavings::default()
         };
         let legacy = Leavings {
-            legacy: vec!["iptables-legacy -t nat".to_owned()],
+            legacy: vec![TableName::new(Family::V4, "nat")],
+            ..Leavings::default()
+        };
+        let servers = Leavings {
+            servers: 2,
             ..Leavings::default()
         };
         for (presence, left, state) in [
             (&Presence::Absent, &Leavings::default(), State::Ok),
             (&Presence::Absent, &rules, State::Ok),
-            (&Presence::Absent, &legacy, State::Warning),
+            (&Presence::Absent, &legacy, State::Ok),
+            (&Presence::Absent, &servers, State::Warning),
             (&runs, &rules, State::Warning),
             (&runs, &Leavings::default(), State::Warning),
         ] {

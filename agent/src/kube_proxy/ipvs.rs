@@ -1,9 +1,11 @@
 //! What kube-proxy's IPVS mode leaves: an interface with every service's address, and virtual
 //! servers.
 //!
-//! The interface goes: its addresses would be taken for the node's own. Virtual servers are not
-//! told from those of others, and one without its interface is asked by nobody but for the node's
-//! own addresses; they are named, with the command that removes them.
+//! The interface goes, since its addresses would be taken for the node's own; but only by them do
+//! packets of connections that go through a virtual server reach it, so that it goes when the last
+//! of these has ended. Virtual servers are not told from those of others, and one without its
+//! interface is asked by nobody but for the node's own addresses; they are named, with the command
+//! that removes them.
 
 use std::{fs, io};
 
@@ -17,6 +19,7 @@ use crate::attach::netlink::Netlink;
 /// The interface.
 pub const INTERFACE: &str = "kube-ipvs0";
 const SERVERS: &str = "/proc/net/ip_vs";
+const CONNECTIONS: &str = "/proc/net/ip_vs_conn";
 
 /// Is the interface there?
 ///
@@ -55,10 +58,23 @@ pub fn remove_interface() -> Result<()> {
 /// # Errors
 /// The kernel's account of them cannot be read.
 pub fn servers() -> Result<usize> {
-    match fs::read_to_string(SERVERS) {
-        Ok(text) => Ok(count(&text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error).with_context(|| format!("read {SERVERS}")),
+    Ok(count(&read(SERVERS)?))
+}
+
+/// How many connections through them are open. Datagrams are none: they go another way with the
+/// next one.
+///
+/// # Errors
+/// The kernel's account of them cannot be read.
+pub fn connections() -> Result<usize> {
+    Ok(count_open(&read(CONNECTIONS)?))
+}
+
+/// Empty where the kernel has no IPVS.
+fn read(path: &str) -> Result<String> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        result => result.with_context(|| format!("read {path}")),
     }
 }
 
@@ -73,9 +89,36 @@ fn count(text: &str) -> usize {
         .count()
 }
 
+/// Each is a line: the protocol, three addresses with their ports, the state.
+fn count_open(text: &str) -> usize {
+    text.lines()
+        .filter(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match (words.first(), words.get(7)) {
+                (Some(&"TCP"), Some(state)) => {
+                    !["NONE", "TIME_WAIT", "CLOSE", "LAST_ACK"].contains(state)
+                }
+                (Some(&"SCTP"), Some(state)) => !["NONE", "CLOSED"].contains(state),
+                _ => false,
+            }
+        })
+        .count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_connections_are_counted_and_datagrams_are_not() {
+        let text = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n\
+                    TCP 0AC80002 9C40 0A200001 01BB 0AF00001 192B ESTABLISHED     899\n\
+                    TCP 0AC80002 9C41 0A200001 01BB 0AF00001 192B TIME_WAIT        31\n\
+                    UDP 0AC80002 9C42 0A20000A 0035 0AC80003 0035 UDP             299\n\
+                    SCTP 0AC80002 9C43 0A20000B 0050 0AC80003 0050 ESTABLISHED    899\n";
+        assert_eq!(count_open(text), 2);
+        assert_eq!(count_open(""), 0);
+    }
 
     #[test]
     fn virtual_servers_are_counted_without_their_backends() {

@@ -3,9 +3,9 @@
 use anyhow::{Result, bail};
 
 use super::{
-    ipsets, ipvs, legacy,
+    connections, ipsets, ipvs, legacy,
     nftables::{self, Outcome},
-    ruleset::{self, Change, Ruleset},
+    ruleset::{self, Change, Ruleset, TableName},
 };
 
 /// How often rules that keep changing are changed.
@@ -20,10 +20,12 @@ pub struct Leavings {
     pub sets: Vec<String>,
     /// The interface with the services' addresses.
     pub interface: bool,
-    /// The tables of iptables-legacy, which are not removed.
-    pub legacy: Vec<String>,
+    /// The tables of iptables-legacy that hold chains of its.
+    pub legacy: Vec<TableName>,
     /// Virtual servers, which are not removed; only where that interface or those sets are.
     pub servers: usize,
+    /// Open connections through them, for which that interface stays.
+    pub connections: usize,
     /// Is [`HOLDER`](super::HOLDER) there?
     pub is_held: bool,
 }
@@ -32,35 +34,52 @@ impl Leavings {
     /// Is there something that can be removed?
     #[must_use]
     pub fn is_removable(&self) -> bool {
-        !self.rules.is_empty() || !self.sets.is_empty() || self.interface
+        let Self {
+            rules,
+            sets,
+            interface,
+            legacy,
+            servers: _,
+            connections,
+            is_held: _,
+        } = self;
+        let is_interface_unused = *interface && *connections == 0;
+        !rules.is_empty() || !legacy.is_empty() || !sets.is_empty() || is_interface_unused
     }
 
     /// May there be connections that are translated by what is, or was, there?
     #[must_use]
     pub fn may_have_connections(&self) -> bool {
-        self.is_held || !self.rules.is_empty() || !self.legacy.is_empty()
+        self.is_held || !self.rules.is_empty() || !self.legacy.is_empty() || self.connections > 0
     }
 
     /// What is there, for people.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         let mut all = self.rules.clone();
+        if !self.legacy.is_empty() {
+            let tables: Vec<String> = self.legacy.iter().map(legacy::describe).collect();
+            all.push(format!("rules of {}", tables.join(", ")));
+        }
         if !self.sets.is_empty() {
             all.push(format!("{} ipsets", self.sets.len()));
         }
-        if self.interface {
+        if self.interface && self.connections == 0 {
             all.push(format!("the interface {}", ipvs::INTERFACE));
         }
         all.extend(self.lasting());
         all
     }
 
-    /// What has to be removed by hand, for people.
+    /// What is not removed now, for people.
     #[must_use]
     pub fn lasting(&self) -> Vec<String> {
         let mut all = Vec::new();
-        if !self.legacy.is_empty() {
-            all.push(format!("rules of {}", self.legacy.join(", ")));
+        if self.interface && self.connections > 0 {
+            let (interface, count) = (ipvs::INTERFACE, self.connections);
+            all.push(format!(
+                "the interface {interface}, until {count} connections through IPVS have ended"
+            ));
         }
         if self.servers > 0 {
             all.push(format!("{} IPVS virtual servers", self.servers));
@@ -68,20 +87,13 @@ impl Leavings {
         all
     }
 
-    /// What removes that, on the host.
+    /// What removes by hand what only so can be removed, on the host.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
-        let mut commands = Vec::new();
-        if !self.legacy.is_empty() {
-            commands.push(legacy::remedy(&self.legacy));
-        }
-        if self.servers > 0 {
-            commands.push("ipvsadm --clear".to_owned());
-        }
-        (!commands.is_empty()).then(|| commands.join(" && "))
+        (self.servers > 0 && self.connections == 0).then(|| "ipvsadm --clear".to_owned())
     }
 
-    /// Removes what can be: rules in one transaction, then the sets that they refer to.
+    /// Removes what can be: rules in one transaction a kind, then the sets that they refer to.
     ///
     /// # Errors
     /// The kernel's. What came before is gone.
@@ -89,10 +101,14 @@ impl Leavings {
         if !self.rules.is_empty() {
             transact(ruleset::removal)?;
         }
+        if !self.legacy.is_empty() {
+            hold(&self.legacy)?;
+            legacy::remove(&self.legacy)?;
+        }
         if !self.sets.is_empty() {
             ipsets::remove(&self.sets)?;
         }
-        if self.interface {
+        if self.interface && self.connections == 0 {
             ipvs::remove_interface()?;
         }
         Ok(())
@@ -120,6 +136,7 @@ pub fn survey() -> Result<Leavings> {
         interface,
         legacy: legacy::tables()?,
         servers,
+        connections: if interface { ipvs::connections()? } else { 0 },
         is_held: ruleset::is_held(&rules),
     })
 }
@@ -130,6 +147,25 @@ pub fn survey() -> Result<Leavings> {
 /// The kernel's.
 pub fn release() -> Result<bool> {
     transact(ruleset::release)
+}
+
+/// Keeps the connections that these tables have translated known as the kernel's.
+fn hold(tables: &[TableName]) -> Result<()> {
+    let holds: Vec<Change> = tables
+        .iter()
+        .filter(|table| table.name == "nat")
+        .map(|table| Change::Hold(table.family))
+        .collect();
+    if holds.is_empty() || transact(|_| holds.clone())? {
+        return Ok(());
+    }
+    match connections::translated()? {
+        0 => Ok(()),
+        count => bail!(
+            "the kernel has no nf_tables, by which {count} connections that kube-proxy translated \
+             would be known: its rules go when the last of them has ended"
+        ),
+    }
 }
 
 /// Changes the rules as they are; tells whether there was anything to change.

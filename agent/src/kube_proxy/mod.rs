@@ -16,7 +16,8 @@
 //! | `ruleset` | which rules have to go, in which order (pure) |
 //! | `nftables` | nf_tables over netlink |
 //! | `connections` | which connections were translated |
-//! | `ipvs`, `ipsets`, `legacy` | its other modes |
+//! | `legacy` | its rules in `iptables-legacy` |
+//! | `ipvs`, `ipsets` | its IPVS mode |
 //! | `leavings` | all of these: what is there, and its removal |
 //! | `presence` | does a kube-proxy run? |
 //! | `takeover` | the task that does all this beside the agent's loop |
@@ -35,5 +36,5 @@ mod takeover;
 
 pub use leavings::{Leavings, release, survey};
 pub use presence::{HEALTH, Presence, presence};
-pub use ruleset::HOLDER;
+pub use ruleset::{Family, HOLDER, TableName};
 pub use takeover::{CleanUp, State, Takeover};

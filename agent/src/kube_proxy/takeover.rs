@@ -357,7 +357,11 @@ fn next(clean_up: CleanUp, is_synchronised: bool, is_running: bool, left: &Leavi
         Step::Wait
     } else if left.is_removable() && may_remove {
         Step::Remove
-    } else if left.is_held && left.rules.is_empty() {
+    } else if left.is_held
+        && left.rules.is_empty()
+        && left.legacy.is_empty()
+        && left.connections == 0
+    {
         Step::Release
     } else {
         Step::Wait
@@ -427,6 +431,19 @@ mod tests {
             next(CleanUp::Auto, true, false, &Leavings::default()),
             Step::Wait
         );
+    }
+
+    #[test]
+    fn an_interface_stays_for_the_connections_through_it_and_goes_after_them() {
+        let with = |connections| Leavings {
+            interface: true,
+            connections,
+            ..held()
+        };
+        let used = with(2);
+        assert_eq!(next(CleanUp::Auto, true, false, &used), Step::Wait);
+        assert!(used.may_have_connections() && used.describe() == used.lasting());
+        assert_eq!(next(CleanUp::Auto, true, false, &with(0)), Step::Remove);
     }
 
     #[test]

@@ -174,17 +174,21 @@ impl Pins {
     ///
     /// No BPF file system is there, or a directory cannot be made.
     pub fn prepare(&self) -> Result<()> {
-        self.check_mounted()?;
-        for directory in [self.root(), self.maps(), self.links(), self.qdiscs()] {
-            match fs::DirBuilder::new().mode(0o700).create(&directory) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("create {}", directory.display()));
-                }
-            }
+        self.prepare_root()?;
+        for directory in [self.maps(), self.links(), self.qdiscs()] {
+            make(&directory)?;
         }
         Ok(())
+    }
+
+    /// Makes the directory of everything of ours, after [`Pins::check_mounted`].
+    ///
+    /// # Errors
+    ///
+    /// No BPF file system is there, or the directory cannot be made.
+    pub fn prepare_root(&self) -> Result<()> {
+        self.check_mounted()?;
+        make(&self.root())
     }
 
     /// The tables that are pinned now and how many entries each holds at most.
@@ -285,6 +289,15 @@ impl Pins {
                 others.join(", ")
             )
         })
+    }
+}
+
+fn make(directory: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("create {}", directory.display()))
+        }
+        _ => Ok(()),
     }
 }
 

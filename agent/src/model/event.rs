@@ -19,6 +19,8 @@ impl SourceId {
     pub const CNI: Self = Self("cni");
     /// A directory of manifests.
     pub const MANIFESTS: Self = Self("manifests");
+    /// The kernel's account of the node's interfaces. It holds no objects either.
+    pub const NETLINK: Self = Self("netlink");
 }
 
 impl fmt::Display for SourceId {

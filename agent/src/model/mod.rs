@@ -33,7 +33,7 @@ pub use metadata::{DEFAULT_NAMESPACE, validate_label, validate_subdomain};
 pub use namespace::Namespace;
 pub use node::Node;
 pub use object::{NotOurs, Object};
-pub use pod::{ContainerPort, Pod, youngest_by_addr};
+pub use pod::{ContainerPort, Pod, youngest_by_addr, youngest_of};
 pub use policy::{
     Direction, Directions, IpBlock, NetworkPolicy, Peer, PeerNamespaces, Peers, PolicyPort,
     PolicyPorts, PolicyRule, PortMatch, Rules,

@@ -53,17 +53,23 @@ pub struct ContainerPort {
     pub port: NonZeroU16,
 }
 
-/// Whose each address is by the pods' objects: of several that have one it is the one created last,
-/// since an address is given to a pod when no other uses it.
+/// Whose each address is by the pods' objects.
 #[must_use]
 pub fn youngest_by_addr<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeMap<IpAddr, &'a Pod> {
+    youngest_of(pods.flat_map(|pod| pod.own_addrs().iter().map(move |addr| (*addr, pod))))
+}
+
+/// Whose each address is: of several that have one it is the one created last, since an address is
+/// given to a pod when no other uses it.
+#[must_use]
+pub fn youngest_of<'a>(
+    owned: impl Iterator<Item = (IpAddr, &'a Pod)>,
+) -> BTreeMap<IpAddr, &'a Pod> {
     let mut by_addr: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
-    for pod in pods {
-        for addr in pod.own_addrs() {
-            let youngest = by_addr.entry(*addr).or_insert(pod);
-            if youngest.age() < pod.age() {
-                *youngest = pod;
-            }
+    for (addr, pod) in owned {
+        let youngest = by_addr.entry(addr).or_insert(pod);
+        if youngest.age() < pod.age() {
+            *youngest = pod;
         }
     }
     by_addr

@@ -295,6 +295,11 @@ impl Reporter {
         });
     }
 
+    /// Says what went wrong and is no more. Whoever has overcome it has logged it.
+    pub fn overcome(&self, message: String) {
+        self.show(|status| remember(&mut status.recent_errors, message, Timestamp::now()));
+    }
+
     fn show(&self, change: impl FnOnce(&mut Status)) {
         self.show_news(|status| {
             change(status);

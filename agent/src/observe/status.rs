@@ -105,9 +105,9 @@ pub enum SourceState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
-    /// Which source: `api`, `manifests`.
+    /// Which source: `api`, `manifests`, `cni`, `netlink`.
     pub source: String,
-    /// The kind, as in `Service`.
+    /// The kind, as in `Service`; of `cni` a `Record`, of `netlink` an `Interface`.
     pub kind: String,
     /// How it is.
     pub state: SourceState,

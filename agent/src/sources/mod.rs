@@ -9,5 +9,6 @@ pub mod cni;
 pub mod decode;
 pub mod manifests;
 pub mod node;
+pub mod row;
 
 pub use crate::model::{Change, Event, Problem, Report, SourceId};

@@ -43,6 +43,8 @@ use settling::Settling;
 use signs::Signs;
 use stale::Stale;
 
+use super::row::Row;
+
 /// After a list that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -152,6 +154,11 @@ impl NodeState {
         state
     }
 
+    /// How many interfaces lead anywhere.
+    fn interfaces(&self) -> usize {
+        self.pod_interfaces.len() + self.network_interfaces.len() + self.unreadable_interfaces.len()
+    }
+
     /// The first IPv4 address: the node's own, where the API's Node object names none.
     #[must_use]
     pub fn addr_v4(&self) -> Option<Ipv4Addr> {
@@ -167,12 +174,12 @@ impl NodeState {
 
 /// Tells what the node looks like, at once and after each change, for as long as anyone listens.
 ///
-/// The first state replaces `None`. The calling thread's network namespace is the node's.
+/// The first state replaces `None`; `row` is told how the kernel's lists are. The calling thread's network namespace is the node's.
 ///
 /// # Errors
 ///
 /// The node cannot be listed or watched at the start.
-pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>) -> Result<()> {
+pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>, row: Row) -> Result<()> {
     // Before the first list, so that no change falls between the two.
     let mut signs = Signs::watch(&netns_dir)?;
     let mut lister = Lister::open(netns_dir)?;
@@ -180,6 +187,7 @@ pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>) -> Res
     let mut settling = Settling::default();
     let mut pace = Pace::default();
     let first = state(lister.refresh(&stale).await?, &mut settling);
+    row.read(first.interfaces());
     states.send_replace(Some(first));
     stale = Stale::default();
     loop {
@@ -198,7 +206,9 @@ pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>) -> Res
         match lister.refresh(&stale).await {
             Ok(listed) => {
                 stale = Stale::default();
-                let state = Some(state(listed, &mut settling));
+                let state = state(listed, &mut settling);
+                row.read(state.interfaces());
+                let state = Some(state);
                 states.send_if_modified(|known| {
                     let is_changed = *known != state;
                     *known = state;
@@ -211,6 +221,7 @@ pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>) -> Res
                     error = format!("{error:#}"),
                     "cannot list the node's interfaces"
                 );
+                row.failed(format!("{error:#}"));
                 // What is doubtful stays so: there is no need for another sign.
                 pace.failed(Instant::now() + RETRY);
             }

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch::{Receiver, channel};
 use tokio::time::timeout;
+use weir_agent::sources::SourceId;
 use weir_agent::sources::node::snat_ports::snat_ports;
 use weir_agent::sources::node::{self, NodeState};
+use weir_agent::sources::row::Row;
 
 use crate::bed::{self, Network, index};
 
@@ -30,6 +32,10 @@ async fn until(
         Ok(state) => state.unwrap(),
         Err(_) => panic!("never came true: {what}; last: {:?}", states.borrow()),
     }
+}
+
+fn row() -> Row {
+    Row::new(SourceId::NETLINK, "Interface")
 }
 
 fn namespaces(state: &NodeState) -> Vec<(u32, &str, &str)> {
@@ -56,7 +62,7 @@ fn pods_come_and_go() {
         network.veth("vhome").await;
 
         let (sender, mut states) = channel(None);
-        let watch = tokio::spawn(node::watch(bed.netns_dir(), sender));
+        let watch = tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         let first = until(&mut states, "a first state", |_| true).await;
         assert_eq!(namespaces(&first), [(early, "vearly", "early")]);
 
@@ -105,7 +111,7 @@ fn a_namespace_that_is_bound_to_its_file_last_is_seen() {
         File::create(bed.netns_dir().join("pod")).unwrap();
 
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         let first = until(&mut states, "a first state", |_| true).await;
         assert_eq!(namespaces(&first), []);
 
@@ -126,7 +132,7 @@ fn another_name_for_a_pods_namespace_takes_nothing_from_the_first() {
         let network = Network::open();
         let pod = bed.make_pod(&network, "pod", "vpod").await;
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         until(&mut states, "a first state", |_| true).await;
         // As `ip netns attach` does.
         let alias = bed.netns_dir().join("a-look-inside");
@@ -161,7 +167,7 @@ fn a_directory_made_later_is_watched() {
         let network = Network::open();
         fs::remove_dir(bed.netns_dir()).unwrap();
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         let first = until(&mut states, "a first state", |_| true).await;
         assert_eq!(namespaces(&first), []);
 
@@ -181,7 +187,7 @@ fn addresses_are_the_nodes_global_ones() {
         let network = Network::open();
         fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         let first = until(&mut states, "a first state", |_| true).await;
         assert!(first.addresses.is_empty(), "{first:?}");
 
@@ -212,7 +218,7 @@ fn an_address_that_may_be_anothers_is_not_the_nodes_yet() {
     bed::run_async(|bed| async move {
         let network = Network::open();
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         let uplink = network.veth("uplink").await;
         network.add_address(uplink, "10.240.0.11", 24).await;
         network.add_address(uplink, "fd00:10:240::11", 64).await;
@@ -263,7 +269,7 @@ fn the_addresses_inside_a_pod_are_followed_and_each_end_has_its_own() {
         });
 
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         let first = until(&mut states, "a first state", |_| true).await;
         assert_eq!(addrs(&first, pod), set(&["10.200.0.7"]));
         assert_eq!(addrs(&first, second), set(&[]));
@@ -308,7 +314,7 @@ fn a_namespace_of_a_former_ones_name_and_number_has_its_own_addresses() {
     bed::run_async(|bed| async move {
         let network = Network::open();
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         for round in 0..3_u8 {
             let pod = bed.make_pod(&network, "pod", "vpod").await;
             let addr = format!("10.200.0.{}", 10 + round);
@@ -350,7 +356,7 @@ fn a_pod_is_no_network_while_its_interface_is_being_made() {
     bed::run_async(|bed| async move {
         let network = Network::open();
         let (sender, mut states) = channel(None);
-        tokio::spawn(node::watch(bed.netns_dir(), sender));
+        tokio::spawn(node::watch(bed.netns_dir(), sender, row()));
         until(&mut states, "a first state", |_| true).await;
         let mut was_quick = false;
         // A machine that has much else to do may need longer than a pair is given.

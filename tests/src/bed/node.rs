@@ -218,6 +218,21 @@ impl Node {
         mount_bpffs(self.keeper(), directory)
     }
 
+    /// Unmounts the BPF file system for all who look for it now, as `umount --lazy` does: for those
+    /// who have something of it open it is still there.
+    pub fn unmount_bpffs(&self) -> Result<()> {
+        let directory = self.bpffs();
+        self.keeper().run(move || {
+            umount2(&directory, MntFlags::MNT_DETACH)
+                .with_context(|| format!("unmount {}", directory.display()))
+        })
+    }
+
+    /// Mounts a fresh one.
+    pub fn mount_bpffs(&self) -> Result<()> {
+        mount_bpffs(self.keeper(), self.bpffs())
+    }
+
     /// Names of the node's ends of its pods' links.
     #[must_use]
     pub fn pod_links(&self) -> Vec<String> {

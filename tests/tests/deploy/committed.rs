@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser as _;
 use serde_json::{Value, json};
 use weir_agent::cli::Cli;
-use weir_agent::sources::api::{RESOURCES, VERBS};
+use weir_agent::sources::api::{RESOURCES, VERBS, announce::EVENTS};
 
 use crate::agent::flags_by_variable;
 use crate::objects::{check_type, file, only, text};
@@ -134,17 +134,10 @@ fn the_role_allows_what_the_agent_asks_and_nothing_else() {
             })
         })
         .collect();
-    asked.extend(
-        EVENTS.map(|(group, plural, verb)| (group.to_owned(), plural.to_owned(), verb.to_owned())),
-    );
+    let (group, plural, verbs) = EVENTS;
+    asked.extend(verbs.map(|verb| (group.to_owned(), plural.to_owned(), verb.to_owned())));
     assert_eq!(granted, asked);
 }
-
-/// How the agent tells of itself.
-const EVENTS: [(&str, &str, &str); 2] = [
-    ("events.k8s.io", "events", "create"),
-    ("events.k8s.io", "events", "patch"),
-];
 
 /// Group, resource and verb of all that a role grants.
 fn granted(role: &Value) -> Result<BTreeSet<(String, String, String)>> {

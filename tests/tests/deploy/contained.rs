@@ -120,6 +120,9 @@ impl Cluster {
                 .find(|volume| volume["name"] == mount["name"])
                 .with_context(|| format!("there is no volume {}", mount["name"]))?;
             let path = volume["hostPath"]["path"].as_str().context("a path")?;
+            if volume["hostPath"]["type"] == "FileOrCreate" {
+                self.host.write(path, "")?;
+            }
             mounts.push(Mount {
                 source: self.host.path(path),
                 target: mount["mountPath"].as_str().context("a path")?.into(),

@@ -4,6 +4,7 @@
 //! `WEIR_KILLS` and `WEIR_UPGRADES` make the long test longer: 12 and 3 by default.
 
 mod load;
+mod pins;
 
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -257,10 +258,14 @@ fn a_second_agent_on_a_node_waits_for_the_first() -> Result<()> {
 }
 
 fn waits(agent: &Agent, says: &str) -> Result<()> {
+    wait_until_said(says, || agent.log())
+}
+
+fn wait_until_said(says: &str, log: impl Fn() -> Result<String>) -> Result<()> {
     wait_for(
         || format!("the second agent to say: {says}"),
         PATIENCE,
-        || Ok(agent.log()?.contains(says)),
+        || Ok(log()?.contains(says)),
     )
 }
 

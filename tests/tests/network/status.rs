@@ -79,6 +79,20 @@ fn of_an_agent(world: &World) -> Result<Value> {
             && services["lastNews"].is_string(),
         "{services:#}"
     );
+    let of_node = |source: &str| sources.iter().find(|row| row["source"] == source);
+    let interfaces = of_node("netlink").context("the node's interfaces")?;
+    let links = world.bed.node(0).pod_links().len() as u64;
+    ensure!(
+        interfaces["state"] == "synced"
+            && interfaces["objects"].as_u64() > Some(links)
+            && interfaces["lastNews"].is_string(),
+        "{interfaces:#}"
+    );
+    let records = of_node("cni").context("the CNI's records")?;
+    ensure!(
+        records["state"] == "synced" && records["error"].is_null(),
+        "{records:#}"
+    );
     ensure!(entries(&status, "FRONTENDS") > Some(0), "{status:#}");
     expect_hooks(world, &status)?;
 

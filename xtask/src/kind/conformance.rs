@@ -20,10 +20,35 @@ const RESULTS: &str = "/var/lib/conformance-results";
 /// Services, their ways in and their names, and network policies.
 const FOCUS: &str = r"\[sig-network\]";
 
-/// What kube-proxy's own jobs on kind leave out: what needs a cloud, breaks the cluster, or is
-/// behind a gate that the cluster has not opened; and what is no service proxy's (ingress, the
-/// pods' own network across clusters).
-const SKIP: &str = r"\[Disruptive\]|\[Flaky\]|\[Slow\]|\[Alpha\]|\[Feature:(SCTPConnectivity|Networking-DNS|Networking-IPv6|Networking-Performance|PerformanceDNS|Example|IPv6DualStackAlphaFeature|KubeProxyDaemonSetUpgrade|KubeProxyDaemonSetDowngrade|LoadBalancer|ServiceCIDRs|.*Gate.*)\]|LoadBalancer|[Ll]oad [Bb]alancer|Ingress|Gateway|KubeProxy|kube-proxy|\[Driver:";
+/// What is left out: what breaks the cluster, is slow, or is behind a gate that the cluster has not
+/// opened; what needs a cloud, a controller of Ingress, another network than the nodes', or more of
+/// the machine than services do; and what is of kube-proxy itself, not of services.
+///
+/// The words are those of `test/e2e/feature/feature.go` and of the tests' names: `Ingress` alone would
+/// leave out policies, too ("should work with Ingress, Egress specified together").
+const SKIPPED: &[&str] = &[
+    "[Disruptive]",
+    "[Flaky]",
+    "[Slow]",
+    "[Alpha]",
+    "[Feature:Example]",
+    "[Feature:Ingress]",
+    "[Feature:KubeDNSAutoscaler]",
+    "[Feature:Networking-DNS]",
+    "[Feature:Networking-IPv6]",
+    "[Feature:Networking-Performance]",
+    "[Feature:OffByDefault]",
+    "[Feature:PerformanceDNS]",
+    "[Feature:SCTPConnectivity]",
+    "[Feature:Windows]",
+    "KubeProxy",
+    "LoadBalancer",
+    "Load Balancer",
+    "load balancer",
+    "Loadbalancing",
+];
+/// How many tests run at a time.
+const AT_A_TIME: &str = "--procs=4";
 
 /// Runs them to their end and gives the report.
 pub fn run(containers: &str, focus: Option<&str>) -> Result<String> {
@@ -48,14 +73,18 @@ pub fn run(containers: &str, focus: Option<&str>) -> Result<String> {
     report.with_context(|| format!("read the report of the tests on {node}"))
 }
 
+/// [`SKIPPED`] as a regular expression.
+fn skip() -> String {
+    SKIPPED.join("|").replace('[', r"\[").replace(']', r"\]")
+}
+
 /// The pod, and the rights that tests of a whole cluster need.
 fn objects(version: &str, node: &str, focus: &str) -> Value {
     let variables = json!([
         {"name": "E2E_FOCUS", "value": focus},
-        {"name": "E2E_SKIP", "value": SKIP},
+        {"name": "E2E_SKIP", "value": skip()},
         {"name": "E2E_PROVIDER", "value": "skeleton"},
-        {"name": "E2E_PARALLEL", "value": "4"},
-        {"name": "E2E_VERBOSITY", "value": "1"},
+        {"name": "E2E_EXTRA_GINKGO_ARGS", "value": AT_A_TIME},
         {"name": "RESULTS_DIR", "value": RESULTS},
     ]);
     json!({"apiVersion": "v1", "kind": "List", "items": [
@@ -155,5 +184,35 @@ fn wait() -> Result<()> {
         // There is none before its image was pulled.
         step.note(log.as_deref().unwrap_or("the image is pulled"));
         thread::sleep(Duration::from_secs(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_service_proxys_is_left_out_and_the_rest_is_not() {
+        let is_skipped = |name: &str| SKIPPED.iter().any(|word| name.contains(word));
+        for name in [
+            "[sig-network] KubeProxy should set TCP CLOSE_WAIT timeout [Privileged]",
+            "[sig-network] IngressClass [Feature:Ingress] should set default value on new",
+            "[sig-network] LoadBalancers [Feature:LoadBalancer] should only target nodes",
+            "[sig-network] Pods [FeatureGate:X] [Beta] [Feature:OffByDefault] should do it",
+        ] {
+            assert!(is_skipped(name), "{name}");
+        }
+        for name in [
+            "[sig-network] Netpol NetworkPolicy between server and client should work with \
+             Ingress, Egress specified together [Feature:NetworkPolicy]",
+            "[sig-network] Services should be rejected when no endpoints exist",
+            "[sig-network] Networking should check kube-proxy urls",
+            "[sig-network] [Feature:IPv6DualStack] Granular Checks: Services should function for \
+             pod-Service: http",
+            "[sig-network] [Feature:Traffic Distribution] should route traffic to an endpoint",
+        ] {
+            assert!(!is_skipped(name), "{name}");
+        }
+        assert!(skip().starts_with(r"\[Disruptive\]|"), "{}", skip());
     }
 }

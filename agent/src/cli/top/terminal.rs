@@ -9,12 +9,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event, KeyEvent, KeyEventKind},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use super::{
     draw::draw,
@@ -75,7 +78,17 @@ impl Drop for Screen {
 
 /// Shows the state until somebody ends it.
 pub fn show(paths: &Paths, interval: Duration) -> Result<()> {
-    let messages = start(paths, interval, true);
+    let (sender, messages) = channel();
+    // Before the terminal is taken: a signal that nobody listens for ends the process at once.
+    let signals = Signals::listen()?;
+    teller(&sender, |sender| signals.tell(sender));
+    teller(&sender, keys);
+    look(paths, interval, &sender);
+    drop(sender);
+    show_until_end(&messages)
+}
+
+fn show_until_end(messages: &Receiver<Message>) -> Result<()> {
     // Gives the terminal back when anything panics, too.
     let terminal = ratatui::try_init().context("take the terminal")?;
     let mut screen = Screen(terminal);
@@ -95,21 +108,35 @@ pub fn show(paths: &Paths, interval: Duration) -> Result<()> {
     }
 }
 
-/// Starts all that tells something.
-pub fn start(paths: &Paths, interval: Duration, has_keys: bool) -> Receiver<Message> {
+/// Starts all that tells something of the node.
+pub fn start(paths: &Paths, interval: Duration) -> Receiver<Message> {
     let (sender, messages) = channel();
-    let teller = |tell: fn(&Paths, Duration, &Sender<Message>)| {
-        let (paths, sender) = (paths.clone(), sender.clone());
-        thread::spawn(move || tell(&paths, interval, &sender));
-    };
-    teller(samples);
-    teller(presences);
-    teller(refusals);
-    if has_keys {
-        teller(keys);
-        teller(signals);
-    }
+    look(paths, interval, &sender);
     messages
+}
+
+fn look(paths: &Paths, interval: Duration, sender: &Sender<Message>) {
+    for tell in [samples, presences, refusals] {
+        let paths = paths.clone();
+        teller(sender, move |sender| tell(&paths, interval, sender));
+    }
+}
+
+/// A thread that tells something. If it panics, that is the end.
+fn teller(sender: &Sender<Message>, tell: impl FnOnce(&Sender<Message>) + Send + 'static) {
+    let sender = LastWord(sender.clone());
+    thread::spawn(move || tell(&sender.0));
+}
+
+/// Tells of a thread's panic, since others go on.
+struct LastWord(Sender<Message>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            send(&self.0, Message::End(Err(anyhow!("a thread panicked"))));
+        }
+    }
 }
 
 /// Sends until nobody listens: then this is `false`.
@@ -143,7 +170,7 @@ fn refusals(paths: &Paths, _: Duration, sender: &Sender<Message>) {
     }
 }
 
-fn keys(_: &Paths, _: Duration, sender: &Sender<Message>) {
+fn keys(sender: &Sender<Message>) {
     loop {
         let message = match event::read() {
             Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => Message::Key(key),
@@ -158,23 +185,40 @@ fn keys(_: &Paths, _: Duration, sender: &Sender<Message>) {
     }
 }
 
-fn signals(_: &Paths, _: Duration, sender: &Sender<Message>) {
-    let wait = || -> Result<()> {
+/// The signals that end programs, from now on.
+struct Signals {
+    runtime: Runtime,
+    all: [Signal; 3],
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the asynchronous runtime")?;
-        runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-            let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-            let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+        let inside = runtime.enter();
+        let all = [
+            signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+            signal(SignalKind::hangup()).context("listen for SIGHUP")?,
+        ];
+        drop(inside);
+        Ok(Self { runtime, all })
+    }
+
+    fn tell(self, sender: &Sender<Message>) {
+        let [mut terminate, mut interrupt, mut hang_up] = self.all;
+        self.runtime.block_on(async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
                 _ = hang_up.recv() => {}
             }
-            Ok(())
-        })
-    };
-    send(sender, Message::End(wait()));
+        });
+        send(sender, Message::End(Ok(())));
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use crate::compile::NodeContext;
 use crate::compile::pod_interface::{Claimed, PodInterface};
-use crate::model::{Cluster, Pod, PodRef, youngest_by_addr};
+use crate::model::{Cluster, Pod, PodRef, youngest_by_addr, youngest_of};
 
 /// An interface of this node, and whose it is.
 #[derive(Clone, Copy, Debug)]
@@ -119,21 +119,17 @@ pub(super) fn owners<'a>(
         };
     }
     // An address of its object that its interface has not may be another's by now.
-    let mut by_object: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
-    for place in claimed() {
-        let Whose::Known(pod) = place.pod else {
-            continue;
-        };
-        let here = &place.interface.addrs;
+    let known = claimed().filter_map(|place| match place.pod {
+        Whose::Known(pod) => Some((pod, &place.interface.addrs)),
+        Whose::Named(_) | Whose::Unknown => None,
+    });
+    let by_object = known.flat_map(|(pod, here)| {
         let addrs = pod.own_addrs().iter();
-        for addr in addrs.filter(|addr| here.is_empty() || here.contains(addr)) {
-            let youngest = by_object.entry(*addr).or_insert(pod);
-            if youngest.age() < pod.age() {
-                *youngest = pod;
-            }
-        }
-    }
-    owners.extend(by_object);
+        addrs
+            .filter(move |addr| here.is_empty() || here.contains(addr))
+            .map(move |addr| (*addr, pod))
+    });
+    owners.extend(youngest_of(by_object));
     owners
 }
 

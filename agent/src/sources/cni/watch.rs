@@ -3,10 +3,11 @@
 //! libcni writes a record in place, so that one may be seen cut short: it is read when it is
 //! closed, and what could not be read is read again whenever something happens to it. Names and
 //! times are also compared every now and then, which finds what inotify cannot tell of, such as
-//! something mounted over the directory. The directory may be missing, and come later.
+//! something mounted over the directory; what cannot be read then is in the middle of being written
+//! unless it was the same the time before. The directory may be missing, and come later.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,8 +18,9 @@ use anyhow::{Context as _, Result};
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use super::super::row::Row;
 use super::Record;
 use super::record::parse;
 use crate::model::{Change, Event, Problem, Report, SourceId};
@@ -29,7 +31,7 @@ const COMPARE_EVERY: Duration = Duration::from_secs(5);
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Tells the directory's records, the older ones first, at once and after each change, for as
-/// long as anyone listens; to `events`, what is wrong with them.
+/// long as anyone listens; to `events`, what is wrong with them; to `row`, how the directory is.
 ///
 /// # Errors
 /// The kernel offers no way to watch files.
@@ -37,14 +39,16 @@ pub async fn run(
     directory: PathBuf,
     records: watch::Sender<Option<Vec<Record>>>,
     events: mpsc::Sender<Event>,
+    row: Row,
 ) -> Result<()> {
     let (signals, mut told) = mpsc::unbounded_channel();
     let mut source = Source::new(directory, signals)?;
     source.compare();
-    let mut compare = tokio::time::interval(COMPARE_EVERY);
+    let mut compare = tokio::time::interval_at(Instant::now() + COMPARE_EVERY, COMPARE_EVERY);
     compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = Report::default();
     loop {
+        source.tell(&row);
         records.send_if_modified(|records| {
             let now = Some(source.records());
             let is_changed = *records != now;
@@ -103,8 +107,18 @@ struct Source {
     watched: Option<(PathBuf, Identity)>,
     /// By name.
     files: BTreeMap<String, Seen>,
+    /// What could not be read when all was last compared; before the first time all that cannot be
+    /// read is as it will stay.
+    unfinished: Option<BTreeMap<OsString, Stamp>>,
     /// Why the directory cannot be read.
-    fault: Option<String>,
+    fault: Option<Fault>,
+}
+
+/// Why a directory cannot be read.
+enum Fault {
+    /// It is not there: it may come later, or never.
+    Missing,
+    Unreadable(String),
 }
 
 /// Device and inode: a path may come to mean another directory.
@@ -142,6 +156,7 @@ impl Source {
             watcher,
             watched: None,
             files: BTreeMap::new(),
+            unfinished: None,
             fault: None,
         })
     }
@@ -173,24 +188,37 @@ impl Source {
             Ok(found) => found,
             Err(error) => {
                 self.files.clear();
-                let is_missing = error.kind() == ErrorKind::NotFound;
-                self.fault = (!is_missing).then(|| error.to_string());
+                self.unfinished = Some(BTreeMap::new());
+                self.fault = Some(match error.kind() {
+                    ErrorKind::NotFound => Fault::Missing,
+                    _ => Fault::Unreadable(error.to_string()),
+                });
                 return;
             }
         };
         self.fault = None;
         let gone = |name: &String| !found.contains_key(OsStr::new(name));
         self.files.retain(|name, _| !gone(name));
+        let before = self.unfinished.take();
+        let mut unfinished = BTreeMap::new();
         for (name, stamp) in found {
             let known = name.to_str().and_then(|name| self.files.get(name));
-            if known.is_none_or(|known| known.stamp != stamp) {
-                self.look(&name, true);
+            if known.is_some_and(|known| known.stamp == stamp) {
+                continue;
+            }
+            let is_finished = before
+                .as_ref()
+                .is_none_or(|before| before.get(&name) == Some(&stamp));
+            if !self.look(&name, is_finished) {
+                unfinished.insert(name, stamp);
             }
         }
+        self.unfinished = Some(unfinished);
     }
 
-    /// Reads a file. What was known of it stays until it can be read, or is finished and cannot.
-    fn look(&mut self, name: &OsStr, is_finished: bool) {
+    /// Reads a file. What was known of it stays until it can be read, or is finished and cannot:
+    /// else this is `false`.
+    fn look(&mut self, name: &OsStr, is_finished: bool) -> bool {
         let path = self.directory.join(name);
         let name = name.to_string_lossy().into_owned();
         match read(&path) {
@@ -205,7 +233,16 @@ impl Source {
                 let content = Content::Unreadable(problem);
                 self.files.insert(name, Seen { stamp, content });
             }
-            Some((_, Err(_))) => {}
+            Some((_, Err(_))) => return false,
+        }
+        true
+    }
+
+    fn tell(&self, row: &Row) {
+        match &self.fault {
+            None => row.read(self.records().len()),
+            Some(Fault::Missing) => row.absent(),
+            Some(Fault::Unreadable(fault)) => row.failed(fault.clone()),
         }
     }
 
@@ -223,10 +260,13 @@ impl Source {
     }
 
     fn report(&self) -> Report {
-        let fault = self.fault.as_ref().map(|fault| {
-            Problem::new(format!("cannot be read: {fault}"))
-                .in_file(&self.directory.display().to_string())
-        });
+        let fault = match &self.fault {
+            Some(Fault::Unreadable(fault)) => Some(
+                Problem::new(format!("cannot be read: {fault}"))
+                    .in_file(&self.directory.display().to_string()),
+            ),
+            Some(Fault::Missing) | None => None,
+        };
         let unreadable = self.files.values().filter_map(|seen| match &seen.content {
             Content::Unreadable(problem) => Some(problem.clone()),
             Content::Empty | Content::Record(_) | Content::Other => None,
@@ -274,7 +314,7 @@ fn nearest(directory: &Path) -> Option<(&Path, Identity)> {
     })
 }
 
-fn list(directory: &Path) -> io::Result<BTreeMap<std::ffi::OsString, Stamp>> {
+fn list(directory: &Path) -> io::Result<BTreeMap<OsString, Stamp>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

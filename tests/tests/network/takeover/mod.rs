@@ -3,6 +3,7 @@
 
 mod fake;
 mod iptables;
+mod legacy;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,8 @@ use crate::world::weir;
 /// The program that loads rules, of the package `nftables`.
 const NFT: &str = "/usr/sbin/nft";
 const LIMIT: Duration = Duration::from_secs(120);
+/// Where kube-proxy's IPVS mode has the services' addresses.
+const IPVS_INTERFACE: &str = "kube-ipvs0";
 /// The service `anywhere`: the last part of its addresses, and its node port.
 const NUMBER: u8 = 40;
 const NODE_PORT: u16 = 30_040;
@@ -368,6 +371,56 @@ fn kube_proxys_chains_go_from_among_those_of_others() -> Result<()> {
             "{tables:?}"
         );
         Ok(())
+    })();
+    result.with_context(|| agent.log_tail(20))
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn kube_proxys_chains_go_from_iptables_legacy_and_what_others_have_there_stays() -> Result<()> {
+    let ground = Ground::build()?;
+    let node = ground.bed.node(0).clone();
+    let programs = legacy::Programs::find()?;
+    programs.make_set(&node, Family::V4, legacy::OTHER_SET)?;
+    for family in Family::ALL {
+        let set = legacy::set(family == Family::V6);
+        programs.make_set(&node, family, set)?;
+        programs.load(&node, family, &legacy::rules(&service(family)))?;
+    }
+    // Of its IPVS mode, with the addresses of services; there of another type of link.
+    node.namespace().run(async |netlink| {
+        netlink.add_bridge(IPVS_INTERFACE).await?;
+        let address = IpAddr::from([10, 32, 0, 99]);
+        netlink.add_address(IPVS_INTERFACE, address, 32).await
+    })?;
+    let streams = ground.streams()?;
+    expect_progress(&streams, "by the rules")?;
+    let before = ground.diagnosis()?;
+    for part in ["ip6tables-legacy -t nat", "2 ipsets", IPVS_INTERFACE] {
+        ensure!(before.contains(part), "{part} is not in: {before}");
+    }
+    let mut agent = Agent::start(&node, &ground.options()?)?;
+    let result = (|| {
+        wait_until_gone(&mut agent)?;
+        let after = ground.diagnosis()?;
+        for part in ["legacy", "ipsets", IPVS_INTERFACE] {
+            ensure!(!after.contains(part), "{after}");
+        }
+        let sets = programs.sets(&node)?;
+        assert_eq!(sets, BTreeSet::from([legacy::OTHER_SET.to_owned()]));
+        for family in Family::ALL {
+            for (table, others) in legacy::OTHERS {
+                let saved = programs.save(&node, family, table)?;
+                assert_eq!(legacy::told(&saved), legacy::told(others), "{saved}");
+            }
+        }
+        expect_progress(&streams, "without the rules")?;
+        ground.expect_served()?;
+        // Another agent knows whose these connections are.
+        agent.kill()?;
+        agent.restart()?;
+        expect_progress(&streams, "under another agent")?;
+        finish(streams)
     })();
     result.with_context(|| agent.log_tail(20))
 }
