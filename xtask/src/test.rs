@@ -13,7 +13,9 @@
 
 use std::{
     ffi::OsStr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -69,6 +71,16 @@ const ALL: &[Level] = if cfg!(target_arch = "x86_64") {
 };
 
 impl Level {
+    /// How many of its tests run at a time, where that is not for them to say. Those that talk wait
+    /// most of the time: for agents, for servers, for the kernel, for what must not come.
+    fn threads(self) -> Option<usize> {
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        match self {
+            Self::Host | Self::Network => Some(2 * processors),
+            Self::Program | Self::Conformance | Self::Deploy | Self::Kernels => None,
+        }
+    }
+
     fn suites(self) -> &'static [Suite] {
         match self {
             Self::Host | Self::Kernels => &[],
@@ -115,7 +127,12 @@ fn host_with_others(workspace: &Workspace) -> Result<()> {
     process::shown(
         build::static_cargo(workspace, "test")?
             .args(["--package", "weir-ebpf"])
-            .args(["--package", "weir-agent", "--package", "weir-tests"]),
+            .args(["--package", "weir-agent", "--package", "weir-tests"])
+            .envs(
+                Level::Host
+                    .threads()
+                    .map(|count| ("RUST_TEST_THREADS", count.to_string())),
+            ),
     )?;
     process::shown(process::cargo(workspace.root()).args(["test", "--package", "xtask"]))
 }
@@ -160,9 +177,11 @@ fn privileged(workspace: &Workspace, level: Level) -> Result<()> {
             .with_context(|| format!("cargo built no test program {suite} of {package}"))?;
         // As cargo does: a test finds its files beside its manifest.
         let directory = workspace.root().join(directory_of(package)?);
+        let threads = level.threads();
         process::shown(
             root.command(&program, &variables)
                 .arg("--ignored")
+                .args(threads.map(|count| format!("--test-threads={count}")))
                 .current_dir(directory),
         )?;
     }

@@ -1,6 +1,7 @@
 //! What an agent left in the kernel, read without the agent's help.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -91,9 +92,13 @@ fn tc_programs(link: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
+/// What goes while it is looked at is not there.
 fn list(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = std::fs::read_dir(directory);
-    for entry in entries.with_context(|| format!("list {}", directory.display()))? {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("list {}", directory.display()))?,
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             list(&entry.path(), found)?;

@@ -68,13 +68,13 @@ const CAPACITIES: [(&str, u32); 19] = [
     (name::CONNECTIONS, 16_384),
 ];
 
+/// Scenarios say no times as exactly as this.
+const UNNOTICED: Nanos = SECOND / 10;
+
 // Verdicts of TC programs (`linux/pkt_cls.h`).
 const NEXT: u32 = u32::MAX;
 const SHOT: u32 = 2;
 const REDIRECT: u32 = 7;
-
-/// Scenarios say no times as exactly as this.
-const UNNOTICED: Nanos = SECOND / 10;
 
 /// A frame can grow by the headers of an ICMP error.
 const ROOM: usize = 4096;
@@ -279,6 +279,27 @@ impl Program {
             .find(|verdict| usize::try_from(verdict::counter(hook, *verdict)) == Ok(index))
             .with_context(|| format!("counter {index} is not one of {}", hook.name()))
     }
+
+    /// Takes back the time that has passed by itself, if it is any to speak of.
+    fn hold_clock(&mut self) -> Result<()> {
+        let now = now()?;
+        let passed = now.saturating_sub(self.together);
+        if passed < UNNOTICED {
+            return Ok(());
+        }
+        // What was noted meanwhile was noted at this very moment.
+        let younger = |time: Nanos| time.saturating_add(passed).min(now);
+        self.change_times(younger)?;
+        self.together = now;
+        Ok(())
+    }
+
+    fn change_times(&mut self, change: impl Fn(Nanos) -> Nanos) -> Result<()> {
+        self.flows.change_times(&change)?;
+        self.fragments.change_times(&change)?;
+        self.affinity.change_times(&change)?;
+        self.connections.change_times(&change)
+    }
 }
 
 impl Executor for Program {
@@ -298,9 +319,9 @@ impl Executor for Program {
     }
 
     fn send(&mut self, at: At, frame: &[u8]) -> Result<Sent> {
+        self.hold_clock()?;
         let hook = at.hook;
         let before = self.tables.counters()?;
-        self.hold_clock()?;
         let Ran { action, output, .. } = self.run(at, frame, 1)?;
         while let Some(bytes) = self.events.next() {
             let event = Event::from_bytes(&bytes);

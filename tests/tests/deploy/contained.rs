@@ -25,7 +25,7 @@ use crate::objects::{deploy, only};
 use crate::pod::{Declared, containers};
 use crate::rendered::kustomize;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 /// The service `kubernetes`, which nothing serves before the agent does.
 const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 32, 0, 1);
 const API_PORT: u16 = 6443;

@@ -16,7 +16,7 @@ const EMULATOR: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
 
 /// Many times what a machine takes on one busy processor.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(900);
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
 /// Everything the emulator knows but CMPXCHG16B: QEMU 7.2 now and then leaves an address in the

@@ -25,7 +25,7 @@ use crate::world::weir;
 
 /// The program that loads rules, of the package `nftables`.
 const NFT: &str = "/usr/sbin/nft";
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Where kube-proxy's IPVS mode has the services' addresses.
 const IPVS_INTERFACE: &str = "kube-ipvs0";
 /// The service `anywhere`: the last part of its addresses, and its node port.
@@ -102,7 +102,7 @@ impl Ground {
 
     fn options(&self) -> Result<AgentOptions> {
         let mut options = AgentOptions::new(&weir()?, self.manifests.directory());
-        options.patience = LIMIT;
+        options.patience = 2 * LIMIT;
         Ok(options)
     }
 
@@ -306,7 +306,7 @@ fn kube_proxys_tables_go_when_it_ends_and_its_connections_live_on() -> Result<()
         wait_for(
             || "translation by the kernel to end".to_owned(),
             // It is looked for once a minute at worst.
-            2 * LIMIT,
+            3 * LIMIT,
             || Ok(ground.tables()?.iter().eq(["inet firewall"])),
         )?;
         agent.wait_status("nothing to be left to the kernel", |status| {
