@@ -489,6 +489,10 @@ impl Agent {
             return Ok(());
         }
         if self.attached.is_none() {
+            info!(
+                interfaces = wanted.len(),
+                "the tables are complete, attaching"
+            );
             self.dataplane.attach_cgroup(&self.config.cgroup_root)?;
         }
         let report = self.dataplane.sync_interfaces(&wanted)?;

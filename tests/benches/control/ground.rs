@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde_json::Value;
 use weir_tests::bed::{Agent, AgentOptions, Bed, Sandbox, Topology, Wiring};
@@ -31,8 +31,10 @@ pub struct Ground {
 pub struct Start {
     /// From the process's start until everything was programmed and attached.
     pub whole: Duration,
-    /// From the arrival of the last list until then.
-    pub after_lists: Duration,
+    /// From the arrival of the last list until the tables were complete.
+    pub tables: Duration,
+    /// From then until everything was attached, too.
+    pub attaching: Duration,
     /// What the agent's threads ran in all.
     pub run_time: Duration,
 }
@@ -108,9 +110,7 @@ impl Ground {
 
 /// Waits until the agent is ready, and reads from its own words what that took.
 fn started(agent: &mut Agent) -> Result<Start> {
-    let begun = (Instant::now(), Timestamp::now());
     agent.wait_ready()?;
-    ensure!(begun.0.elapsed() < Duration::from_secs(600), "it is ready");
     let run_time = machine::run_time(agent.id())?;
     let status = agent.wait_status("every kind to be known", |status| {
         let sources = status["sources"].as_array().into_iter().flatten();
@@ -118,7 +118,8 @@ fn started(agent: &mut Agent) -> Result<Start> {
         states.all(|state| matches!(state, Some("synced" | "absent")))
     })?;
     let log = agent.log()?;
-    let done = first_synchronised(&log).context("the log says when it was first synchronised")?;
+    let said = |text| time_of(&log, text).with_context(|| format!("the log says: {text}"));
+    let (complete, done) = (said("the tables are complete")?, said("synchronised")?);
     let process: Timestamp = time(&status["started"])?;
     let lists = status["sources"].as_array().into_iter().flatten();
     let lists: Vec<Timestamp> = lists
@@ -126,11 +127,13 @@ fn started(agent: &mut Agent) -> Result<Start> {
         .map(|source| time(&source["since"]))
         .collect::<Result<_>>()?;
     let last = lists.into_iter().max().context("a source")?;
-    let between =
-        |from: Timestamp| Duration::try_from(done.duration_since(from)).unwrap_or_default();
+    let between = |from: Timestamp, to: Timestamp| {
+        Duration::try_from(to.duration_since(from)).unwrap_or_default()
+    };
     Ok(Start {
-        whole: between(process.min(begun.1)),
-        after_lists: between(last),
+        whole: between(process, done),
+        tables: between(last, complete),
+        attaching: between(complete, done),
         run_time,
     })
 }
@@ -141,8 +144,8 @@ fn time(value: &Value) -> Result<Timestamp> {
 }
 
 /// When the first line that says so was written.
-fn first_synchronised(log: &str) -> Option<Timestamp> {
-    let line = log.lines().find(|line| line.contains("synchronised"))?;
+fn time_of(log: &str, text: &str) -> Option<Timestamp> {
+    let line = log.lines().find(|line| line.contains(text))?;
     let plain = line.trim_start_matches(|letter: char| !letter.is_ascii_digit());
     plain.split_whitespace().next()?.parse().ok()
 }

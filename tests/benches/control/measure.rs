@@ -73,29 +73,18 @@ pub fn all(ground: &mut Ground, start: Start, is_quick: bool, figures: &mut Figu
 fn add_start(figures: &mut Figures, what: &str, start: Start) {
     let Start {
         whole,
-        after_lists,
+        tables,
+        attaching,
         run_time,
     } = start;
-    let seconds = |it: Duration| it.as_secs_f64();
-    let goal = Some(1.0);
-    figures.add(
-        &format!("{what}, after the last list"),
-        seconds(after_lists),
-        "s",
-        goal,
-    );
-    figures.add(
-        &format!("{what}, from the process's start"),
-        seconds(whole),
-        "s",
-        None,
-    );
-    figures.add(
-        &format!("{what}, processor time"),
-        seconds(run_time),
-        "s",
-        None,
-    );
+    for (part, took, goal) in [
+        ("last list to complete tables", tables, Some(1.0)),
+        ("attaching", attaching, None),
+        ("process's start to all of it", whole, None),
+        ("processor time", run_time, None),
+    ] {
+        figures.add(&format!("{what}: {part}"), took.as_secs_f64(), "s", goal);
+    }
 }
 
 /// Waits until the agent has nothing to do.
