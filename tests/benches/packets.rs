@@ -31,7 +31,7 @@ impl Plan {
         Self {
             clusters: vec![(1, vec![0, 10])],
             works: vec![Work::Connections, Work::Requests, Work::Datagrams],
-            rounds: 5,
+            rounds: 7,
             time: Duration::from_millis(150),
             on_two: Vec::new(),
         }
@@ -218,7 +218,7 @@ impl Field {
                     },
                     load_average()?
                 );
-                report.add(&title, figures);
+                report.add(&title, figures)?;
             }
         }
         Ok(())

@@ -30,6 +30,9 @@ use crate::{
     workspace::Workspace,
 };
 
+/// Before what else the machine does meanwhile: less of it falls between two samples.
+const PRIORITY: &str = "-10";
+
 /// A program that measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bench {
@@ -101,7 +104,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             variables.push(("WEIR_BENCH_QUICK", OsStr::new("1")));
         }
         process::shown(
-            root.command(&program, &variables)
+            root.command(Path::new("nice"), &variables)
+                .args(["-n", PRIORITY])
+                .arg(&program)
                 .current_dir(workspace.root().join("tests")),
         )?;
         figures.extend(read(&file)?);

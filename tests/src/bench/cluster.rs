@@ -24,12 +24,14 @@ const NAMESPACE: &str = "default";
 pub struct Cluster {
     /// Services, at least one, with two endpoints each but for the first.
     pub services: u32,
-    /// Policies that select both pods, for both directions. One of them lets pass what is measured.
+    /// Policies that select all pods, for both directions. One of them lets pass what is measured.
     pub policies: u32,
     /// The pod behind the first service.
     pub server: Ipv4Addr,
     /// The pod that asks.
     pub client: Ipv4Addr,
+    /// The pod that asks by sockets that no program sees.
+    pub unseen: Ipv4Addr,
     /// The host that asks.
     pub host: Ipv4Addr,
 }
@@ -80,7 +82,11 @@ impl Cluster {
         let services = self
             .services()
             .flat_map(|service| [object(&service), slice(&service, &node.name)]);
-        let pods = [("server", self.server), ("client", self.client)];
+        let pods = [
+            ("server", self.server),
+            ("client", self.client),
+            ("unseen", self.unseen),
+        ];
         vec![
             ("node.yaml", vec![manifests::node(node)]),
             ("services.yaml", services.collect()),
@@ -105,6 +111,7 @@ impl Cluster {
                 json!([
                     pods("server"),
                     pods("client"),
+                    pods("unseen"),
                     {"ipBlock": {"cidr": format!("{}/32", self.host)}},
                 ]),
                 TARGET_PORT,

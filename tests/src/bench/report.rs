@@ -46,13 +46,18 @@ impl Report {
         }
     }
 
-    /// Shows figures that belong together as a table under a title, and keeps them.
-    pub fn add(&mut self, title: &str, figures: Vec<Figure>) {
+    /// Shows figures that belong together as a table under a title, and writes them to the file beside
+    /// those that were there: what is interrupted leaves what it has.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add(&mut self, title: &str, figures: Vec<Figure>) -> Result<()> {
         #[allow(clippy::print_stdout, reason = "results")]
         {
             println!("\n{title}\n{}", table::of(&figures));
         }
         self.figures.extend(figures);
+        self.write()
     }
 
     /// The figures so far.
@@ -61,15 +66,19 @@ impl Report {
         &self.figures
     }
 
-    /// Writes the figures to their file.
+    /// Leaves a file of figures, be there none.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn finish(self) -> Result<()> {
-        let Some(file) = self.file else {
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        let Some(file) = &self.file else {
             return Ok(());
         };
         let text = serde_json::to_vec_pretty(&self.figures).context("write figures as JSON")?;
-        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+        std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
     }
 }

@@ -1,9 +1,14 @@
-//! A node that is measured: two pods, a host beside it, and somebody who translates, or nobody.
+//! A node that is measured: three pods, a host beside it, and somebody who translates, or nobody.
 //!
 //! Every site is a bed of its own, in the same shape: routed pods, each with a veth; the host on the
 //! network that the node's uplink is on. They are all there at once, so that samples can go from one
 //! to the next without a word to the kernel. Only where kube-proxy's rules are does the node's kernel
 //! track connections; [`Site::tracked`] says what it found.
+//!
+//! A pod asks in one way only. To a server a client whose connections are translated at the socket is
+//! another one than the same client translated packet by packet: its TCP timestamps begin elsewhere
+//! (RFC 7323 asks for one clock for each pair of addresses, and the client's kernel sees another pair).
+//! A port that is used both ways in a short time would be taken for an old duplicate, and wait a second.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +27,7 @@ use crate::bed::{Agent, AgentOptions, Bed, Sandbox, Topology, Wiring, plan};
 /// The numbers of the pods' addresses among the node's.
 const SERVER: u8 = 2;
 const CLIENT: u8 = 9;
+const UNSEEN: u8 = 10;
 /// That of the host's on the nodes' network.
 const HOST: u8 = 50;
 /// All pods, and all services.
@@ -52,7 +58,8 @@ pub enum Way {
     PodToPod,
     /// A pod, at the cluster IP.
     PodToService,
-    /// A pod whose sockets no program of Weir's sees (as those of a virtual machine), at the cluster IP.
+    /// Another pod, whose sockets no program of Weir's sees (as those of a virtual machine), at the
+    /// cluster IP.
     PodToServiceByPackets,
     /// The host, at the pod's address.
     HostToPod,
@@ -92,7 +99,7 @@ pub struct Site {
     host: Loader,
     softirqs: Softirqs,
     cluster: Cluster,
-    _pods: [Sandbox; 2],
+    _pods: [Sandbox; 3],
     bed: Bed,
 }
 
@@ -109,11 +116,13 @@ impl Site {
             policies,
             server: node.plan().pod(SERVER),
             client: node.plan().pod(CLIENT),
+            unseen: node.plan().pod(UNSEEN),
             host: plan::host(HOST),
         };
         let server = bed.sandbox_at(0, "server", cluster.server)?;
         let client = bed.sandbox_at(0, "client", cluster.client)?;
-        for pod in [&server, &client] {
+        let unseen = bed.sandbox_at(0, "unseen", cluster.unseen)?;
+        for pod in [&server, &client, &unseen] {
             pod.record(cluster::namespace(), pod.name(), &cluster::uid(pod.name()))?;
         }
         let host = bed.host("host", HOST)?;
@@ -129,11 +138,11 @@ impl Site {
             agent: None,
             server: Loader::start(&server.place())?,
             client: Loader::start(&client.place())?,
-            unseen: Loader::start(&beyond(client.namespace(), "client"))?,
+            unseen: Loader::start(&beyond(unseen.namespace(), "unseen"))?,
             host: Loader::start(&beyond(&host, "host"))?,
             softirqs: Softirqs::find()?,
             cluster,
-            _pods: [server, client],
+            _pods: [server, client, unseen],
             bed,
         };
         site.server.serve(cluster.backend())?;
