@@ -461,7 +461,8 @@ impl Agent {
 
     /// Puts back pins that have gone from under us, every now and then.
     fn mend_pins(&mut self, is_repair: bool) -> Result<()> {
-        if !is_repair {
+        // Before the first time not everything is pinned.
+        if !is_repair || self.attached.is_none() {
             return Ok(());
         }
         let mended = self.dataplane.mend_pins(&mut self.pins_lock)?;
