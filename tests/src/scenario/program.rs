@@ -207,27 +207,6 @@ impl Program {
         Ok(self.run(at, frame, repeat)?.duration)
     }
 
-    /// Takes back the time that has passed by itself, if it is any to speak of.
-    fn hold_clock(&mut self) -> Result<()> {
-        let now = now()?;
-        let passed = now.saturating_sub(self.together);
-        if passed < UNNOTICED {
-            return Ok(());
-        }
-        // What was noted meanwhile was noted at this very moment.
-        let younger = |time: Nanos| time.saturating_add(passed).min(now);
-        self.change_times(younger)?;
-        self.together = now;
-        Ok(())
-    }
-
-    fn change_times(&mut self, change: impl Fn(Nanos) -> Nanos) -> Result<()> {
-        self.flows.change_times(&change)?;
-        self.fragments.change_times(&change)?;
-        self.affinity.change_times(&change)?;
-        self.connections.change_times(&change)
-    }
-
     fn run(&mut self, at: At, frame: &[u8], repeat: u32) -> Result<Ran> {
         let hook = at.hook;
         let mut output = vec![0; frame.len() + ROOM];
