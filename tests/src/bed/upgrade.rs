@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -27,7 +28,10 @@ pub struct Upgrade {
 impl Upgrade {
     /// Copies the binary and gives the copy a layout's version.
     pub fn to_layout(weir: &Path, version: u32) -> Result<Self> {
-        let name = format!("weir-layout-{version}-{}", std::process::id());
+        // A test's own: another may make the same version meanwhile, and remove it.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("weir-layout-{version}-{}-{number}", std::process::id());
         // Beside the binary: there is room for it, and programs may run there.
         let path = weir.with_file_name(name);
         let upgrade = Self { path };

@@ -15,8 +15,8 @@ use crate::bed::{Family, Pod};
 
 /// Where the pods listen for these connections.
 const PORT: u16 = 9_090;
-/// What comes late has not come.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// What comes late has not come, however slow the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Nobody waits for what is dropped.
 const SHORT: Duration = Duration::from_millis(500);
 
@@ -51,11 +51,10 @@ pub fn belong_to_who_opened_them(world: &mut World) -> Result<()> {
             _listener,
         });
     }
-    let before = world.agent.generation()?;
     // The peer is known, too, and no policy's business: what is unknown would be refused.
     let objects = [manifest(pod, "isolated"), manifest(peer, "free"), policy()];
     world.manifests.put("policy.yaml", &objects)?;
-    world.agent.wait_generation_after(before)?;
+    wait_policies(world, 1)?;
     for Connection {
         family, near, far, ..
     } in &mut opened_to_it
@@ -75,9 +74,17 @@ pub fn belong_to_who_opened_them(world: &mut World) -> Result<()> {
         let heard = hears(far, SHORT)?;
         ensure!(!heard, "{family:?}: what the pod opened goes on");
     }
-    let before = world.agent.generation()?;
     world.manifests.remove("policy.yaml")?;
-    world.agent.wait_generation_after(before)
+    wait_policies(world, 0)
+}
+
+/// Waits until so many policies are in force.
+fn wait_policies(world: &mut World, count: u64) -> Result<()> {
+    let what = format!("{count} policies to be in force");
+    world.agent.wait_status(&what, |status| {
+        status["policies"] == count && status["error"].is_null()
+    })?;
+    Ok(())
 }
 
 /// The client's end, the server's, and who waits for more.

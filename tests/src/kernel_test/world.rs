@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::sctp;
 use crate::bed::manifests::{self, Endpoint, Manifests, ServicePort};
+use crate::bed::marker::Marker;
 use crate::bed::namespace::Namespace;
 use crate::bed::neighbour::Network;
 use crate::bed::{Agent, AgentOptions, Bed, Family, Neighbour, Pod, Topology, Wiring};
@@ -173,9 +174,13 @@ impl World {
 
     /// Gives [`WEB`] its other backend, and waits until the agent has written it.
     pub fn move_web_to_the_client(&mut self) -> Result<()> {
-        let before = self.agent.generation()?;
-        put(&self.manifests, WEB, in_pod(&self.client))?;
-        self.agent.wait_generation_after(before)
+        let mut marker = Marker::default();
+        marker.advance();
+        put_with(&self.manifests, WEB, in_pod(&self.client), marker.objects())?;
+        self.agent.wait_status("the other backend", |status| {
+            marker.is_in(status) && status["error"].is_null()
+        })?;
+        Ok(())
     }
 
     /// What to show when a check fails: the agent's last words.
@@ -234,6 +239,16 @@ fn put(
     service: Service,
     backend: impl Fn(Family) -> Option<Endpoint>,
 ) -> Result<()> {
+    put_with(manifests, service, backend, [])
+}
+
+/// The same with further objects, which come at the same moment.
+fn put_with(
+    manifests: &Manifests,
+    service: Service,
+    backend: impl Fn(Family) -> Option<Endpoint>,
+    further: impl IntoIterator<Item = Value>,
+) -> Result<()> {
     let ports = |port| {
         [("tcp", "TCP"), ("udp", "UDP"), ("sctp", "SCTP")].map(|(name, protocol)| ServicePort {
             name,
@@ -255,6 +270,7 @@ fn put(
         let slice = manifests::slice(service.name, family, &ports(TARGET_PORT), &endpoints);
         objects.push(slice);
     }
+    objects.extend(further);
     manifests
         .put(&format!("{}.yaml", service.name), &objects)
         .with_context(|| format!("write the service {}", service.name))?;

@@ -1,7 +1,7 @@
 //! Clients in the outside world, by a node port, where one question and its answer are too little
 //! to show it: crowds, long streams, narrow ways.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weir_tests::bed::manifests::Manifests;
+use weir_tests::bed::marker::Marker;
 use weir_tests::bed::wait::wait_for;
 use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring};
 use weir_tests::scenario::format::Ground;
@@ -22,6 +23,9 @@ const HTTP: u16 = 30_080;
 const HTTP_TARGET: u16 = 8_080;
 const DNS: u16 = 30_053;
 const DNS_TARGET: u16 = 5_353;
+/// The parts of the manifests.
+const SERVICES: &str = "services";
+const ENDPOINTS: &str = "endpoints";
 
 /// Two nodes, a service with an endpoint on either, and the outside world. Fields are dropped
 /// from first to last: agents before the bed.
@@ -30,6 +34,9 @@ struct Shop {
     near: Pod,
     far: Pod,
     manifests: Manifests,
+    /// What the manifests hold, in parts.
+    parts: BTreeMap<&'static str, String>,
+    marker: Marker,
     bed: Bed,
 }
 
@@ -43,8 +50,12 @@ impl Shop {
             pod.serve_at(DNS_TARGET)?;
         }
         let manifests = Manifests::create(bed.run_dir().join("manifests"))?;
-        manifests.put_text("shop.yaml", &common("shop")?)?;
-        manifests.put_text("endpoints.yaml", &common(&format!("shop-{endpoints}"))?)?;
+        let parts = BTreeMap::from([
+            (SERVICES, common("shop")?),
+            (ENDPOINTS, common(&format!("shop-{endpoints}"))?),
+        ]);
+        let marker = Marker::default();
+        write(&manifests, &parts, marker)?;
         let options = AgentOptions::new(&weir()?, manifests.directory());
         let agents = Agent::start_all(bed.nodes(), &options)?;
         Ok(Self {
@@ -52,31 +63,28 @@ impl Shop {
             near,
             far,
             manifests,
+            parts,
+            marker,
             bed,
         })
     }
 
     /// Changes the endpoints, and waits until both nodes know.
     fn set_endpoints(&mut self, name: &str) -> Result<()> {
-        self.put("endpoints.yaml", &common(&format!("shop-{name}"))?)
+        self.parts
+            .insert(ENDPOINTS, common(&format!("shop-{name}"))?);
+        self.tell()
     }
 
-    fn put(&mut self, file: &str, text: &str) -> Result<()> {
-        self.change(|manifests| manifests.put_text(file, text))
-    }
-
-    /// Changes the manifests, and waits until both nodes know if that tells them anything.
-    fn change(&mut self, work: impl FnOnce(&Manifests) -> Result<bool>) -> Result<()> {
-        let before: Vec<u64> = self
-            .agents
-            .iter()
-            .map(Agent::generation)
-            .collect::<Result<_>>()?;
-        if !work(&self.manifests)? {
-            return Ok(());
-        }
-        for (agent, before) in self.agents.iter_mut().zip(before) {
-            agent.wait_generation_after(before)?;
+    /// Tells both nodes what there is, and waits until it is in force there.
+    fn tell(&mut self) -> Result<()> {
+        self.marker.advance();
+        let marker = self.marker;
+        write(&self.manifests, &self.parts, marker)?;
+        for agent in &mut self.agents {
+            agent.wait_status("the change to be taken in", |status| {
+                marker.is_in(status) && status["error"].is_null()
+            })?;
         }
         Ok(())
     }
@@ -99,6 +107,18 @@ impl Shop {
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         Ok(counts.sum())
     }
+}
+
+/// One file, replaced as a whole: an agent sees all of a change or nothing.
+fn write(
+    manifests: &Manifests,
+    parts: &BTreeMap<&'static str, String>,
+    marker: Marker,
+) -> Result<()> {
+    let mut documents: Vec<String> = parts.values().cloned().collect();
+    documents.extend(marker.objects().map(|object| object.to_string()));
+    manifests.put_text("shop.yaml", &documents.join("\n---\n"))?;
+    Ok(())
 }
 
 /// Objects that the scenarios share.
@@ -171,9 +191,11 @@ fn streams_go_on_whatever_happens_to_their_endpoints() -> Result<()> {
         shop.set_endpoints(change)?;
         expect_progress(&shop, &streams, &format!("with the endpoints {change}"))?;
     }
-    shop.put("shop.yaml", &common("shop-local")?)?;
+    shop.parts.insert(SERVICES, common("shop-local")?);
+    shop.tell()?;
     expect_progress(&shop, &streams, "under the other policy")?;
-    shop.change(|manifests| manifests.remove("shop.yaml").map(|()| true))?;
+    shop.parts.remove(SERVICES);
+    shop.tell()?;
     expect_progress(&shop, &streams, "without the service")?;
     for (endpoint, stream) in streams {
         let transferred = shop.bed.outside().finish_transfer(stream)?;

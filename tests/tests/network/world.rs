@@ -89,6 +89,8 @@ pub struct World {
     pub far: Pod,
     pub manifests: Manifests,
     pub weir: PathBuf,
+    /// Those of [`WEB`].
+    backends: Vec<String>,
     pub bed: Bed,
 }
 
@@ -138,6 +140,7 @@ impl World {
             far,
             manifests,
             weir,
+            backends: ["near", "far"].map(str::to_owned).to_vec(),
             bed,
         })
     }
@@ -152,25 +155,24 @@ impl World {
             chosen.len() == pods.len(),
             "{pods:?} are not all backends of this world"
         );
-        let before: Vec<u64> = self
-            .agents
-            .iter()
-            .map(Agent::generation)
-            .collect::<Result<_>>()?;
+        // A status tells how many backends there are, not which: on the way from one to the other
+        // there are both.
+        if pods.len() == 1 && self.backends.len() == 1 && self.backends != *pods {
+            self.set_backends(&["near", "far"])?;
+            return self.set_backends(pods);
+        }
         if !put(&self.manifests, WEB, &chosen)? {
             return Ok(());
         }
+        self.backends = pods.iter().map(|&name| name.to_owned()).collect();
         // Both protocols in both families, of WEB and of the one backend of MIRROR.
         let entries = 4 * (pods.len() + 1);
-        for (agent, before) in self.agents.iter_mut().zip(before) {
+        for agent in &mut self.agents {
             agent.wait_status(&format!("{entries} backends"), |status| {
                 let tables = status["tables"].as_array();
                 let backends =
                     tables.and_then(|all| all.iter().find(|table| table["name"] == "BACKENDS"));
                 backends.is_some_and(|table| table["entries"] == entries)
-                    && status["generation"]
-                        .as_u64()
-                        .is_some_and(|now| now > before)
                     && status["error"].is_null()
             })?;
         }
