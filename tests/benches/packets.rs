@@ -14,6 +14,10 @@ use weir_tests::bench::{Figure, Goal, Report, rounds};
 
 /// The name by which figures are known.
 const BENCH: &str = "packets";
+/// Names the number of services, where one other than those of the plan is wanted.
+const SERVICES: &str = "WEIR_BENCH_SERVICES";
+/// Names the numbers of policies, with commas, likewise.
+const POLICIES: &str = "WEIR_BENCH_POLICIES";
 
 /// What is measured, and how long.
 struct Plan {
@@ -56,15 +60,38 @@ impl Plan {
             on_two: vec![1],
         }
     }
+
+    /// With another cluster, where the environment names one.
+    fn or_as_asked(mut self) -> Result<Self> {
+        let asked = [SERVICES, POLICIES].map(|name| std::env::var(name).ok());
+        if asked.iter().all(Option::is_none) {
+            return Ok(self);
+        }
+        let [services, policies] = asked;
+        let services = services.unwrap_or_else(|| "1".to_owned());
+        let services = services
+            .parse()
+            .with_context(|| format!("{SERVICES}={services} is no number"))?;
+        let policies = policies.unwrap_or_else(|| "0".to_owned());
+        let policies = policies
+            .split(',')
+            .map(|text| {
+                text.parse()
+                    .with_context(|| format!("{POLICIES}={policies}"))
+            })
+            .collect::<Result<_>>()?;
+        self.clusters = vec![(services, policies)];
+        Ok(self)
+    }
 }
 
 fn main() -> Result<()> {
     let mut report = Report::from_environment();
-    let plan = if report.is_quick() {
-        Plan::quick()
-    } else {
-        Plan::full()
+    let plan = match report.is_quick() {
+        true => Plan::quick(),
+        false => Plan::full(),
     };
+    let plan = plan.or_as_asked()?;
     let weir = binary()?;
     let iptables = Iptables::find();
     if iptables.is_none() {
@@ -218,7 +245,7 @@ impl Field {
                     },
                     load_average()?
                 );
-                report.add(&title, figures)?;
+                report.add(&title, figures);
             }
         }
         Ok(())
