@@ -14,9 +14,9 @@ use weir_tests::bench::{Figure, Goal, Report, rounds};
 
 /// The name by which figures are known.
 const BENCH: &str = "packets";
-/// Names the number of services, where one other than those of the plan is wanted.
+/// Names the numbers of services, with commas, where others than those of the plan are wanted.
 const SERVICES: &str = "WEIR_BENCH_SERVICES";
-/// Names the numbers of policies, with commas, likewise.
+/// Names the numbers of policies likewise.
 const POLICIES: &str = "WEIR_BENCH_POLICIES";
 
 /// What is measured, and how long.
@@ -61,26 +61,17 @@ impl Plan {
         }
     }
 
-    /// With another cluster, where the environment names one.
+    /// With other clusters, where the environment names some.
     fn or_as_asked(mut self) -> Result<Self> {
         let asked = [SERVICES, POLICIES].map(|name| std::env::var(name).ok());
         if asked.iter().all(Option::is_none) {
             return Ok(self);
         }
         let [services, policies] = asked;
-        let services = services.unwrap_or_else(|| "1".to_owned());
-        let services = services
-            .parse()
-            .with_context(|| format!("{SERVICES}={services} is no number"))?;
-        let policies = policies.unwrap_or_else(|| "0".to_owned());
-        let policies = policies
-            .split(',')
-            .map(|text| {
-                text.parse()
-                    .with_context(|| format!("{POLICIES}={policies}"))
-            })
-            .collect::<Result<_>>()?;
-        self.clusters = vec![(services, policies)];
+        let services = numbers(SERVICES, services.as_deref().unwrap_or("1"))?;
+        let policies = numbers(POLICIES, policies.as_deref().unwrap_or("0"))?;
+        let clusters = services.into_iter().map(|it| (it, policies.clone()));
+        self.clusters = clusters.collect();
         Ok(self)
     }
 }
@@ -103,6 +94,16 @@ fn main() -> Result<()> {
         field.measure(&mut direct, &plan, &mut report)?;
     }
     report.finish()
+}
+
+fn numbers(name: &str, list: &str) -> Result<Vec<u32>> {
+    list.split(',')
+        .map(|number| {
+            number
+                .parse()
+                .with_context(|| format!("{name}={list}: {number:?} is no number"))
+        })
+        .collect()
 }
 
 fn binary() -> Result<PathBuf> {
