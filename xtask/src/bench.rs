@@ -6,10 +6,12 @@
 //! | `control` | from a change in the API to the first packet; starts; memory |
 //! | `programs` | each BPF program on its own, in nanoseconds |
 //!
-//! This builds what is measured, as it is released, runs the programs (`tests/benches`) as root, and
-//! collects what they say. How they measure stands beside them (`tests/src/bench`).
+//! This builds what is measured as it is released, and what measures as for tests (its time is spent
+//! in the kernel, and the rest of it is the same for everybody), runs the programs (`tests/benches`)
+//! as root, and collects what they say. How they measure stands beside them (`tests/src/bench`).
 
 mod chart;
+mod iptables;
 
 use std::{
     ffi::OsStr,
@@ -27,6 +29,9 @@ use crate::{
     process, test,
     workspace::Workspace,
 };
+
+/// Before what else the machine does meanwhile: less of it falls between two samples.
+const PRIORITY: &str = "-10";
 
 /// A program that measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,8 +58,8 @@ pub struct Arguments {
     /// Draw the figures there, as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Measure programs that are built as for tests: soon there, and slower
-    #[arg(long, hide = true)]
+    /// Measure an agent that is built as for tests: sooner there, and slower. To packets it is the same
+    #[arg(long)]
     unoptimised: bool,
 }
 
@@ -74,7 +79,11 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     };
     build_ebpf::build(workspace)?;
     let weir = build_measured(workspace, profile)?;
-    let programs = build_programs(workspace, benches, profile)?;
+    let programs = build_programs(workspace, benches)?;
+    let iptables = match benches.contains(&Bench::Packets) {
+        true => iptables::get(workspace)?,
+        false => None,
+    };
     let results = workspace.tools("bench")?;
     let object = workspace.ebpf_object();
     let mut figures = Vec::new();
@@ -88,11 +97,16 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             ("WEIR_BENCH_RESULTS", file.as_os_str()),
             ("RUST_BACKTRACE", OsStr::new("1")),
         ];
+        if let Some(root) = &iptables {
+            variables.push(("WEIR_BENCH_IPTABLES", root.as_os_str()));
+        }
         if arguments.quick {
             variables.push(("WEIR_BENCH_QUICK", OsStr::new("1")));
         }
         process::shown(
-            root.command(&program, &variables)
+            root.command(Path::new("nice"), &variables)
+                .args(["-n", PRIORITY])
+                .arg(&program)
                 .current_dir(workspace.root().join("tests")),
         )?;
         figures.extend(read(&file)?);
@@ -115,29 +129,29 @@ fn name(bench: Bench) -> String {
         .unwrap_or_default()
 }
 
-/// The binary, and the helper that plays a bed's processes.
+/// The agent. Both packages are named, so that what they depend on is compiled once; see `test`.
 fn build_measured(workspace: &Workspace, profile: &str) -> Result<PathBuf> {
     process::step(
-        "build weir and the test bed",
+        "build weir",
         build::static_cargo(workspace, "build")?
             .args(["--package", "weir-agent", "--package", "weir-tests"])
-            .args(["--bin", "weir", "--bin", "weir-testpod"])
-            .args(["--profile", profile]),
+            .args(["--bin", "weir", "--profile", profile]),
         None,
     )?;
     build::binary(workspace, "weir", profile)
 }
 
-/// The programs, in the order in which they were asked for.
-fn build_programs(workspace: &Workspace, benches: &[Bench], profile: &str) -> Result<Vec<PathBuf>> {
+/// The programs, in the order in which they were asked for, and beside them the helper that plays a
+/// bed's processes.
+fn build_programs(workspace: &Workspace, benches: &[Bench]) -> Result<Vec<PathBuf>> {
     let names = benches.iter().copied().map(name).collect::<Vec<_>>();
-    // Both packages, so that what they share is compiled once; see `test`.
+    build::binaries(workspace)?;
     let messages = process::step(
         &format!("build the measurements {}", names.join(", ")),
         build::static_cargo(workspace, "bench")?
             .args(["--package", "weir-agent", "--package", "weir-tests"])
             .args(names.iter().flat_map(|name| ["--bench", name.as_str()]))
-            .args(["--profile", profile])
+            .args(["--profile", "dev"])
             .args(["--no-run", "--message-format=json-render-diagnostics"]),
         None,
     )?;

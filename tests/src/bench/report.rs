@@ -46,13 +46,16 @@ impl Report {
         }
     }
 
-    /// Shows figures that belong together as a table under a title, and keeps them.
+    /// Shows figures that belong together as a table under a title, and writes them to the file beside
+    /// those that were there: what is interrupted leaves what it has.
     pub fn add(&mut self, title: &str, figures: Vec<Figure>) {
         #[allow(clippy::print_stdout, reason = "results")]
         {
             println!("\n{title}\n{}", table::of(&figures));
         }
         self.figures.extend(figures);
+        // Whether that can be done at all, [`Report::finish`] tells.
+        let _ = self.write();
     }
 
     /// The figures so far.
@@ -61,15 +64,19 @@ impl Report {
         &self.figures
     }
 
-    /// Writes the figures to their file.
+    /// Writes all figures to the file.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn finish(self) -> Result<()> {
-        let Some(file) = self.file else {
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        let Some(file) = &self.file else {
             return Ok(());
         };
         let text = serde_json::to_vec_pretty(&self.figures).context("write figures as JSON")?;
-        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+        std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
     }
 }

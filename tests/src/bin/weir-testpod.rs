@@ -41,6 +41,8 @@ enum Command {
         /// To answer by
         name: String,
     },
+    /// Work and be worked for, as the lines on the input say: for measurements
+    Load,
     /// Reach out at once, and say what came of it
     First {
         /// Who may be asked
@@ -79,6 +81,7 @@ fn main() -> Result<ExitCode> {
         Command::Contain { file } => return bed::container::contain(&file),
         Command::Contained { file } => bed::container::become_contained(&file)?,
         Command::Serve { name } => testpod::run(&name)?,
+        Command::Load => weir_tests::bench::load::run()?,
         Command::First { allowed, forbidden } => testpod::first::run(start, allowed, &forbidden)?,
         Command::Relabel {
             weir,

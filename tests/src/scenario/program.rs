@@ -73,6 +73,17 @@ const REDIRECT: u32 = 7;
 /// A frame can grow by the headers of an ICMP error.
 const ROOM: usize = 4096;
 
+/// As the kernel counts them.
+const BYTES_OF_AN_INSTRUCTION: u32 = 8;
+
+/// What a run gave.
+struct Ran {
+    action: u32,
+    output: Vec<u8>,
+    /// On average, where there were several.
+    duration: Duration,
+}
+
 /// Loaded programs and their maps.
 pub struct Program {
     object: Ebpf,
@@ -163,7 +174,31 @@ impl Program {
             .collect()
     }
 
-    fn run(&mut self, at: At, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+    /// Instructions of the programs at packet hooks, as loaded.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn instructions(&mut self) -> Result<BTreeMap<String, u32>> {
+        HOOKS
+            .into_iter()
+            .map(|hook| {
+                let info = classifier(&mut self.object, hook)?.info()?;
+                let bytes = info.size_translated().context("the kernel tells sizes")?;
+                Ok((hook.name().to_owned(), bytes / BYTES_OF_AN_INSTRUCTION))
+            })
+            .collect()
+    }
+
+    /// How long a hook's program takes, on average of so many runs on the same packet: what one run
+    /// has changed in it, the next one sees.
+    ///
+    /// # Errors
+    /// The kernel does not run it.
+    pub fn time(&mut self, at: At, frame: &[u8], repeat: u32) -> Result<Duration> {
+        Ok(self.run(at, frame, repeat)?.duration)
+    }
+
+    fn run(&mut self, at: At, frame: &[u8], repeat: u32) -> Result<Ran> {
         let hook = at.hook;
         let mut output = vec![0; frame.len() + ROOM];
         let program = classifier(&mut self.object, hook)?;
@@ -172,6 +207,7 @@ impl Program {
             data_in: Some(frame),
             data_out: Some(&mut output),
             ctx_in: Some(&context),
+            repeat,
             ..TestRunOptions::default()
         };
         let result = if at.interface == UPLINK {
@@ -186,7 +222,11 @@ impl Program {
             })
             .with_context(|| format!("run {} on {} bytes", hook.name(), frame.len()))?;
         output.truncate(usize::try_from(result.data_size_out)?);
-        Ok((result.return_value, output))
+        Ok(Ran {
+            action: result.return_value,
+            output,
+            duration: result.duration,
+        })
     }
 
     /// The one verdict that was counted since the counters read `before`.
@@ -230,7 +270,7 @@ impl Executor for Program {
     fn send(&mut self, at: At, frame: &[u8]) -> Result<Sent> {
         let hook = at.hook;
         let before = self.tables.counters()?;
-        let (action, output) = self.run(at, frame)?;
+        let Ran { action, output, .. } = self.run(at, frame, 1)?;
         while let Some(bytes) = self.events.next() {
             let event = Event::from_bytes(&bytes);
             self.told.push(event.context("an event has another size")?);
