@@ -14,6 +14,10 @@ use weir_tests::bench::{Figure, Goal, Report, rounds};
 
 /// The name by which figures are known.
 const BENCH: &str = "packets";
+/// Names the numbers of services, with commas, where others than those of the plan are wanted.
+const SERVICES: &str = "WEIR_BENCH_SERVICES";
+/// Names the numbers of policies likewise.
+const POLICIES: &str = "WEIR_BENCH_POLICIES";
 
 /// What is measured, and how long.
 struct Plan {
@@ -56,15 +60,29 @@ impl Plan {
             on_two: vec![1],
         }
     }
+
+    /// With other clusters, where the environment names some.
+    fn or_as_asked(mut self) -> Result<Self> {
+        let asked = [SERVICES, POLICIES].map(|name| std::env::var(name).ok());
+        if asked.iter().all(Option::is_none) {
+            return Ok(self);
+        }
+        let [services, policies] = asked;
+        let services = numbers(SERVICES, services.as_deref().unwrap_or("1"))?;
+        let policies = numbers(POLICIES, policies.as_deref().unwrap_or("0"))?;
+        let clusters = services.into_iter().map(|it| (it, policies.clone()));
+        self.clusters = clusters.collect();
+        Ok(self)
+    }
 }
 
 fn main() -> Result<()> {
     let mut report = Report::from_environment();
-    let plan = if report.is_quick() {
-        Plan::quick()
-    } else {
-        Plan::full()
+    let plan = match report.is_quick() {
+        true => Plan::quick(),
+        false => Plan::full(),
     };
+    let plan = plan.or_as_asked()?;
     let weir = binary()?;
     let iptables = Iptables::find();
     if iptables.is_none() {
@@ -76,6 +94,16 @@ fn main() -> Result<()> {
         field.measure(&mut direct, &plan, &mut report)?;
     }
     report.finish()
+}
+
+fn numbers(name: &str, list: &str) -> Result<Vec<u32>> {
+    list.split(',')
+        .map(|number| {
+            number
+                .parse()
+                .with_context(|| format!("{name}={list}: {number:?} is no number"))
+        })
+        .collect()
 }
 
 fn binary() -> Result<PathBuf> {
@@ -218,7 +246,7 @@ impl Field {
                     },
                     load_average()?
                 );
-                report.add(&title, figures)?;
+                report.add(&title, figures);
             }
         }
         Ok(())

@@ -129,7 +129,7 @@ fn name(bench: Bench) -> String {
         .unwrap_or_default()
 }
 
-/// The agent. Both packages are named, so that what they depend on is compiled once; see [`test`].
+/// The agent. Both packages are named, so that what they depend on is compiled once; see `test`.
 fn build_measured(workspace: &Workspace, profile: &str) -> Result<PathBuf> {
     process::step(
         "build weir",

@@ -10,11 +10,24 @@
 //! of the ratios to *direct* within the same round ([`statistics`]), each with its quartiles. What
 //! disturbs the machine for seconds disturbs both sides of such a ratio.
 //!
+//! Rates by the clock say as much about what else the machine does as about what is measured. So the
+//! processor time is taken that client, server and the kernel's threads for soft interrupts have used
+//! ([`load`]), and work is told for each second of that. What the kernel does for a packet on the way is
+//! in it, since it is done in the sender's time, as long as the kernel is not built to account for
+//! interrupts apart (`CONFIG_IRQ_TIME_ACCOUNTING`). Client and server share one processor, the last:
+//! between two, rates vary by half. A counter of cycles would be steadier still, but few virtual machines
+//! have one. `cargo xtask bench` gives the programs a higher priority (`nice`): a cache that somebody else
+//! has filled meanwhile costs long programs more than short ones.
+//!
 //! | steady | noisy |
 //! |---|---|
-//! | ratios to *direct*, client and server on one processor | rates between two processors: they vary by half |
-//! | work for each second of processor time | work for each second of the clock, while others use the machine |
+//! | ratios to *direct*, for each second of processor time, on one processor: 1 to 2 % | rates by the clock, while others use the machine: up to a factor |
+//! | ratios of TCP connections and UDP packets | of TCP requests, where the two processes change places all the time: 3 to 5 % |
 //! | medians and quartiles | the 99th percentile, and each minimum or maximum |
+//! | single programs, by many short calls | rates between two processors |
+//!
+//! What a variant must not share with another is its clients ([`site`]), and the tables of connections of
+//! its node.
 //!
 //! Each program writes its [`Figure`]s to the file that [`report::RESULTS`] names; `cargo xtask
 //! bench` collects them.

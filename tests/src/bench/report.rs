@@ -48,16 +48,14 @@ impl Report {
 
     /// Shows figures that belong together as a table under a title, and writes them to the file beside
     /// those that were there: what is interrupted leaves what it has.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn add(&mut self, title: &str, figures: Vec<Figure>) -> Result<()> {
+    pub fn add(&mut self, title: &str, figures: Vec<Figure>) {
         #[allow(clippy::print_stdout, reason = "results")]
         {
             println!("\n{title}\n{}", table::of(&figures));
         }
         self.figures.extend(figures);
-        self.write()
+        // Whether that can be done at all, [`Report::finish`] tells.
+        let _ = self.write();
     }
 
     /// The figures so far.
@@ -66,7 +64,7 @@ impl Report {
         &self.figures
     }
 
-    /// Leaves a file of figures, be there none.
+    /// Writes all figures to the file.
     ///
     /// # Errors
     /// It cannot be written.
