@@ -7,7 +7,7 @@
 //!   `weir` in them;
 //! - [`testpod`] is the process that lives in each of them and sends, serves and measures;
 //! - [`fake_api`] is an API server that holds what a test says, and misbehaves on command;
-//! - [`bench`] is what measurements share: samples in turns, ratios, tables;
+//! - [`mod@bench`] is what measurements share: samples in turns, ratios, tables;
 //! - [`demo`] puts both together into the lesson's cluster;
 //! - [`kernel_test`] puts them together on another kernel, in a virtual machine.
 
