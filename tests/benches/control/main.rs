@@ -59,7 +59,7 @@ fn run() -> Result<()> {
         let mut figures = Figures::new(size);
         measure::all(&mut ground, start, report.is_quick(), &mut figures)?;
         let (title, figures) = figures.finish();
-        report.add(&title, figures)?;
+        report.add(&title, figures);
     }
     report.finish()
 }
