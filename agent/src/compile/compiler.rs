@@ -35,7 +35,7 @@ pub enum Extent {
 #[derive(Clone, Debug)]
 enum Before {
     Everything(Arc<Desired>),
-    Parts(Contents),
+    Parts(Box<Contents>),
 }
 
 /// What has changed since the last time.
@@ -147,7 +147,7 @@ impl Compiler {
             Some(Before::Everything(desired)) => {
                 Arc::try_unwrap(desired).map_or_else(|it| it.contents.clone(), |it| it.contents)
             }
-            Some(Before::Parts(contents)) => contents,
+            Some(Before::Parts(contents)) => *contents,
         }
     }
 
@@ -197,13 +197,16 @@ impl Compiler {
             }
         };
         let (extent, before) = match parts {
-            Some((extent, before, false)) => (extent, Before::Parts(before)),
+            Some((extent, before, false)) => (extent, Before::Parts(Box::new(before))),
             Some((extent, before, true)) => {
                 let desired = Arc::make_mut(&mut self.desired);
                 let tables =
                     recompile_policies(desired, cluster, &node(), &mut self.ids, capacities);
                 finish(desired);
-                (extent, Before::Parts(before.with_policies(tables)))
+                (
+                    extent,
+                    Before::Parts(Box::new(before.with_policies(tables))),
+                )
             }
             None => {
                 let mut desired = compile(cluster, &node(), &mut self.ids, capacities);
