@@ -12,7 +12,8 @@ use anyhow::Result;
 use super::links::{Links, Route, VethEnd};
 use super::namespace::Namespace;
 use super::plan::{
-    FABRIC_OUTSIDE_V4, FABRIC_OUTSIDE_V6, FABRIC_V4, NodePlan, OUTSIDE_V4, OUTSIDE_V6, twin,
+    CLIENT_PORTS, FABRIC_OUTSIDE_V4, FABRIC_OUTSIDE_V6, FABRIC_V4, NodePlan, OUTSIDE_V4,
+    OUTSIDE_V6, twin,
 };
 
 /// The link by which a pod, and a node towards the fabric, sees the world.
@@ -93,6 +94,13 @@ pub(super) fn usable_at_once(namespace: &Namespace) -> Result<()> {
     ])
 }
 
+/// Nobody gets a port of [`CLIENT_PORTS`] without asking for it. Not for nodes: what sockets do not
+/// get, masquerading takes.
+pub(super) fn keep_client_ports(namespace: &Namespace) -> Result<()> {
+    let ports = format!("{}-{}", CLIENT_PORTS.start(), CLIENT_PORTS.end());
+    namespace.set_sysctls(&[("ipv4/ip_local_reserved_ports", &ports)])
+}
+
 fn forwarding(namespace: &Namespace) -> Result<()> {
     namespace.set_sysctls(&[
         ("ipv4/conf/all/forwarding", "1"),
@@ -104,6 +112,7 @@ fn forwarding(namespace: &Namespace) -> Result<()> {
 pub fn build(fabric: &Namespace, outside: &Namespace) -> Result<()> {
     usable_at_once(fabric)?;
     usable_at_once(outside)?;
+    keep_client_ports(outside)?;
     forwarding(fabric)?;
     // Where a node has the router take a packet to the next node, that is meant.
     fabric.set_sysctls(&[

@@ -5,6 +5,7 @@
 //! `10.200.128.1` is `fd00:10:200:128::1`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
@@ -25,6 +26,12 @@ pub const NODE_END_MAC: [u8; 6] = [0xee; 6];
 /// The link-local address that belongs to [`NODE_END_MAC`] (RFC 4291 appendix A).
 pub const ROUTED_GATEWAY_V6: Ipv6Addr =
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
+/// The ports that a client may ask for. The kernel gives them to nobody else: a connection that was
+/// closed lately would keep one from whoever asks for it.
+pub const CLIENT_PORTS: RangeInclusive<u16> = 40_000..=43_999;
+/// The kernel's default for `net.ipv4.ip_local_port_range`.
+pub const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
 /// Nodes of which the plan knows.
 pub const MAX_NODES: usize = 2;

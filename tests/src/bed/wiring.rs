@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::fabric::{DEFAULT_V4, DEFAULT_V6, UPLINK, usable_at_once};
+use super::fabric::{DEFAULT_V4, DEFAULT_V6, UPLINK, keep_client_ports, usable_at_once};
 use super::links::VethEnd;
 use super::namespace::Namespace;
 use super::plan::{Addresses, NODE_END_MAC, NodePlan, ROUTED_GATEWAY_V4, ROUTED_GATEWAY_V6};
@@ -51,6 +51,7 @@ pub fn connect_pod(
     link: &str,
 ) -> Result<()> {
     usable_at_once(pod)?;
+    keep_client_ports(pod)?;
     match wiring {
         Wiring::Routed => connect_routed(node, pod, addresses, link),
         Wiring::Bridged => connect_bridged(node, plan, pod, addresses, link),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use weir_tests::bed::manifests::Manifests;
 use weir_tests::bed::marker::Marker;
 use weir_tests::bed::wait::wait_for;
-use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring};
+use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, Topology, Wiring, plan};
 use weir_tests::scenario::format::Ground;
 use weir_tests::testpod::protocol::{Handle, Swept};
 
@@ -262,9 +262,11 @@ fn expect_ports_of_their_own(shop: &Shop, swept: &Swept) -> Result<()> {
         swept.seen.len(),
         seen.len()
     );
-    // The kernel's default for `net.ipv4.ip_local_port_range`, and privileged ports.
+    // Nor from a privileged port.
     let is_fair = |client: &&SocketAddr| {
-        client.ip() == node && client.port() >= 1_024 && !(32_768..=60_999).contains(&client.port())
+        client.ip() == node
+            && client.port() >= 1_024
+            && !plan::EPHEMERAL_PORTS.contains(&client.port())
     };
     match seen.iter().find(|client| !is_fair(client)) {
         Some(client) => anyhow::bail!("a client is seen as {client}"),

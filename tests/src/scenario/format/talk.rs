@@ -402,6 +402,13 @@ fn parse_places(text: &str) -> Result<(IpAddr, Option<u16>, SocketAddr)> {
             (client, None)
         }
     };
+    if let Some(port) = port {
+        ensure!(
+            !plan::EPHEMERAL_PORTS.contains(&port) || plan::CLIENT_PORTS.contains(&port),
+            "a client's port is one of {:?}, or none that the kernel gives by itself",
+            plan::CLIENT_PORTS
+        );
+    }
     let server: SocketAddr = server
         .parse()
         .with_context(|| format!("{server:?} is no address with a port"))?;
