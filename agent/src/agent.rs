@@ -343,12 +343,13 @@ impl Agent {
     }
 
     fn synchronise(&mut self) {
+        let start = Instant::now();
+        self.schedule.begin(start);
         let extent = if self.schedule.is_repair() || self.attached.is_none() {
             Extent::Full
         } else {
             Extent::Partial
         };
-        let start = Instant::now();
         let result = self.bring_up_to_date();
         let now = Instant::now();
         let took = now - start;

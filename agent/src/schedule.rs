@@ -1,8 +1,8 @@
 //! When to bring the kernel up to date.
 //!
 //! A change is written at once; changes that follow closely are written together. What failed is
-//! tried again, ever more seldom, and from time to time everything is compared though nothing
-//! changed: that is the repair.
+//! tried again, ever more seldom, and from time to time everything is compared, whether anything
+//! changed or not: that is the repair.
 //!
 //! `now` is an argument: nothing here reads a clock.
 
@@ -21,7 +21,10 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 pub struct Schedule {
     maximum_gap: Duration,
     last_done: Option<Instant>,
+    /// When everything was last known to be compared; the first synchronisation does.
+    last_repair: Option<Instant>,
     is_pending: bool,
+    is_repairing: bool,
     failures: u32,
 }
 
@@ -32,7 +35,9 @@ impl Schedule {
         Self {
             maximum_gap,
             last_done: None,
+            last_repair: None,
             is_pending: false,
+            is_repairing: false,
             failures: 0,
         }
     }
@@ -42,10 +47,19 @@ impl Schedule {
         self.is_pending = true;
     }
 
+    /// A synchronisation begins.
+    pub fn begin(&mut self, now: Instant) {
+        let is_due = self.repair_due().is_some_and(|due| due <= now);
+        self.is_repairing = self.failures > 0 || !self.is_pending || is_due;
+    }
+
     /// A synchronisation has ended.
     pub const fn done(&mut self, is_ok: bool, now: Instant) {
         self.last_done = Some(now);
         if is_ok {
+            if self.is_repairing || self.last_repair.is_none() {
+                self.last_repair = Some(now);
+            }
             self.is_pending = false;
             self.failures = 0;
         } else {
@@ -59,22 +73,28 @@ impl Schedule {
         let Some(last) = self.last_done else {
             return self.is_pending.then_some(now);
         };
-        let gap = if self.failures > 0 {
+        if self.failures > 0 {
             let doublings = (self.failures - 1).min(16);
-            FIRST_RETRY.saturating_mul(1 << doublings).min(LAST_RETRY)
-        } else if self.is_pending {
-            MINIMUM_GAP
-        } else {
-            self.maximum_gap
-        };
-        Some(last + gap)
+            let gap = FIRST_RETRY.saturating_mul(1 << doublings);
+            return Some(last + gap.min(LAST_RETRY));
+        }
+        let soonest = last + MINIMUM_GAP;
+        match self.repair_due() {
+            Some(due) if !self.is_pending => Some(due.max(soonest)),
+            Some(_) | None => Some(soonest),
+        }
     }
 
-    /// Should this synchronisation read the tables from the kernel instead of trusting what was
-    /// last written? After a failure, and when nothing but time has passed.
+    /// When everything is compared again, however much changes meanwhile.
+    fn repair_due(&self) -> Option<Instant> {
+        self.last_repair.map(|last| last + self.maximum_gap)
+    }
+
+    /// Does the synchronisation that has begun read the tables from the kernel instead of trusting
+    /// what was last written? After a failure, and when it is time.
     #[must_use]
     pub const fn is_repair(&self) -> bool {
-        self.failures > 0 || !self.is_pending
+        self.is_repairing
     }
 }
 
@@ -100,10 +120,44 @@ mod tests {
         schedule.note();
         schedule.done(true, now);
         assert_eq!(schedule.due(now), Some(now + MAXIMUM));
-        assert!(schedule.is_repair());
         schedule.note();
         assert_eq!(schedule.due(now), Some(now + MINIMUM_GAP));
+        schedule.begin(now + MINIMUM_GAP);
         assert!(!schedule.is_repair());
+    }
+
+    #[test]
+    fn without_changes_everything_is_compared_from_time_to_time() {
+        let mut now = Instant::now();
+        let mut schedule = Schedule::new(MAXIMUM);
+        schedule.note();
+        schedule.begin(now);
+        schedule.done(true, now);
+        for _ in 0..3 {
+            let due = schedule.due(now).expect("the next time is known");
+            assert_eq!(due, now + MAXIMUM);
+            now = due;
+            schedule.begin(now);
+            assert!(schedule.is_repair());
+            schedule.done(true, now);
+        }
+    }
+
+    #[test]
+    fn changes_without_end_put_off_no_repair() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(MAXIMUM);
+        let mut repairs = Vec::new();
+        for second in 0..200 {
+            let now = start + Duration::from_secs(second);
+            schedule.note();
+            schedule.begin(now);
+            if schedule.is_repair() {
+                repairs.push(second);
+            }
+            schedule.done(true, now);
+        }
+        assert_eq!(repairs, [60, 120, 180]);
     }
 
     #[test]
@@ -113,7 +167,9 @@ mod tests {
         schedule.note();
         let mut before = Duration::ZERO;
         for _ in 0..40 {
+            schedule.begin(now);
             schedule.done(false, now);
+            schedule.begin(now);
             assert!(schedule.is_repair());
             let wait = schedule.due(now).expect("a failure is retried") - now;
             assert!(wait >= before && wait <= LAST_RETRY);
