@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use weir_tests::bed::fabric::{UPLINK, UPLINK_PORT};
 use weir_tests::bed::manifests::{self, Endpoint, ServicePort};
 use weir_tests::bed::plan::twin;
@@ -35,10 +35,11 @@ fn follow(world: &World) -> Result<()> {
     }
 
     world.bed.replug(0)?;
-    for family in Family::ALL {
-        answers(world, served.of(family)).context("by the bridge that came in its place")?;
-    }
-    // It may have been listed before it was a port.
+    let bridge = node
+        .namespace()
+        .run(async |links| links.index(UPLINK).await)?;
+    // The port may have been seen before it was one. Who talks while its programs give way to the
+    // bridge's meets none.
     wait_for(
         || format!("programs at {UPLINK} and none at {UPLINK_PORT}"),
         LIMIT,
@@ -47,12 +48,14 @@ fn follow(world: &World) -> Result<()> {
                 return Ok(false);
             };
             let interfaces = status["networkInterfaces"].as_array();
-            let has = |name: &str| {
-                interfaces.is_some_and(|all| all.iter().any(|one| one["name"] == name))
-            };
-            Ok(has(UPLINK) && !has(UPLINK_PORT))
+            let has =
+                |is: &dyn Fn(&Value) -> bool| interfaces.is_some_and(|all| all.iter().any(is));
+            Ok(has(&|one| one["index"] == bridge) && !has(&|one| one["name"] == UPLINK_PORT))
         },
     )?;
+    for family in Family::ALL {
+        answers(world, served.of(family)).context("by the bridge that came in its place")?;
+    }
 
     node.namespace().run(async |links| {
         links.add_address(UPLINK, LATER.into(), 24).await?;
