@@ -147,8 +147,8 @@ impl AgentLock {
     }
 }
 
-/// Does the path still lead to this file?
-fn is_at(file: &File, path: &Path) -> bool {
+/// Does the path still lead to this file or directory?
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
         _ => false,

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tracing::{info, warn};
 
+use super::lock::is_at;
 use crate::maps::pins::Pins;
 
 /// Held by the running agent; the kernel lets go of it when the agent ends, however it ends.
@@ -123,14 +124,6 @@ impl PinsLock {
             Err((directory, Errno::EWOULDBLOCK)) => Ok(Attempt::Held(holder(&directory))),
             Err((_, errno)) => Err(errno).with_context(|| format!("lock {}", root.display())),
         }
-    }
-}
-
-/// Does the path lead to this directory?
-fn is_at(directory: &File, path: &Path) -> bool {
-    match (directory.metadata(), fs::metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
     }
 }
 

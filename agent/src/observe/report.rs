@@ -169,11 +169,16 @@ impl Reporter {
     }
 
     /// Says how a source is, each kind for itself. Whoever reads it has logged what is wrong.
-    pub fn sources(&self, source: SourceId, rows: Vec<Source>) {
+    pub fn sources(&self, source: SourceId, mut rows: Vec<Source>) {
+        rows.sort_by(|a, b| a.kind.cmp(&b.kind));
+        let name = source.to_string();
         self.show_news(|status| {
-            let before = status.sources.clone();
-            replace_sources(status, source, rows);
-            status.sources != before
+            let before = status.sources.iter().filter(|row| row.source == name);
+            let is_news = !before.eq(&rows);
+            if is_news {
+                replace_sources(status, source, rows);
+            }
+            is_news
         });
     }
 

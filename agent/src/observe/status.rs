@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::kube_proxy;
+use crate::{kube_proxy, model::SourceId};
 
 /// What an agent says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +124,23 @@ pub struct Source {
     /// Up to where it is known, where the source numbers its changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
+}
+
+impl Source {
+    /// One that has told nothing yet.
+    #[must_use]
+    pub fn new(source: SourceId, kind: String) -> Self {
+        Self {
+            source: source.to_string(),
+            kind,
+            state: SourceState::Listing,
+            objects: 0,
+            since: Timestamp::now(),
+            last_news: None,
+            error: None,
+            resource_version: None,
+        }
+    }
 }
 
 /// A synchronisation of the tables.

@@ -19,16 +19,7 @@ impl Row {
     /// A source that has told nothing yet, and what it has.
     #[must_use]
     pub fn new(source: SourceId, kind: &str) -> Self {
-        Self(watch::Sender::new(Source {
-            source: source.to_string(),
-            kind: kind.to_owned(),
-            state: SourceState::Listing,
-            objects: 0,
-            since: Timestamp::now(),
-            last_news: None,
-            error: None,
-            resource_version: None,
-        }))
+        Self(watch::Sender::new(Source::new(source, kind.to_owned())))
     }
 
     /// It was read: so many things are there.

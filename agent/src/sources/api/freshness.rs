@@ -128,16 +128,7 @@ impl Freshness {
 }
 
 fn fresh(kind: Kind) -> Source {
-    Source {
-        source: SourceId::API.to_string(),
-        kind: kind.to_string(),
-        state: SourceState::Listing,
-        objects: 0,
-        since: Timestamp::now(),
-        last_news: None,
-        error: None,
-        resource_version: None,
-    }
+    Source::new(SourceId::API, kind.to_string())
 }
 
 #[cfg(test)]

@@ -229,6 +229,17 @@ mod tests {
         (brief.and_then(object), full.and_then(object))
     }
 
+    fn assert_read_alike<'a, B>(text: &'a str)
+    where
+        B: Brief<'a>,
+        B::Api: DeserializeOwned,
+        Object: TryFrom<B::Api, Error = Invalid>,
+    {
+        let (brief, full) = both::<B>(text);
+        assert!(full.is_some(), "{text}");
+        assert_eq!(brief, full, "{text}");
+    }
+
     fn metadata() -> Value {
         json!({
             "name": "a", "namespace": "shop", "uid": "u-1", "resourceVersion": "7",
@@ -269,10 +280,7 @@ mod tests {
                 let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata(),
                                      "spec": spec, "status": status});
                 pod["metadata"]["deletionTimestamp"] = deleted;
-                let text = pod.to_string();
-                let (brief, full) = both::<Pod<'_>>(&text);
-                assert!(full.is_some(), "{text}");
-                assert_eq!(brief, full, "{text}");
+                assert_read_alike::<Pod<'_>>(&pod.to_string());
             }
         }
     }
@@ -300,10 +308,7 @@ mod tests {
         ] {
             let slice = json!({"metadata": metadata(), "addressType": "IPv4",
                                "endpoints": endpoints, "ports": ports});
-            let text = slice.to_string();
-            let (brief, full) = both::<EndpointSlice<'_>>(&text);
-            assert!(full.is_some(), "{text}");
-            assert_eq!(brief, full, "{text}");
+            assert_read_alike::<EndpointSlice<'_>>(&slice.to_string());
         }
     }
 
@@ -321,10 +326,7 @@ mod tests {
             let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}});
             let service = json!({"kind": "Service", "metadata": metadata(), "spec": spec,
                                  "status": status});
-            let text = service.to_string();
-            let (brief, full) = both::<Service<'_>>(&text);
-            assert!(full.is_some(), "{text}");
-            assert_eq!(brief, full, "{text}");
+            assert_read_alike::<Service<'_>>(&service.to_string());
         }
     }
 
