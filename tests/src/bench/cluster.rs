@@ -22,7 +22,8 @@ const NAMESPACE: &str = "default";
 /// A cluster, by its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cluster {
-    /// Services, at least one, with two endpoints each but for the first.
+    /// Services, at least one. The first, which is used, has one endpoint, both transports and a node
+    /// port; each other one two endpoints on other nodes, and TCP alone.
     pub services: u32,
     /// Policies that select all pods, for both directions. One of them lets pass what is measured.
     pub policies: u32,
@@ -45,8 +46,12 @@ pub struct Service {
     pub ip: Ipv4Addr,
     /// Its node port.
     pub node_port: Option<u16>,
+    /// Its transports, a port each.
+    pub transports: &'static [&'static str],
     /// Who serves it.
     pub endpoints: Vec<Ipv4Addr>,
+    /// Are they pods of the node that is measured?
+    pub is_here: bool,
 }
 
 impl Cluster {
@@ -57,6 +62,11 @@ impl Cluster {
             name: format!("service-{number}"),
             ip: service_ip(number),
             node_port: (number == 0).then_some(NODE_PORT),
+            transports: match number {
+                0 => &TRANSPORTS,
+                _ => &TRANSPORTS[..1],
+            },
+            is_here: number == 0,
             endpoints: match number {
                 0 => vec![server],
                 _ => vec![elsewhere(2 * number), elsewhere(2 * number + 1)],
@@ -152,7 +162,7 @@ fn block(number: u32) -> String {
 }
 
 fn object(service: &Service) -> Value {
-    let ports = TRANSPORTS.map(|protocol| {
+    let ports = service.transports.iter().map(|protocol| {
         let mut port = json!({
             "name": protocol.to_lowercase(),
             "protocol": protocol,
@@ -177,25 +187,21 @@ fn object(service: &Service) -> Value {
             "clusterIP": service.ip,
             "clusterIPs": [service.ip],
             "ipFamilies": ["IPv4"],
-            "ports": ports,
+            "ports": ports.collect::<Vec<_>>(),
         },
     })
 }
 
 fn slice(service: &Service, node: &str) -> Value {
     let endpoints = service.endpoints.iter().map(|addr| {
-        let on = if service.node_port.is_some() {
-            node
-        } else {
-            "elsewhere"
-        };
+        let on = if service.is_here { node } else { "elsewhere" };
         json!({
             "addresses": [addr],
             "nodeName": on,
             "conditions": {"ready": true, "serving": true, "terminating": false},
         })
     });
-    let ports = TRANSPORTS.map(|protocol| {
+    let ports = service.transports.iter().map(|protocol| {
         json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": TARGET_PORT})
     });
     json!({
@@ -207,7 +213,7 @@ fn slice(service: &Service, node: &str) -> Value {
             "labels": {"kubernetes.io/service-name": service.name},
         },
         "addressType": "IPv4",
-        "ports": ports,
+        "ports": ports.collect::<Vec<_>>(),
         "endpoints": endpoints.collect::<Vec<_>>(),
     })
 }

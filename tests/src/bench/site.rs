@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use ipnetwork::Ipv4Network;
 
 use super::cluster::{self, Cluster, NODE_PORT};
-use super::kube_proxy::{self, Iptables};
+use super::kube_proxy::{self, Iptables, NftablesRules};
 use super::load::{Done, Loader, Softirqs, Work};
 use crate::bed::fabric::UPLINK;
 use crate::bed::manifests::Manifests;
@@ -158,13 +158,11 @@ impl Site {
             Proxy::Nobody => {}
             Proxy::Weir(flags) => self.agent = Some(self.start_agent(weir, flags)?),
             Proxy::Nftables => {
-                let rules = kube_proxy::nftables_rules(
-                    self.cluster.services(),
-                    services,
-                    pods,
-                    node.plan().v4,
-                );
-                kube_proxy::load_nftables(node, &rules)?;
+                let all = self.cluster.services();
+                let rules = NftablesRules::new(all, services, pods, node.plan().v4);
+                for piece in rules.pieces() {
+                    kube_proxy::load_nftables(node, &piece)?;
+                }
             }
             Proxy::Iptables(iptables) => {
                 let rules = kube_proxy::iptables_rules(self.cluster.services(), pods);

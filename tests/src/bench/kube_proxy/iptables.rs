@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 
 use ipnetwork::Ipv4Network;
 
-use crate::bench::cluster::{SERVICE_PORT, Service, TARGET_PORT, TRANSPORTS};
+use crate::bench::cluster::{SERVICE_PORT, Service, TARGET_PORT};
 
 /// The filters that kube-proxy has beside its translation. Chains without rules are those of source
-/// ranges and of services without endpoints.
+/// ranges and of services without endpoints. kube-proxy's rule for invalid packets has a counter
+/// (`nfacct`) besides, which other packets never reach, and which few kernels have.
 const FILTER: &str = "\
 *filter
 :KUBE-EXTERNAL-SERVICES - [0:0]
+:KUBE-FIREWALL - [0:0]
 :KUBE-FORWARD - [0:0]
 :KUBE-NODEPORTS - [0:0]
 :KUBE-PROXY-FIREWALL - [0:0]
@@ -19,12 +21,15 @@ const FILTER: &str = "\
 -A INPUT -m conntrack --ctstate NEW -m comment --comment \"kubernetes load balancer firewall\" -j KUBE-PROXY-FIREWALL
 -A INPUT -m comment --comment \"kubernetes health check service ports\" -j KUBE-NODEPORTS
 -A INPUT -m conntrack --ctstate NEW -m comment --comment \"kubernetes externally-visible service portals\" -j KUBE-EXTERNAL-SERVICES
+-A INPUT -j KUBE-FIREWALL
 -A FORWARD -m conntrack --ctstate NEW -m comment --comment \"kubernetes load balancer firewall\" -j KUBE-PROXY-FIREWALL
 -A FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD
 -A FORWARD -m conntrack --ctstate NEW -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
 -A FORWARD -m conntrack --ctstate NEW -m comment --comment \"kubernetes externally-visible service portals\" -j KUBE-EXTERNAL-SERVICES
 -A OUTPUT -m conntrack --ctstate NEW -m comment --comment \"kubernetes load balancer firewall\" -j KUBE-PROXY-FIREWALL
 -A OUTPUT -m conntrack --ctstate NEW -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+-A OUTPUT -j KUBE-FIREWALL
+-A KUBE-FIREWALL -m comment --comment \"block incoming localnet connections\" -d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
 -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
 -A KUBE-FORWARD -m comment --comment \"kubernetes forwarding rules\" -m mark --mark 0x4000/0x4000 -j ACCEPT
 -A KUBE-FORWARD -m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -57,7 +62,7 @@ pub fn rules(services: impl Iterator<Item = Service>, pods: Ipv4Network) -> Stri
     services[..=middle].rotate_left(1);
     let mut all = Parts::default();
     for service in &services {
-        for protocol in TRANSPORTS {
+        for protocol in service.transports {
             all.add(service, protocol, pods);
         }
     }
@@ -89,6 +94,7 @@ impl Parts {
             ip,
             node_port,
             endpoints,
+            ..
         } = service;
         let lower = protocol.to_lowercase();
         let (number, comment) = (self.count, format!("default/{name}:{lower}"));
@@ -133,10 +139,13 @@ impl Parts {
         if let Some(port) = node_port {
             let external = format!("KUBE-EXT-{number:016}");
             let _ = writeln!(self.chains, ":{external} - [0:0]");
-            rule(format!(
-                "KUBE-NODEPORTS -m comment --comment {comment} {transport} --dport {port} \
-                 -j {external}"
-            ));
+            // One rule for those of the node's own loopback, so that they can be counted.
+            for of in [" -d 127.0.0.0/8", ""] {
+                rule(format!(
+                    "KUBE-NODEPORTS -m comment --comment {comment} {transport}{of} --dport {port} \
+                     -j {external}"
+                ));
+            }
             rule(format!(
                 "{external} -m comment --comment \"masquerade traffic for {comment} external \
                  destinations\" -j KUBE-MARK-MASQ"
@@ -151,12 +160,15 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::bench::cluster::TRANSPORTS;
 
     fn services(count: u8) -> impl Iterator<Item = Service> {
         (0..count).map(|number| Service {
             name: format!("s{number}"),
             ip: Ipv4Addr::new(10, 32, 0, number),
             node_port: (number == 0).then_some(30_080),
+            transports: &TRANSPORTS,
+            is_here: false,
             endpoints: vec![
                 Ipv4Addr::new(10, 200, 1, number),
                 Ipv4Addr::new(10, 200, 2, number),
@@ -207,7 +219,7 @@ mod tests {
     #[test]
     fn a_node_port_is_masqueraded_and_goes_on_to_the_service() {
         let rules = of(1);
-        let udp = chain(&rules, "KUBE-NODEPORTS")[1];
+        let udp = chain(&rules, "KUBE-NODEPORTS")[3];
         assert!(udp.ends_with("-m udp -p udp --dport 30080 -j KUBE-EXT-0000000000000001"));
         let external = chain(&rules, "KUBE-EXT-0000000000000001");
         assert!(external[0].ends_with("-j KUBE-MARK-MASQ"));
