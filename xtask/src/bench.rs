@@ -5,18 +5,26 @@
 //! | `packets` | connections, requests, datagrams and bytes between pods and from outside |
 //! | `control` | from a change in the API to the first packet; starts; memory |
 //! | `programs` | each BPF program on its own, in nanoseconds |
+//! | `pure` | decoding, compiling, comparing; the packet logic on the host |
 //!
 //! This builds what is measured as it is released, and what measures as for tests (its time is spent
-//! in the kernel, and the rest of it is the same for everybody), runs the programs (`tests/benches`)
-//! as root, and collects what they say. How they measure stands beside them (`tests/src/bench`).
+//! in the kernel, and the rest of it is the same for everybody; but for `pure`, which is measured
+//! itself), runs the programs (`tests/benches`) as root, and collects what they say. How they measure
+//! stands beside them (`tests/src/bench`).
+//!
+//! The environment says where something else than the plan is wanted: `WEIR_BENCH_SERVICES` and
+//! `WEIR_BENCH_POLICIES` (numbers with commas), `WEIR_BENCH_ROUNDS` and `WEIR_BENCH_MILLIS` (how many
+//! samples of traffic, how long each).
 
 mod chart;
 mod iptables;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -42,6 +50,29 @@ pub enum Bench {
     Control,
     /// Each BPF program on its own
     Programs,
+    /// Pure functions, of the agent and of the programs; needs no privileges
+    Pure,
+}
+
+impl Bench {
+    /// What it is called, here and in its own figures.
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// Where it measures itself, it is built as what it measures.
+    const fn profile<'a>(self, measured: &'a str) -> &'a str {
+        match self {
+            Self::Packets | Self::Control | Self::Programs => "dev",
+            Self::Pure => measured,
+        }
+    }
+
+    const fn needs_kernel(self) -> bool {
+        !matches!(self, Self::Pure)
+    }
 }
 
 /// What to measure, and where to put what comes of it.
@@ -65,21 +96,31 @@ pub struct Arguments {
 
 /// Builds, measures, and collects.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    privilege::require_kernel()?;
-    let root = Root::find()?;
-    test::leave_interrupts_to_others()?;
     let benches = match arguments.benches.as_slice() {
         [] => Bench::value_variants(),
         named => named,
     };
+    let root = match benches.iter().any(|bench| bench.needs_kernel()) {
+        true => {
+            privilege::require_kernel()?;
+            Some(Root::find()?)
+        }
+        false => None,
+    };
+    test::leave_interrupts_to_others()?;
     let profile = if arguments.unoptimised {
         "dev"
     } else {
         "release"
     };
-    build_ebpf::build(workspace)?;
-    let weir = build_measured(workspace, profile)?;
-    let programs = build_programs(workspace, benches)?;
+    let measured = match &root {
+        Some(root) => {
+            build_ebpf::build(workspace)?;
+            Some((root, build_measured(workspace, profile)?))
+        }
+        None => None,
+    };
+    let programs = build_programs(workspace, benches, profile)?;
     let iptables = match benches.contains(&Bench::Packets) {
         true => iptables::get(workspace)?,
         false => None,
@@ -88,27 +129,34 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let object = workspace.ebpf_object();
     let mut figures = Vec::new();
     for (bench, program) in benches.iter().zip(programs) {
-        let name = name(*bench);
+        let name = bench.name();
         println!("\nmeasure {name}");
         let file = results.join(format!("{name}.json"));
         let mut variables = vec![
-            ("WEIR_BINARY", weir.as_os_str()),
-            ("WEIR_EBPF_OBJECT", object.as_os_str()),
             ("WEIR_BENCH_RESULTS", file.as_os_str()),
             ("RUST_BACKTRACE", OsStr::new("1")),
         ];
-        if let Some(root) = &iptables {
-            variables.push(("WEIR_BENCH_IPTABLES", root.as_os_str()));
-        }
         if arguments.quick {
             variables.push(("WEIR_BENCH_QUICK", OsStr::new("1")));
         }
-        process::shown(
-            root.command(Path::new("nice"), &variables)
-                .args(["-n", PRIORITY])
-                .arg(&program)
-                .current_dir(workspace.root().join("tests")),
-        )?;
+        let mut command = match &measured {
+            Some((root, weir)) if bench.needs_kernel() => {
+                variables.push(("WEIR_BINARY", weir.as_os_str()));
+                variables.push(("WEIR_EBPF_OBJECT", object.as_os_str()));
+                if let Some(root) = &iptables {
+                    variables.push(("WEIR_BENCH_IPTABLES", root.as_os_str()));
+                }
+                let mut command = root.command(Path::new("nice"), &variables);
+                command.args(["-n", PRIORITY]).arg(&program);
+                command
+            }
+            _ => {
+                let mut command = Command::new(&program);
+                command.envs(variables);
+                command
+            }
+        };
+        process::shown(command.current_dir(workspace.root().join("tests")))?;
         figures.extend(read(&file)?);
     }
     println!();
@@ -120,13 +168,6 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         write(file, chart::draw(&figures).as_bytes())?;
     }
     Ok(())
-}
-
-fn name(bench: Bench) -> String {
-    bench
-        .to_possible_value()
-        .map(|value| value.get_name().to_owned())
-        .unwrap_or_default()
 }
 
 /// The agent. Both packages are named, so that what they depend on is compiled once; see `test`.
@@ -143,23 +184,44 @@ fn build_measured(workspace: &Workspace, profile: &str) -> Result<PathBuf> {
 
 /// The programs, in the order in which they were asked for, and beside them the helper that plays a
 /// bed's processes.
-fn build_programs(workspace: &Workspace, benches: &[Bench]) -> Result<Vec<PathBuf>> {
-    let names = benches.iter().copied().map(name).collect::<Vec<_>>();
-    build::binaries(workspace)?;
-    let messages = process::step(
-        &format!("build the measurements {}", names.join(", ")),
-        build::static_cargo(workspace, "bench")?
-            .args(["--package", "weir-agent", "--package", "weir-tests"])
-            .args(names.iter().flat_map(|name| ["--bench", name.as_str()]))
-            .args(["--profile", "dev"])
-            .args(["--no-run", "--message-format=json-render-diagnostics"]),
-        None,
-    )?;
-    names
+fn build_programs(
+    workspace: &Workspace,
+    benches: &[Bench],
+    measured: &str,
+) -> Result<Vec<PathBuf>> {
+    if benches.iter().any(|bench| bench.needs_kernel()) {
+        build::binaries(workspace)?;
+    }
+    let mut programs = BTreeMap::new();
+    for profile in ["dev", measured] {
+        let of_profile = benches
+            .iter()
+            .filter(|bench| bench.profile(measured) == profile);
+        let names: BTreeSet<String> = of_profile.map(|bench| bench.name()).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let list = names.iter().cloned().collect::<Vec<_>>().join(", ");
+        let messages = process::step(
+            &format!("build the measurements {list}"),
+            build::static_cargo(workspace, "bench")?
+                .args(["--package", "weir-agent", "--package", "weir-tests"])
+                .args(names.iter().flat_map(|name| ["--bench", name.as_str()]))
+                .args(["--profile", profile])
+                .args(["--no-run", "--message-format=json-render-diagnostics"]),
+            None,
+        )?;
+        for name in names {
+            let program = test::executable(&messages, &name)
+                .with_context(|| format!("cargo built no program {name}"))?;
+            programs.insert(name, program);
+        }
+    }
+    benches
         .iter()
-        .map(|name| {
-            test::executable(&messages, name)
-                .with_context(|| format!("cargo built no program {name}"))
+        .map(|bench| {
+            let program = programs.get(&bench.name());
+            program.cloned().context("each was built")
         })
         .collect()
 }

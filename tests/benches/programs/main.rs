@@ -8,29 +8,18 @@
 //! of the work in between, for the empty program beside it likewise. Within a round the programs take
 //! turns; what is told is the median of the differences to the empty one of the same round.
 
-mod cases;
-mod objects;
-
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
-use weir_ebpf::datapath::At;
 use weir_ebpf::verdict::Hook;
+use weir_tests::bench::cases::{CASES, Case, Repeat};
 use weir_tests::bench::empty::Empty;
+use weir_tests::bench::exchange::{Exchange, LOOKS};
 use weir_tests::bench::{Figure, Report, Summary, rounds};
-use weir_tests::scenario::format::{Given, Node};
-use weir_tests::scenario::frame;
-use weir_tests::scenario::memory::UPLINK;
-use weir_tests::scenario::notation::Notation;
 use weir_tests::scenario::program::{HOOKS, Program};
 use weir_tests::scenario::runner::Executor as _;
-use weir_tests::scenario::world::{self, World};
-
-use cases::{CASES, Case, Repeat};
-use objects::objects;
 
 /// The name by which figures are known.
 const BENCH: &str = "programs";
@@ -107,88 +96,45 @@ fn figure(hook: Hook, what: &str, unit: &str, value: Summary) -> Figure {
 struct Bench {
     program: RefCell<Program>,
     empty: RefCell<Empty>,
-    world: World,
+    exchange: Exchange,
     /// The source port that was used last.
-    port: RefCell<u16>,
+    port: Cell<u16>,
 }
 
 impl Bench {
     fn start() -> Result<Self> {
-        let given: Vec<Given> = objects()
-            .into_iter()
-            .filter_map(|object| match object {
-                Value::Object(object) => Some(Given::Inline(object)),
-                _ => None,
-            })
-            .collect();
-        let objects = world::read_objects(&given, std::path::Path::new("."))?;
-        let (world, plan) = World::new(&Node::default(), objects);
-        ensure!(
-            world.skipped().is_empty(),
-            "left out: {:?}",
-            world.skipped()
-        );
+        let exchange = Exchange::new()?;
         let mut program = Program::load()?;
-        program.apply(&plan)?;
+        program.apply(exchange.plan())?;
         Ok(Self {
             program: RefCell::new(program),
             empty: RefCell::new(Empty::load()?),
-            world,
-            port: RefCell::new(10_000),
+            exchange,
+            port: Cell::new(10_000),
         })
     }
 
-    fn at(&self, hook: Hook, pod: Option<&str>) -> Result<At> {
-        let interface = match pod {
-            None => UPLINK,
-            Some(pod) => {
-                let pod = world::parse_pod(&format!("default/{pod}"))?;
-                self.world.interfaces()?.index(&pod)?
-            }
-        };
-        Ok(At::new(hook, interface))
-    }
-
+    /// With a source port that nobody used before, where it has to have one.
     fn frame(&self, packet: &str) -> Result<Vec<u8>> {
-        let text = if packet.contains("PORT") {
-            let mut port = self.port.borrow_mut();
-            *port += 1;
-            packet.replace("PORT", &port.to_string())
-        } else {
-            packet.to_owned()
-        };
-        frame::build(&Notation::parse(&text)?.to_packet()?)
+        if packet.contains("PORT") {
+            self.port.set(self.port.get() + 1);
+        }
+        Exchange::frame(packet, self.port.get())
     }
 
-    /// Sends what goes before, and sees that the packet becomes what it should, as often as it is
-    /// looked at.
+    /// Sends what goes before, and sees that the packet becomes what it should.
     fn check(&self, case: &Case) -> Result<()> {
-        for (hook, pod, packet) in case.before {
-            let frame = self.frame(packet)?;
-            let at = self.at(*hook, *pod)?;
-            self.program.borrow_mut().send(at, &frame)?;
-        }
-        let at = self.at(case.hook, case.pod)?;
-        let mut frame = self.frame(case.packet)?;
-        for _ in 0..4 {
-            let sent = self.program.borrow_mut().send(at, &frame)?;
-            ensure!(
-                sent.verdict == case.verdict,
-                "expected {:?}, but {:?}",
-                case.verdict,
-                sent.verdict
-            );
-            frame = match case.repeat {
-                Repeat::Many => sent.frame,
-                Repeat::Single => self.frame(case.packet)?,
-            };
-        }
+        let mut program = self.program.borrow_mut();
+        self.port.set(self.port.get() + 1);
+        self.exchange
+            .prepare(&mut *program, case, self.port.get())?;
+        self.port.set(self.port.get() + LOOKS);
         Ok(())
     }
 
     /// Nanoseconds of a run.
     fn case(&self, case: &Case) -> Result<f64> {
-        let at = self.at(case.hook, case.pod)?;
+        let at = self.exchange.at(case.hook, case.pod)?;
         let mut program = self.program.borrow_mut();
         match case.repeat {
             Repeat::Many => {

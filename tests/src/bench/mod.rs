@@ -32,10 +32,13 @@
 //! Each program writes its [`Figure`]s to the file that [`report::RESULTS`] names; `cargo xtask
 //! bench` collects them.
 
+pub mod cases;
 pub mod cluster;
 pub mod empty;
+pub mod exchange;
 pub mod figure;
 pub mod kube_proxy;
+pub mod lanes;
 pub mod load;
 pub mod report;
 pub mod rounds;

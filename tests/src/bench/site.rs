@@ -18,7 +18,7 @@ use ipnetwork::Ipv4Network;
 
 use super::cluster::{self, Cluster, NODE_PORT};
 use super::kube_proxy::{self, Iptables, NftablesRules};
-use super::load::{Done, Loader, Softirqs, Work};
+use super::load::{Cycles, Done, Loader, Softirqs, Work};
 use crate::bed::fabric::UPLINK;
 use crate::bed::manifests::Manifests;
 use crate::bed::process::Place;
@@ -36,7 +36,7 @@ const SERVICES: &str = "10.32.0.0/16";
 /// Ten thousand services are read from a file.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// What goes before each sample, so that nobody's caches are those of the one before.
-const WARM_UP: Duration = Duration::from_millis(20);
+pub const WARM_UP: Duration = Duration::from_millis(20);
 
 /// Who translates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +87,8 @@ pub struct Sample {
     pub median: f64,
     /// Of requests, in microseconds.
     pub percentile_99: f64,
+    /// Of the processors that worked, for each piece of work; no number where nothing counts them.
+    pub cycles: f64,
 }
 
 /// A site. Fields are dropped from first to last.
@@ -98,6 +100,8 @@ pub struct Site {
     unseen: Loader,
     host: Loader,
     softirqs: Softirqs,
+    /// Of one processor and of both; or why they cannot be counted.
+    cycles: Result<[Cycles; 2], String>,
     cluster: Cluster,
     _pods: [Sandbox; 3],
     bed: Bed,
@@ -141,6 +145,7 @@ impl Site {
             unseen: Loader::start(&beyond(unseen.namespace(), "unseen"))?,
             host: Loader::start(&beyond(&host, "host"))?,
             softirqs: Softirqs::find()?,
+            cycles: cycles(),
             cluster,
             _pods: [server, client, unseen],
             bed,
@@ -240,21 +245,38 @@ impl Site {
             Way::HostToPod | Way::HostToNodePort => &mut self.host,
         };
         // The first processor serves most of the machine's interrupts.
-        let last = last_processor()?;
+        let [last, other] = last_processors()?;
         self.server.pin(last)?;
         client.pin(match processors {
             Processors::One => last,
-            Processors::Two => last.saturating_sub(1),
+            Processors::Two => other,
         })?;
+        let mut cycles = self.cycles.as_mut().ok().map(|[of_one, of_two]| {
+            // What both do at once, no other counter looks at meanwhile.
+            match processors {
+                Processors::One => of_one,
+                Processors::Two => of_two,
+            }
+        });
         client
             .run(work, to, WARM_UP)
             .with_context(|| format!("{way:?}, {work:?}"))?;
         let others = self.server.used()? + self.softirqs.used()?;
+        if let Some(cycles) = &mut cycles {
+            cycles.start()?;
+        }
         let done = client
             .run(work, to, time)
             .with_context(|| format!("{way:?}, {work:?}"))?;
+        let cycles = cycles.map(Cycles::stop).transpose()?;
         let others = (self.server.used()? + self.softirqs.used()?).saturating_sub(others);
-        Ok(Sample::of(&done, others))
+        Ok(Sample::of(&done, others, cycles))
+    }
+
+    /// Why no cycles are counted, where they are not.
+    #[must_use]
+    pub fn why_no_cycles(&self) -> Option<&str> {
+        self.cycles.as_ref().err().map(String::as_str)
     }
 
     /// What an agent said last, where there is one, for a failure's report.
@@ -267,19 +289,30 @@ impl Site {
 
 impl Sample {
     #[expect(clippy::cast_precision_loss, reason = "a sample is short")]
-    fn of(done: &Done, others: Duration) -> Self {
+    fn of(done: &Done, others: Duration, cycles: Option<u64>) -> Self {
         let count = done.count as f64;
         Self {
             per_second: count / done.elapsed.as_secs_f64(),
             per_processor_second: count / (done.used + others).as_secs_f64(),
             median: done.median.as_secs_f64() * 1e6,
             percentile_99: done.percentile_99.as_secs_f64() * 1e6,
+            cycles: cycles.map_or(f64::NAN, |cycles| cycles as f64 / count),
         }
     }
 }
 
-/// The number of the last processor.
-fn last_processor() -> Result<usize> {
+/// The numbers of the last processor and of the one before it.
+fn last_processors() -> Result<[usize; 2]> {
     let count = std::thread::available_parallelism().context("count the processors")?;
-    Ok(count.get() - 1)
+    let last = count.get() - 1;
+    Ok([last, last.saturating_sub(1)])
+}
+
+/// Counters of cycles, where the machine has them.
+fn cycles() -> Result<[Cycles; 2], String> {
+    let find = || {
+        let [last, other] = last_processors()?;
+        anyhow::Ok([Cycles::of(&[last])?, Cycles::of(&[last, other])?])
+    };
+    find().map_err(|error| format!("{error:#}"))
 }

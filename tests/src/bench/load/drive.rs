@@ -201,12 +201,7 @@ mod tests {
     #[test]
     fn each_work_is_done_by_a_server_of_ours() {
         let at = served();
-        for work in [
-            Work::Connections,
-            Work::Requests,
-            Work::Datagrams,
-            Work::Bytes,
-        ] {
+        for work in Work::ALL {
             let done = run(work, at, Duration::from_millis(20)).unwrap();
             assert!(done.count > 0, "{work:?}: {done:?}");
             assert_eq!(

@@ -4,6 +4,7 @@
 //! ([`Loader`] is the other end). It uses blocking calls and one thread for each thing it serves: what
 //! is measured is the kernel's work, so there should be little beside it.
 
+mod cycles;
 mod drive;
 mod loader;
 mod processor;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+pub use cycles::Cycles;
 pub use loader::Loader;
 pub use softirqs::Softirqs;
 
@@ -51,6 +53,16 @@ pub enum Work {
     Datagrams,
     /// As much as a connection takes.
     Bytes,
+}
+
+impl Work {
+    /// All of it.
+    pub const ALL: [Self; 4] = [
+        Self::Connections,
+        Self::Requests,
+        Self::Datagrams,
+        Self::Bytes,
+    ];
 }
 
 /// What came of an order.

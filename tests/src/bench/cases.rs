@@ -1,10 +1,10 @@
-//! The packets whose programs are timed, each with what goes before it and what has to become of it.
+//! The packets whose way is timed, in the loaded programs and on the host, each with what goes before it and what has to become of it.
 
+use super::Goal;
 use weir_ebpf::verdict::{Hook, Verdict};
-use weir_tests::bench::Goal;
 
 /// How a case is repeated.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// Many runs on one packet.
     Many,
@@ -13,15 +13,21 @@ pub enum Repeat {
 }
 
 /// A packet at a hook. `PORT` stands for a source port that nobody used before.
+#[derive(Clone, Debug)]
 pub struct Case {
+    /// What people read.
     pub what: &'static str,
+    /// Where it is.
     pub hook: Hook,
     /// The pod whose interface it is at, if it is at a pod's.
     pub pod: Option<&'static str>,
+    /// How often the same packet can be seen.
     pub repeat: Repeat,
     /// What goes before, at which hooks.
     pub before: &'static [(Hook, Option<&'static str>, &'static str)],
+    /// The packet.
     pub packet: &'static str,
+    /// Nanoseconds above an empty program, in the kernel.
     pub goal: Option<Goal>,
     /// What becomes of the packet.
     pub verdict: Verdict,
