@@ -63,7 +63,7 @@ impl Bench {
     }
 
     /// Where it measures itself, it is built as what it measures.
-    const fn profile<'a>(self, measured: &'a str) -> &'a str {
+    const fn profile(self, measured: &str) -> &str {
         match self {
             Self::Packets | Self::Control | Self::Programs => "dev",
             Self::Pure => measured,
@@ -193,7 +193,7 @@ fn build_programs(
         build::binaries(workspace)?;
     }
     let mut programs = BTreeMap::new();
-    for profile in ["dev", measured] {
+    for profile in BTreeSet::from(["dev", measured]) {
         let of_profile = benches
             .iter()
             .filter(|bench| bench.profile(measured) == profile);

@@ -1,4 +1,4 @@
-//! A node with its pods, an API server that holds a large cluster, and the real agent.
+//! A node with its pods, somebody who tells of a large cluster, and the real agent.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,17 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde_json::Value;
+use weir_tests::bed::manifests::Manifests;
 use weir_tests::bed::{Agent, AgentOptions, Bed, Sandbox, Topology, Wiring};
 use weir_tests::fake_api::{FakeApi, Options};
 
 use crate::machine;
 use crate::probe::Server;
+use crate::teller::{Source, Teller};
 use crate::world::{self, PASSING_ADDR, PROBED, PROBED_ADDR, PROBED_PORT, Size};
+
+/// Ten thousand services are read from files.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Fields are dropped from first to last: the agent before the bed.
 pub struct Ground {
@@ -20,7 +25,7 @@ pub struct Ground {
     _servers: [Server; 2],
     /// Two that serve, one that asks, and all others.
     pub pods: Vec<Sandbox>,
-    pub api: FakeApi,
+    pub teller: Teller,
     pub size: Size,
     options: AgentOptions,
     bed: Bed,
@@ -41,22 +46,22 @@ pub struct Start {
 
 impl Ground {
     /// Everything but a running agent.
-    pub fn prepare(weir: &Path, size: Size) -> Result<(Self, Start)> {
+    pub fn prepare(weir: &Path, size: Size, source: Source) -> Result<(Self, Start)> {
         let bed = Bed::start(Topology::one_node(Wiring::Routed))?;
         let pods = (0..size.local_pods)
             .map(|number| bed.sandbox_at(0, &format!("p{number}"), world::pod_addr(number, size)))
             .collect::<Result<Vec<_>>>()?;
-        let host = bed.host("api", 100)?;
-        let api = FakeApi::start_in(
-            &host,
-            &Options {
-                address: (world::HOST, 6443).into(),
-                is_secure: true,
-                ..Options::default()
-            },
-        )?;
-        api.apply(world::objects(size))?;
-        api.apply([
+        let (teller, options) = match source {
+            Source::Api => api_server(weir, &bed)?,
+            Source::Files => {
+                let files = Manifests::create(bed.run_dir().join("manifests"))?;
+                let mut options = AgentOptions::new(weir, files.directory());
+                options.patience = PATIENCE;
+                (Teller::Files(files), options)
+            }
+        };
+        teller.fill(world::objects(size))?;
+        teller.apply([
             world::node(),
             world::udp_service(PROBED, PROBED_ADDR),
             world::probed(world::pod_addr(0, size)),
@@ -65,11 +70,6 @@ impl Ground {
             world::probe_pod("server-1", world::pod_addr(1, size), "server"),
             world::probe_pod("client", world::pod_addr(2, size), "client"),
         ])?;
-        let account = api.service_account(&bed.directory("service-account")?)?;
-        let directory = account.directory().to_str().context("a path is UTF-8")?;
-        let url = api.url();
-        let flags = ["--api-server", &url, "--service-account-dir", directory];
-        let options = AgentOptions::of_api_server(weir, &flags);
         let servers = [Server::start(&pods[0]), Server::start(&pods[1])];
         let mut agent = Agent::launch(bed.node(0), &options)?;
         let start = started(&mut agent)?;
@@ -77,7 +77,7 @@ impl Ground {
             agent,
             _servers: servers,
             pods,
-            api,
+            teller,
             size,
             options,
             bed,
@@ -106,6 +106,25 @@ impl Ground {
     pub fn passing() -> SocketAddr {
         (PASSING_ADDR, PROBED_PORT).into()
     }
+}
+
+/// One with TLS and tokens, on a host beside the node, and an agent that asks it.
+fn api_server(weir: &Path, bed: &Bed) -> Result<(Teller, AgentOptions)> {
+    let host = bed.host("api", 100)?;
+    let api = FakeApi::start_in(
+        &host,
+        &Options {
+            address: (world::HOST, 6443).into(),
+            is_secure: true,
+            ..Options::default()
+        },
+    )?;
+    let account = api.service_account(&bed.directory("service-account")?)?;
+    let directory = account.directory().to_str().context("a path is UTF-8")?;
+    let url = api.url();
+    let flags = ["--api-server", &url, "--service-account-dir", directory];
+    let options = AgentOptions::of_api_server(weir, &flags);
+    Ok((Teller::Api(Box::new(api)), options))
 }
 
 /// Waits until the agent is ready, and reads from its own words what that took.

@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use weir_tests::bench::{Figure, Goal, Summary, statistics};
 
+use crate::teller::Source;
 use crate::world::{ENDPOINTS, Size};
 
 /// What was measured in a cluster of this size.
 #[derive(Debug)]
 pub struct Figures {
-    size: Size,
+    world: String,
     figures: Vec<Figure>,
 }
 
 impl Figures {
     /// Nothing yet.
-    pub const fn new(size: Size) -> Self {
+    pub fn new(size: Size, source: Source) -> Self {
         Self {
-            size,
+            world: world(size, source),
             figures: Vec::new(),
         }
     }
@@ -41,18 +42,18 @@ impl Figures {
         let Some(value) = Summary::of(values) else {
             return;
         };
-        let figure = Figure::new("control", &world(self.size), "weir", work, unit, value);
+        let figure = Figure::new("control", &self.world, "weir", work, unit, value);
         let goal = at_most.map(Goal::at_most);
         self.figures.push(figure.with_goal(goal));
     }
 
     /// All of them, with the title under which they are shown.
     pub fn finish(self) -> (String, Vec<Figure>) {
-        (format!("control plane, {}", world(self.size)), self.figures)
+        (format!("control plane, {}", self.world), self.figures)
     }
 }
 
-fn world(size: Size) -> String {
+fn world(size: Size, source: Source) -> String {
     let Size {
         services,
         pods,
@@ -62,6 +63,7 @@ fn world(size: Size) -> String {
     let endpoints = services * ENDPOINTS;
     format!(
         "{services} services, {endpoints} endpoints, {pods} pods ({local_pods} on the node), \
-         {policies} policies"
+         {policies} policies, told by {}",
+        source.name()
     )
 }
