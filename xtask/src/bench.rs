@@ -113,11 +113,10 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     } else {
         "release"
     };
+    // The agent has it inside, whether it is run or not.
+    build_ebpf::build(workspace)?;
     let measured = match &root {
-        Some(root) => {
-            build_ebpf::build(workspace)?;
-            Some((root, build_measured(workspace, profile)?))
-        }
+        Some(root) => Some((root, build_measured(workspace, profile)?)),
         None => None,
     };
     let programs = build_programs(workspace, benches, profile)?;

@@ -9,6 +9,7 @@
 //! | start, and start over the tables of an agent before | the agent's own log: from the arrival of the last list until it has synchronised and attached |
 //! | memory | `/proc`: resident now, and at its peak; each map by its `fdinfo` |
 //! | a change | from the API server's taking it in, or a file's being there, until a packet of a pod meets it: a UDP question every 100 µs or so |
+//! | kube-proxy's rules | what `nft` takes to write them |
 //! | processor time | what all of the agent's threads ran, by the process's own clock |
 //!
 //! Times of one change are noisy where other work has the processors; processor time is not. The
@@ -21,6 +22,7 @@
 )]
 
 mod ground;
+mod kube_proxy;
 mod machine;
 mod measure;
 mod probe;
@@ -69,6 +71,11 @@ fn run() -> Result<()> {
     let whole: Duration = clusters
         .iter()
         .map(|(_, source, effort)| effort.duration(*source))
+        .chain(
+            numbers
+                .iter()
+                .map(|number| kube_proxy::duration(*number, report.is_quick())),
+        )
         .sum();
     report.note(&format!(
         "{} clusters, {:.1} minutes, and what it takes to build them",
@@ -85,6 +92,10 @@ fn run() -> Result<()> {
         let (mut ground, start) = Ground::prepare(&weir, size, source)?;
         let mut figures = Figures::new(size, source);
         measure::all(&mut ground, start, (source, effort), &mut figures)?;
+        drop(ground);
+        if source == Source::Api {
+            kube_proxy::measure(services, report.is_quick(), &mut figures)?;
+        }
         let (title, figures) = figures.finish();
         report.add(&title, figures);
     }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use criterion::{Bencher, Criterion};
 use serde::Deserialize;
 use tempfile::TempDir;
-use weir_tests::bench::{Figure, Goal, Summary};
+use weir_tests::bench::{Figure, Summary};
 
 /// The name by which figures are known.
 const BENCH: &str = "pure";
@@ -84,13 +84,12 @@ impl Estimates {
         world.clone_into(&mut self.world);
     }
 
-    /// Measures what `routine` has Criterion repeat, and gives the figure to add a goal to.
+    /// Measures what `routine` has Criterion repeat.
     pub fn measure(
         &mut self,
         who: &str,
         work: &str,
         unit: Unit,
-        goal: Option<Goal>,
         routine: impl FnMut(&mut Bencher<'_>),
     ) -> Result<()> {
         // Its directories are named like this: short, and no two alike.
@@ -101,8 +100,14 @@ impl Estimates {
         let value = self
             .read(&name, unit)
             .with_context(|| format!("read what Criterion says of {title}"))?;
-        let figure = Figure::new(BENCH, &self.world, who, work, unit.name(), value);
-        self.figures.push(figure.with_goal(goal));
+        self.figures.push(Figure::new(
+            BENCH,
+            &self.world,
+            who,
+            work,
+            unit.name(),
+            value,
+        ));
         Ok(())
     }
 

@@ -34,7 +34,6 @@ pub fn measure(estimates: &mut Estimates, sizes: &[(u32, u32)]) -> Result<()> {
             WHO,
             &format!("decode a {name}"),
             Unit::Microseconds,
-            None,
             |bencher| {
                 bencher.iter(|| decode::object_of_text(kind, black_box(&text)));
             },
@@ -51,7 +50,7 @@ fn of_size(estimates: &mut Estimates, services: u32, policies: u32) -> Result<()
     let (model, node) = modelled(&cluster)?;
     let capacities = Capacities::default();
     estimates.begin(&format!("{services} services, {policies} policies"));
-    estimates.measure(WHO, "compile, whole", Unit::Milliseconds, None, |bencher| {
+    estimates.measure(WHO, "compile, whole", Unit::Milliseconds, |bencher| {
         bencher.iter_batched(
             Ids::default,
             |mut ids| compile(&model, &node, &mut ids, &capacities),
@@ -59,21 +58,14 @@ fn of_size(estimates: &mut Estimates, services: u32, policies: u32) -> Result<()
         );
     })?;
     let desired = compile(&model, &node, &mut Ids::default(), &capacities).contents;
-    estimates.measure(
-        WHO,
-        "diff, nothing to do",
-        Unit::Milliseconds,
-        None,
-        |bencher| {
-            bencher.iter(|| diff(black_box(&desired), black_box(&desired)));
-        },
-    )?;
+    estimates.measure(WHO, "diff, nothing to do", Unit::Milliseconds, |bencher| {
+        bencher.iter(|| diff(black_box(&desired), black_box(&desired)));
+    })?;
     let nothing = Contents::default();
     estimates.measure(
         WHO,
         "diff, everything to do",
         Unit::Milliseconds,
-        None,
         |bencher| {
             bencher.iter(|| diff(black_box(&desired), black_box(&nothing)));
         },
@@ -83,7 +75,6 @@ fn of_size(estimates: &mut Estimates, services: u32, policies: u32) -> Result<()
         WHO,
         "one endpoint: applied, compiled, compared",
         Unit::Microseconds,
-        None,
         |bencher| bencher.iter(|| changing.turn()),
     )
 }

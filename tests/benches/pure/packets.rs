@@ -29,7 +29,7 @@ pub fn measure(estimates: &mut Estimates) -> Result<()> {
         let frame = buffer(&Exchange::frame(text, FIRST_PORT)?)?;
         ensure!(packet::parse(&frame).is_ok(), "{text} is a packet");
         let work = format!("parse, {what}");
-        estimates.measure("parse", &work, Unit::Nanoseconds, None, |bencher| {
+        estimates.measure("parse", &work, Unit::Nanoseconds, |bencher| {
             bencher.iter(|| packet::parse(black_box(&frame)));
         })?;
     }
@@ -53,14 +53,14 @@ fn of_case(estimates: &mut Estimates, exchange: &Exchange, case: &Case) -> Resul
         Repeat::Many => {
             let frame = RefCell::new(frame);
             let tables = memory.tables();
-            estimates.measure(who, work, Unit::Nanoseconds, None, |bencher| {
+            estimates.measure(who, work, Unit::Nanoseconds, |bencher| {
                 bencher.iter(|| datapath::run(&mut *frame.borrow_mut(), tables, at).0);
             })
         }
         // The flow is new to tables that nobody has used.
         Repeat::Single => {
             let fresh = || -> (Buffer, MemoryTables) { (frame.clone(), memory.tables().clone()) };
-            estimates.measure(who, work, Unit::Nanoseconds, None, |bencher| {
+            estimates.measure(who, work, Unit::Nanoseconds, |bencher| {
                 bencher.iter_batched_ref(
                     fresh,
                     |(frame, tables)| datapath::run(frame, tables, at).0,

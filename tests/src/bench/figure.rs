@@ -7,7 +7,7 @@ use super::statistics::Summary;
 /// What was measured, and what came out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// Which program measured it: `packets`, `control`, `programs`.
+    /// Which program measured it: `packets`, `control`, `programs`, `pure`.
     pub bench: String,
     /// What the cluster is, and what else there is: how many services and policies, whether the
     /// node's kernel tracks connections.
