@@ -103,8 +103,8 @@ impl Plan {
     pub fn describe(&self, contenders: &[Contender]) -> String {
         let samples = self.samples(contenders) * self.services.len();
         format!(
-            "{} services, each with {} policies; {} kinds of work by {} contenders, on {}; {} rounds of \
-             {:?}: {samples} samples in all, {} minutes, and what it takes to build the clusters",
+            "services: {}; policies: {}; kinds of work: {}; contenders: {}; on {}; rounds: {}; each \
+             sample {:?}: {samples} samples in all, {} minutes, and what it takes to build the clusters",
             list(&self.services),
             list(&self.policies),
             self.works.len(),

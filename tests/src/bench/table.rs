@@ -18,11 +18,7 @@ pub(super) fn of(figures: &[Figure]) -> String {
             figure.unit.clone(),
             figure.ratio.as_ref().map(spread).unwrap_or_default(),
             figure.goal.map(goal).unwrap_or_default(),
-            match figure.is_reached() {
-                Some(true) => "reached".to_owned(),
-                Some(false) => "missed".to_owned(),
-                None => figure.note.clone().unwrap_or_default(),
-            },
+            remarks(figure),
         ]);
     }
     for column in [2, 4, 5] {
@@ -31,6 +27,16 @@ pub(super) fn of(figures: &[Figure]) -> String {
         }
     }
     table.to_string()
+}
+
+/// What became of the goal, and what else has to be known.
+fn remarks(figure: &Figure) -> String {
+    let goal = figure.is_reached().map(|is_reached| match is_reached {
+        true => "reached",
+        false => "missed",
+    });
+    let remarks: Vec<&str> = goal.into_iter().chain(figure.note.as_deref()).collect();
+    remarks.join("; ")
 }
 
 fn spread(summary: &Summary) -> String {
@@ -75,11 +81,17 @@ mod tests {
     fn a_line_tells_value_ratio_and_goal() {
         let value = Summary::of(&[11_000.0, 12_000.0, 13_000.0]).unwrap();
         let mut figure = Figure::new("packets", "world", "weir", "connections", "1/s", value)
-            .with_goal(Some(Goal::ratio_at_least(0.98)));
+            .with_goal(Some(Goal::ratio_at_least(0.98)))
+            .with_note("no connection tracking");
         figure.ratio = Summary::of(&[0.991]);
         let table = of(&[figure]);
         let line = table.lines().find(|line| line.contains("weir")).unwrap();
-        for part in ["12000 [11500, 12500]", "0.99", "≥ 0.98 × direct", "reached"] {
+        for part in [
+            "12000 [11500, 12500]",
+            "0.99",
+            "≥ 0.98 × direct",
+            "reached; no connection tracking",
+        ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
     }
