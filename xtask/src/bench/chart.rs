@@ -25,6 +25,8 @@ const LEAST_SCALE: f64 = 1.2;
 const COLOURS: [&str; 8] = [
     "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#d55e00", "#999999", "#f0e442",
 ];
+/// That of what is hoped for.
+const GOAL: &str = "#c00000";
 /// How strong the colour is without policies, with some, with many.
 const STRENGTHS: [f64; 3] = [1.0, 0.7, 0.45];
 
@@ -93,6 +95,7 @@ pub fn draw(figures: &[Value]) -> String {
         .add(content)
         .add(one)
         .add(text(at(1.0), TOP - 12.0, "direct = 1").set("text-anchor", "middle"))
+        .add(text(at(0.0), TOP - 12.0, "in red: the goal").set("fill", GOAL))
         .to_string()
 }
 
@@ -166,7 +169,7 @@ fn one(bar: &Bar<'_>, y: f64, (colour, strength): (&str, f64), at: impl Fn(f64) 
                 .set("x2", at(goal))
                 .set("y1", y)
                 .set("y2", y + BAR)
-                .set("stroke", "#c00000")
+                .set("stroke", GOAL)
                 .set("stroke-width", 2),
         );
     }
