@@ -32,7 +32,7 @@ pub fn measure(estimates: &mut Estimates, sizes: &[(u32, u32)]) -> Result<()> {
         let kind = kind(&manifest)?;
         estimates.measure(
             WHO,
-            &format!("decode a {name}"),
+            &format!("decode: {name}"),
             Unit::Microseconds,
             |bencher| {
                 bencher.iter(|| decode::object_of_text(kind, black_box(&text)));

@@ -28,8 +28,7 @@ pub fn measure(estimates: &mut Estimates) -> Result<()> {
     ] {
         let frame = buffer(&Exchange::frame(text, FIRST_PORT)?)?;
         ensure!(packet::parse(&frame).is_ok(), "{text} is a packet");
-        let work = format!("parse, {what}");
-        estimates.measure("parse", &work, Unit::Nanoseconds, |bencher| {
+        estimates.measure("parse", what, Unit::Nanoseconds, |bencher| {
             bencher.iter(|| packet::parse(black_box(&frame)));
         })?;
     }
