@@ -30,6 +30,7 @@ use crate::{
         pins::Pins,
         succession::Inheritance,
     },
+    memory::Spare,
     model::{Changed, Cluster, Event, SourceId},
     observe::{
         listeners::{Listening, Purpose},
@@ -176,6 +177,7 @@ struct Agent {
     /// The interfaces that programs were attached to; `None` before the first time.
     attached: Option<BTreeMap<u32, Role>>,
     schedule: Schedule,
+    spare: Spare,
     reporter: Reporter,
     surface: Surface,
     present: Present,
@@ -220,6 +222,7 @@ impl Agent {
             node: OwnNode::new(&config)?,
             compiler: Compiler::new(&actual),
             schedule: Schedule::new(config.resync),
+            spare: Spare::default(),
             config,
             dataplane,
             pins_lock,
@@ -283,6 +286,7 @@ impl Agent {
                     self.show_source(SourceId::NETLINK, &mut node_row);
                     self.synchronise();
                 }
+                () = reached(self.spare.due()) => self.spare.give_back(),
             }
         }
     }
@@ -357,6 +361,10 @@ impl Agent {
         self.surface.ended(extent, took);
         match result {
             Ok((compiled, writes)) => {
+                match compiled {
+                    Compiled::Everything => self.spare.used(now),
+                    Compiled::Parts { .. } => {}
+                }
                 let desired = self.compiler.desired();
                 self.surface.synchronised(surface::Synchronised {
                     desired,
@@ -571,7 +579,11 @@ async fn changed(api_server: &mut Option<ApiServer>) {
 }
 
 async fn due(schedule: &Schedule) {
-    match schedule.due(Instant::now()) {
+    reached(schedule.due(Instant::now())).await;
+}
+
+async fn reached(due: Option<Instant>) {
+    match due {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
     }
