@@ -122,7 +122,7 @@ impl Follower {
         while !self.news.is_closed() {
             if let Err(fault) = self.turn().await {
                 let wait = self.failed(fault).await;
-                tokio::time::sleep(wait).await;
+                sleep(wait).await;
             }
         }
     }
