@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
@@ -30,6 +31,7 @@ use crate::{
         pins::Pins,
         succession::Inheritance,
     },
+    memory::Spare,
     model::{Changed, Cluster, Event, SourceId},
     observe::{
         listeners::{Listening, Purpose},
@@ -51,9 +53,12 @@ use crate::{
 
 /// Runs until it is told to end, or cannot go on. Programs and tables stay in either case.
 ///
+/// Whoever answers others, and whoever looks at the node, does so `beside` the way from the API
+/// server to the tables: neither waits for the other.
+///
 /// # Errors
 /// Whatever keeps the agent from starting, and the end of a source.
-pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
+pub async fn run(config: Config, packets_are_logged: bool, beside: &Handle) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
     let lock_file = config.lock_file();
     let _lock = tokio::select! {
@@ -65,13 +70,15 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
         lock = PinsLock::wait(&pins) => lock.context("take the lock in --bpffs")?,
         () = shutdown.requested() => return Ok(()),
     };
-    let surface = Surface::open(&config);
-    let dataplane = load(&config, packets_are_logged)?;
+    let (surface, dataplane) = {
+        let _beside = beside.enter();
+        (Surface::open(&config), load(&config, packets_are_logged)?)
+    };
 
     let (sender, events) = mpsc::channel(64);
     let mut sources = tokio::task::JoinSet::new();
     if let Some(manifests) = config.manifests.clone() {
-        sources.spawn(manifests::watch::run(manifests, sender.clone()));
+        sources.spawn_on(manifests::watch::run(manifests, sender.clone()), beside);
     }
     let api_server = config.api_server.clone().map(|access| {
         let metrics = surface.metrics();
@@ -94,16 +101,20 @@ pub async fn run(config: Config, packets_are_logged: bool) -> Result<()> {
     ];
     let told = rows.each_ref().map(Row::told);
     let [records_row, node_row] = rows;
-    sources.spawn(cni::watch::run(
-        results,
-        records_sender,
-        sender,
-        records_row,
-    ));
+    sources.spawn_on(
+        cni::watch::run(results, records_sender, sender, records_row),
+        beside,
+    );
     let (sender, nodes) = watch::channel(None);
-    sources.spawn(node::watch(config.netns_dir.clone(), sender, node_row));
+    sources.spawn_on(
+        node::watch(config.netns_dir.clone(), sender, node_row),
+        beside,
+    );
 
-    let present = Present::open(&config, &dataplane)?;
+    let present = {
+        let _beside = beside.enter();
+        Present::open(&config, &dataplane)?
+    };
     let takeover = Takeover::start(config.cleanup_kube_proxy);
     let mut agent = Agent::new(
         config, dataplane, pins_lock, surface, present, api_server, takeover,
@@ -176,6 +187,7 @@ struct Agent {
     /// The interfaces that programs were attached to; `None` before the first time.
     attached: Option<BTreeMap<u32, Role>>,
     schedule: Schedule,
+    spare: Spare,
     reporter: Reporter,
     surface: Surface,
     present: Present,
@@ -220,6 +232,7 @@ impl Agent {
             node: OwnNode::new(&config)?,
             compiler: Compiler::new(&actual),
             schedule: Schedule::new(config.resync),
+            spare: Spare::default(),
             config,
             dataplane,
             pins_lock,
@@ -283,6 +296,7 @@ impl Agent {
                     self.show_source(SourceId::NETLINK, &mut node_row);
                     self.synchronise();
                 }
+                () = reached(self.spare.due()) => self.spare.give_back(),
             }
         }
     }
@@ -357,6 +371,10 @@ impl Agent {
         self.surface.ended(extent, took);
         match result {
             Ok((compiled, writes)) => {
+                match compiled {
+                    Compiled::Everything => self.spare.used(now),
+                    Compiled::Parts { .. } => {}
+                }
                 let desired = self.compiler.desired();
                 self.surface.synchronised(surface::Synchronised {
                     desired,
@@ -571,7 +589,11 @@ async fn changed(api_server: &mut Option<ApiServer>) {
 }
 
 async fn due(schedule: &Schedule) {
-    match schedule.due(Instant::now()) {
+    reached(schedule.due(Instant::now())).await;
+}
+
+async fn reached(due: Option<Instant>) {
+    match due {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
     }

@@ -25,6 +25,7 @@ pub mod kube_proxy;
 pub mod listing;
 pub mod logging;
 pub mod maps;
+mod memory;
 pub mod model;
 pub mod observe;
 mod own_node;

@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{agent, config::AgentArguments, logging};
 
@@ -135,12 +136,11 @@ impl Cli {
             Command::Agent(arguments) => {
                 let packets_are_logged = logging::start(&self.log)?;
                 let config = arguments.validate()?;
-                tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(2)
-                    .enable_all()
-                    .build()
-                    .context("start the asynchronous runtime")?
-                    .block_on(agent::run(config, packets_are_logged))?;
+                let beside = runtime(Builder::new_multi_thread().worker_threads(1))?;
+                // From what the API server tells to what is written there is one thread: to hand
+                // a change from one to the next costs more than most changes.
+                let way = runtime(&mut Builder::new_current_thread())?;
+                way.block_on(agent::run(config, packets_are_logged, beside.handle()))?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::show(&arguments),
@@ -154,6 +154,11 @@ impl Cli {
             Command::Prepare(arguments) => prepare::prepare(&arguments),
         }
     }
+}
+
+fn runtime(builder: &mut Builder) -> Result<Runtime> {
+    let runtime = builder.enable_all().build();
+    runtime.context("start an asynchronous runtime")
 }
 
 /// All flags of a command that have a value, as they were given or are by default.

@@ -6,6 +6,7 @@
 //! [`compile`](super::compile) gives, for work that follows the size of the change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::maps::Contents;
 use crate::model::{Cluster, EndpointGroup, Family, Kind, Object, ObjectRef, Service, ServiceRef};
@@ -22,7 +23,8 @@ use super::{Account, Capacities, Desired, HealthCheck, Ids, Reason};
 /// There are as many as services, and most services have one: kept small.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slices {
-    of: BTreeMap<ServiceRef, Vec<Box<str>>>,
+    /// Each slice by namespace, name of its service and its own name.
+    of: BTreeSet<Box<str>>,
     /// The name of each slice's service, by the slice's namespace and name.
     services: BTreeMap<Box<str>, Box<str>>,
 }
@@ -30,6 +32,11 @@ pub(super) struct Slices {
 /// Neither a namespace nor a name has a slash in it.
 fn slice_key(slice: &ObjectRef) -> Box<str> {
     format!("{}/{}", slice.namespace, slice.name).into()
+}
+
+/// With what the slices of a service begin in [`Slices::of`]; their names follow.
+fn prefix(service: &ServiceRef) -> String {
+    format!("{}/{}/", service.namespace, service.name)
 }
 
 impl Slices {
@@ -68,25 +75,12 @@ impl Slices {
 
     fn remove(&mut self, service: &ServiceRef, slice: &ObjectRef, key: &str) {
         self.services.remove(key);
-        if let Some(names) = self.of.get_mut(service) {
-            names.retain(|name| **name != *slice.name);
-            if names.is_empty() {
-                self.of.remove(service);
-            }
-        }
+        self.of.remove(&*(prefix(service) + &slice.name));
     }
 
     fn insert(&mut self, service: &ServiceRef, slice: &ObjectRef, key: Box<str>) {
         self.services.insert(key, service.name.as_str().into());
-        let names = match self.of.get_mut(service) {
-            Some(names) => names,
-            None => self
-                .of
-                .entry(service.clone())
-                .or_insert(Vec::with_capacity(1)),
-        };
-        let place = names.partition_point(|name| **name < *slice.name);
-        names.insert(place, slice.name.as_str().into());
+        self.of.insert((prefix(service) + &slice.name).into());
     }
 
     /// The endpoints of a service's slices, in order; `None`: it has no slices, so that core
@@ -96,8 +90,11 @@ impl Slices {
         service: &ServiceRef,
         cluster: &'a Cluster,
     ) -> Option<Vec<&'a EndpointGroup>> {
-        let names = self.of.get(service)?.iter();
+        let prefix = prefix(service);
+        let first = Bound::Included(prefix.as_str());
+        let names = self.of.range::<str, _>((first, Bound::Unbounded));
         let groups: Vec<_> = names
+            .map_while(|key| key.strip_prefix(&*prefix))
             .filter_map(|name| {
                 let slice = ObjectRef::new(Kind::EndpointSlice, &service.namespace, name);
                 match cluster.get(&slice) {

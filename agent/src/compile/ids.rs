@@ -14,6 +14,7 @@
 //!
 //! Number 0 is never given. The numbers of policies are given otherwise: see [`policies`].
 
+mod packed;
 pub(super) mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,12 +25,13 @@ use weir_ebpf::tables::{Backend, BackendKey, Service, ServiceFlags, ServiceName,
 
 use crate::maps::{Contents, UNSETTLED};
 
+use packed::PackedName;
 use policies::PolicyIds;
 
 /// Who has which number, and who has which slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids {
-    numbers: BTreeMap<ServiceName, u32>,
+    numbers: BTreeMap<PackedName, u32>,
     /// By number. Numbers that were given once stay, so that their revisions never go back.
     entries: BTreeMap<u32, Entry>,
     /// Numbers without a service port, but those that are `resting`.
@@ -70,10 +72,11 @@ impl Ids {
         for number in known {
             ids.entries
                 .insert(number, Entry::from_contents(contents, number));
-            match contents.service_names.get(&number) {
+            let name = contents.service_names.get(&number).map(PackedName::from);
+            match name {
                 // Should two numbers have the same name, the lower is kept.
-                Some(name) if !ids.numbers.contains_key(name) => {
-                    ids.numbers.insert(*name, number);
+                Some(name) if !ids.numbers.contains_key(&name) => {
+                    ids.numbers.insert(name, number);
                 }
                 Some(_) | None => {
                     ids.free.insert(number);
@@ -104,7 +107,7 @@ impl Ids {
             policies: _,
         } = self;
         numbers.retain(|name, number| {
-            let keep = wanted.contains(name);
+            let keep = wanted.contains(&ServiceName::from(name));
             if !keep {
                 if let Some(entry) = entries.get_mut(number) {
                     entry.clear();
@@ -121,7 +124,7 @@ impl Ids {
         let numbers: Option<Vec<u32>> = names.iter().map(|name| self.number(name, end)).collect();
         if numbers.is_none() {
             for name in names {
-                if let Some(number) = self.numbers.remove(name) {
+                if let Some(number) = self.numbers.remove(&PackedName::from(name)) {
                     self.entries.entry(number).or_default().clear();
                     self.resting.insert(number);
                 }
@@ -132,13 +135,14 @@ impl Ids {
 
     /// The number that this set of endpoints has, if it has one.
     pub(super) fn known(&self, name: &ServiceName) -> Option<u32> {
-        self.numbers.get(name).copied()
+        self.numbers.get(&PackedName::from(name)).copied()
     }
 
     /// The number of this set of endpoints, given now if it has none; `None` when all numbers
     /// below `end` are taken.
     fn number(&mut self, name: &ServiceName, end: u32) -> Option<u32> {
-        if let Some(number) = self.numbers.get(name) {
+        let name = PackedName::from(name);
+        if let Some(number) = self.numbers.get(&name) {
             return Some(*number);
         }
         let lowest = |numbers: &BTreeSet<u32>| numbers.first().copied();
@@ -152,7 +156,7 @@ impl Ids {
             .find(|number| *number < end)?;
         self.free.remove(&number);
         self.resting.remove(&number);
-        self.numbers.insert(*name, number);
+        self.numbers.insert(name, number);
         self.entries.entry(number).or_default().must_raise = true;
         Some(number)
     }
@@ -216,14 +220,24 @@ impl Ids {
         }
     }
 
-    /// Writes every table that is kept by number.
+    /// Writes every table that is kept by number, of which these hold nothing yet.
     pub(super) fn write_to(&self, contents: &mut Contents) {
-        for (name, number) in &self.numbers {
-            contents.service_names.insert(*number, *name);
-        }
-        for (&number, entry) in &self.entries {
-            entry.write_to(contents, number);
-        }
+        // Collected, which leaves no room between entries; inserted in order they would have half
+        // of the room to themselves.
+        let names = self.numbers.iter();
+        contents.service_names = names
+            .map(|(name, number)| (*number, ServiceName::from(name)))
+            .collect();
+        let entries = || self.entries.iter().map(|(number, entry)| (*number, entry));
+        contents.services = entries()
+            .filter_map(|(number, entry)| Some((number, entry.written()?)))
+            .collect();
+        contents.backends = entries()
+            .flat_map(|(number, entry)| entry.backends(number))
+            .collect();
+        contents.serving = entries()
+            .flat_map(|(number, entry)| entry.serving(number))
+            .collect();
     }
 
     /// Writes what the tables hold of one number instead of what they held of it.
@@ -276,21 +290,27 @@ impl Entry {
 
     /// Writes it to the tables, which hold nothing of its number.
     fn write_to(&self, contents: &mut Contents, number: u32) {
-        let service = self.service();
-        if service != Service::default() {
-            contents.services.insert(number, service);
-        }
-        for (slot, &backend) in (0..).zip(&self.slots) {
-            let key = BackendKey {
-                service: number,
-                slot,
-            };
-            contents.backends.insert(key, backend);
-            contents.serving.insert(ServingKey {
-                service: number,
-                backend: backend.identity(),
-            });
-        }
+        let service = self.written();
+        contents.services.extend(service.map(|it| (number, it)));
+        contents.backends.extend(self.backends(number));
+        contents.serving.extend(self.serving(number));
+    }
+
+    /// What stands in `SERVICES`, where anything does.
+    fn written(&self) -> Option<Service> {
+        Some(self.service()).filter(|service| *service != Service::default())
+    }
+
+    fn backends(&self, service: u32) -> impl Iterator<Item = (BackendKey, Backend)> {
+        let slots = (0..).zip(&self.slots);
+        slots.map(move |(slot, backend)| (BackendKey { service, slot }, *backend))
+    }
+
+    fn serving(&self, service: u32) -> impl Iterator<Item = ServingKey> {
+        self.slots.iter().map(move |slot| ServingKey {
+            service,
+            backend: slot.identity(),
+        })
     }
 
     /// Belongs to no service port any more.
@@ -332,6 +352,9 @@ impl Entry {
         if self.slots.len() > room {
             changed = true;
             self.slots.truncate(room);
+        }
+        if self.slots.capacity() > self.slots.len() + self.slots.len() / 2 {
+            self.slots.shrink_to_fit();
         }
         if changed || self.must_raise {
             self.must_raise = false;

@@ -36,6 +36,9 @@ pub(super) fn compile_services(
     for (draft, numbers) in &numbered {
         write(draft, numbers, &mut room, capacities, &mut desired);
     }
+    // Put in as they came, they have half of the room to themselves.
+    let frontends = &mut desired.contents.frontends;
+    *frontends = std::mem::take(frontends).into_iter().collect();
     ids.write_to(&mut desired.contents);
     desired.service_ports = desired.contents.service_ports();
     desired

@@ -289,10 +289,15 @@ fn items<T, R>(
     list: &[T],
     read: impl Fn(&T) -> Result<R, Invalid>,
 ) -> Result<Vec<R>, Invalid> {
-    list.iter()
-        .enumerate()
-        .map(|(index, item)| read(item).map_err(|invalid| invalid.at(index).within(field)))
-        .collect()
+    let items = list.iter().enumerate();
+    let read = items.map(|(index, item)| {
+        let item = read(item);
+        item.map_err(|invalid| invalid.at(index).within(field))
+    });
+    let mut read: Vec<R> = read.collect::<Result<_, _>>()?;
+    // Most lists are shorter than what a list has room for at first, and there are many.
+    read.shrink_to_fit();
+    Ok(read)
 }
 
 #[cfg(test)]

@@ -168,6 +168,7 @@ fn read_addrs(status: &api::PodStatus, ignored: &mut Vec<Invalid>) -> Vec<IpAddr
         }
         Some(_) | None => {}
     }
+    addrs.shrink_to_fit();
     addrs
 }
 
@@ -198,6 +199,7 @@ fn read_ports(spec: &api::PodSpec, ignored: &mut Vec<Invalid>) -> Vec<ContainerP
             }
         }
     }
+    ports.shrink_to_fit();
     ports
 }
 

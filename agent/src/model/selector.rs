@@ -15,7 +15,8 @@ use super::metadata::{validate_label_key, validate_label_value};
 /// A `meta/v1` LabelSelector.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabelSelector {
-    requirements: BTreeSet<Requirement>,
+    /// In order, none twice. A selector asks for one or two labels, and there are many.
+    requirements: Vec<Requirement>,
 }
 
 /// What a selector asks of one label.
@@ -45,7 +46,7 @@ impl LabelSelector {
     #[must_use]
     pub const fn everything() -> Self {
         Self {
-            requirements: BTreeSet::new(),
+            requirements: Vec::new(),
         }
     }
 
@@ -85,7 +86,9 @@ impl LabelSelector {
                 .map_err(|invalid| invalid.at(index).within("matchExpressions"))?;
             requirements.insert(requirement);
         }
-        Ok(Self { requirements })
+        Ok(Self {
+            requirements: requirements.into_iter().collect(),
+        })
     }
 }
 

@@ -16,6 +16,7 @@ pub mod fault;
 pub mod follow;
 pub mod freshness;
 pub mod merge;
+mod pace;
 pub mod protocol;
 pub mod resources;
 pub mod server;

@@ -40,6 +40,7 @@ pub(super) fn read_cluster_ips(spec: &api::ServiceSpec) -> Result<Vec<IpAddr>, I
             address::parse_unicast(text).map_err(|message| Invalid::new("clusterIP", message))?,
         );
     }
+    addrs.shrink_to_fit();
     Ok(addrs)
 }
 

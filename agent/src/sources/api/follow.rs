@@ -5,7 +5,8 @@
 //! interrupted, and only where the API server has forgotten that place (410) is everything listed
 //! again.
 //!
-//! What is heard at once is told at once.
+//! What is heard at once is told at once, and how often it is listened while changes do not cease to
+//! come is `pace`'s business.
 
 use std::{
     collections::HashSet,
@@ -19,7 +20,10 @@ use kube::{
     Client,
     api::{ListParams, Request, WatchParams},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout, timeout_at},
+};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -27,6 +31,7 @@ use super::{
     backoff::Backoff,
     fault::Fault,
     merge::News,
+    pace::Pace,
     protocol::{self, Heard, Line, Told},
     resources::Need,
 };
@@ -39,6 +44,8 @@ use crate::{
 const PAGE: u32 = 500;
 /// Lines of a watch that are told together at most.
 const AT_ONCE: usize = 1024;
+/// After a rest: what came meanwhile is there by then.
+const GATHERING: Duration = Duration::from_millis(1);
 /// An answer that has not begun by then does not come.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// A page that is not complete by then never will be.
@@ -118,7 +125,7 @@ impl Follower {
         while !self.news.is_closed() {
             if let Err(fault) = self.turn().await {
                 let wait = self.failed(fault).await;
-                tokio::time::sleep(wait).await;
+                sleep(wait).await;
             }
         }
     }
@@ -218,13 +225,15 @@ impl Follower {
         }
         let mut lines = Box::pin(stream).lines().ready_chunks(AT_ONCE);
         let mut was_told = false;
+        let mut pace = Pace::default();
+        let mut has_rested = false;
         loop {
             let patience = match listing {
                 Some(_) => STREAM_PATIENCE,
                 None => Duration::from_secs(seconds.into()) + END_PATIENCE,
             };
-            let lines = match timeout(patience, lines.next()).await {
-                Ok(Some(lines)) => lines,
+            let mut told = match timeout(patience, lines.next()).await {
+                Ok(Some(told)) => told,
                 Ok(None) => break,
                 Err(_) => {
                     self.has_streams &= listing.is_none();
@@ -232,7 +241,25 @@ impl Follower {
                 }
             };
             was_told = true;
-            self.hear(lines, &mut listing).await?;
+            if has_rested {
+                // The connection hands out piece by piece what came while nobody listened.
+                let end = tokio::time::Instant::now() + GATHERING;
+                while told.len() < AT_ONCE
+                    && let Ok(Some(more)) = timeout_at(end, lines.next()).await
+                {
+                    told.extend(more);
+                }
+            }
+            let is_listing = listing.is_some();
+            self.hear(told, &mut listing).await?;
+            let rest = match is_listing {
+                true => None,
+                false => pace.looked(Instant::now()),
+            };
+            has_rested = rest.is_some();
+            if let Some(rest) = rest {
+                sleep(rest).await;
+            }
         }
         if listing.is_some() {
             return Err(Fault::Cut(

@@ -45,6 +45,9 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 /// What was sent and has not been acknowledged by then never will be.
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of an answer that are read before anybody has taken them. Each watch keeps as many for
+/// itself once a long list has come by it.
+const READ_AHEAD: usize = 32 << 10;
 
 /// What is known of the way to the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,7 +284,9 @@ impl Server {
         let connector = config
             .rustls_https_connector_with_connector(connector)
             .context("prepare TLS")?;
-        let http = HttpClient::builder(TokioExecutor::new()).build(connector);
+        let http = HttpClient::builder(TokioExecutor::new())
+            .http1_max_buf_size(READ_AHEAD)
+            .build(connector);
         let builder = ClientBuilder::new(http, config.default_namespace.clone())
             .with_layer(&self.metrics)
             .with_layer(&config.extra_headers_layer().context("prepare headers")?);
