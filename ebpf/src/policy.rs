@@ -276,10 +276,11 @@ fn is_own_addr<T: Tables>(tables: &T, case: &Case, addr: Addr) -> bool {
 /// Is it the pod's own address?
 #[inline(always)]
 pub(crate) fn is_pod_addr<T: Tables>(tables: &T, case: &Case, addr: Addr) -> bool {
-    tables.is_pod_addr(&PodAddr {
-        interface: case.interface,
-        addr,
-    })
+    case.pod.is_at(addr)
+        || tables.is_pod_addr(&PodAddr {
+            interface: case.interface,
+            addr,
+        })
 }
 
 /// Do policies allow the conversation, in the direction in which it was opened? The rule that does;

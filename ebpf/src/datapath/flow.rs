@@ -5,7 +5,7 @@ use crate::{
     addr::Protocol,
     conntrack,
     service::{self, Standing},
-    tables::{Backend, Flow, FlowFlags, FlowRole, Tables, Tuple},
+    tables::{Backend, Flow, FlowFlags, FlowRole, Tables, Tuple, Vetting},
 };
 
 /// Finds the flow of a packet and notes that it was seen. `None`: there is none, or none that
@@ -137,5 +137,6 @@ impl Spare {
         self.entry = *flow;
         self.entry.to = tuple.reversed();
         self.entry.role = flow.role.opposite();
+        self.entry.set_vetted(Vetting::NONE);
     }
 }
