@@ -131,9 +131,7 @@ fn vet<T: Tables>(tables: &T, work: &Workspace) {
     } = work;
     let vetting = case.vetting();
     let is_like_others = conntrack::is_plain(headers.kind()) && !headers.is_fragment;
-    // Else it would be asked no less: see `is_vetted_datagram`.
-    let has_use = case.is_judged() || matches!(headers.kind(), Transport::Udp);
-    if !is_like_others || !has_use || !case.is_somebodys() || !vetting.is_some() {
+    if !is_like_others || !case.is_somebodys() || !vetting.is_some() {
         return;
     }
     if case.is_judged() && !policy::is_allowed_until_news_of(case, flow) {
@@ -272,7 +270,10 @@ fn finish<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
     match work.step {
         Step::PASS => Decision::PASS,
         Step::TRANSLATE => {
-            vet(tables, work);
+            // Else it would be asked no less: see `is_vetted_datagram`.
+            if work.case.is_judged() || matches!(work.headers.kind(), Transport::Udp) {
+                vet(tables, work);
+            }
             Decision::TRANSLATE
         }
         _ => Decision::TRANSLATE,
