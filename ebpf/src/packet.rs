@@ -496,3 +496,70 @@ pub(crate) fn echo_identifier<P: Packet>(packet: &P, offset: u32) -> Port {
 /// A number that stands for no error and no question in either family (RFC 1812 section 4.3.3,
 /// RFC 4443 section 2.1: reserved).
 const NO_ICMP_TYPE: u8 = 255;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::buffer::Buffer;
+
+    /// Frames that are mostly plain, each with something else about it now and then.
+    fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+        let now_and_then = |usual: u8| prop_oneof![6 => Just(usual), 1 => any::<u8>()];
+        let fields = (
+            now_and_then(0x45),
+            prop_oneof![4 => Just(Protocol::UDP.0), 4 => Just(Protocol::TCP.0), 1 => any::<u8>()],
+            now_and_then(0),
+            now_and_then(0x50),
+            prop_oneof![4 => Just(None), 1 => any::<u16>().prop_map(Some)],
+            proptest::collection::vec(any::<u8>(), 0..80),
+        );
+        fields.prop_map(
+            |(version_length, protocol, fragment, data_offset, length, payload)| {
+                let mut frame = vec![0; 14 + 20];
+                frame.extend(payload);
+                let whole = u16::try_from(frame.len() - 14).expect("a short frame");
+                frame[12..14].copy_from_slice(&ETHER_TYPE_IPV4.to_be_bytes());
+                frame[14] = version_length;
+                frame[16..18].copy_from_slice(&length.unwrap_or(whole).to_be_bytes());
+                frame[18..20].copy_from_slice(&[1, 2]);
+                frame[20] = fragment;
+                frame[23] = protocol;
+                frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+                if let Some(byte) = frame.get_mut(34 + 12) {
+                    *byte = data_offset;
+                }
+                frame
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn plain_packets_are_read_as_any_others(frame in any_frame()) {
+            let buffer = Buffer::<128>::new(&frame).expect("a short frame");
+            let (mut plain, mut whole) = (Headers::none(), Headers::none());
+            if parse_plain(&buffer, &mut plain).is_some() {
+                prop_assert_eq!(parse_any(&buffer, &mut whole), Ok(()));
+                prop_assert_eq!(plain, whole);
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_packet_is_taken_for_one() {
+        let mut frame = vec![0; 14 + 20 + 20];
+        frame[12..14].copy_from_slice(&ETHER_TYPE_IPV4.to_be_bytes());
+        frame[14] = 0x45;
+        frame[17] = 40;
+        frame[34 + 12] = 0x50;
+        for protocol in [Protocol::UDP, Protocol::TCP] {
+            frame[23] = protocol.0;
+            let buffer = Buffer::<64>::new(&frame).expect("a short frame");
+            assert!(parse_plain(&buffer, &mut Headers::none()).is_some());
+        }
+    }
+}
