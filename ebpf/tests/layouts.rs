@@ -156,7 +156,7 @@ fn the_numbers_in_tables_keep_their_meaning() {
         PolicyFlags::LEAVE_TRACKED,
         PolicyFlags::HAND_OVER,
     ];
-    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4, 8, 16, 32]);
+    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4, 8, 16, 32, 64]);
     let flags = [
         ConnectionFlags::OPENED_BY_POD,
         ConnectionFlags::DENIED,
