@@ -158,6 +158,16 @@ pub struct AgentArguments {
     )]
     pub established: Established,
 
+    /// Whether packets for a pod of this node are handed over to it past the node's IP layer, and
+    /// past the node's own firewall rules for what it forwards
+    #[arg(
+        long,
+        value_name = "ON|OFF",
+        env = "WEIR_FAST_PATH",
+        default_value = "off"
+    )]
+    pub fast_path: Switch,
+
     /// Where the agent keeps what outlives it, and what it says of itself.
     #[command(flatten)]
     pub paths: Paths,
@@ -442,6 +452,7 @@ impl AgentArguments {
                 unknown_pods: self.unknown_pods.into(),
                 source_check: self.source_check == Switch::On,
                 keep_established: self.established == Established::Keep,
+                fast_path: self.fast_path == Switch::On,
             },
             bpffs: self.paths.bpffs,
             run_dir: self.paths.run_dir,

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::programs::{Program, ProgramFd};
+use aya::maps::ProgramArray;
+use aya::programs::{Program, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::tables::{capacity, name};
 
@@ -73,6 +74,7 @@ pub fn default_capacities() -> BTreeMap<&'static str, u32> {
         (name::AFFINITY, capacity::AFFINITY),
         (name::PODS, capacity::PODS),
         (name::POD_ADDRS, capacity::POD_ADDRS),
+        (name::RECEIVERS, capacity::POD_ADDRS),
         (name::PEERS, capacity::PEERS),
         (name::PEER_RANGES, capacity::PEER_RANGES),
         (name::RULES, capacity::RULES),
@@ -294,6 +296,7 @@ fn check_object(pins: &Pins) -> Result<()> {
 fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
     let wanted = TC_PROGRAMS
         .into_iter()
+        .chain([HAND_OVER])
         .chain(cgroup::HOOKS.iter().map(|(name, _)| *name));
     for name in wanted {
         ensure!(
@@ -302,6 +305,7 @@ fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
         );
     }
     load_side_by_side(&mut ebpf)?;
+    set_next_program(&mut ebpf)?;
     let mut reports: Vec<ProgramReport> = ebpf
         .programs()
         .map(|(name, program)| {
@@ -316,6 +320,26 @@ fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
         .collect::<Result<_>>()?;
     reports.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok((ebpf, reports))
+}
+
+/// The program that those where packets enter the node go on with, when they hand one over.
+const HAND_OVER: &str = "hand_over_to_pod";
+
+/// Puts it where these find it. The array is pinned: without a name or a descriptor the kernel
+/// empties it.
+fn set_next_program(ebpf: &mut Ebpf) -> Result<()> {
+    let program: &SchedClassifier = ebpf
+        .program(HAND_OVER)
+        .with_context(|| format!("the BPF object has no program {HAND_OVER}"))?
+        .try_into()
+        .with_context(|| format!("the program {HAND_OVER} is of another type"))?;
+    let program = program.fd()?.try_clone()?;
+    let map = ebpf
+        .map_mut(name::NEXT_PROGRAMS)
+        .with_context(|| format!("the BPF object has no map {}", name::NEXT_PROGRAMS))?;
+    ProgramArray::try_from(map)
+        .and_then(|mut array| array.set(0, &program, 0))
+        .with_context(|| format!("put {HAND_OVER} into {}", name::NEXT_PROGRAMS))
 }
 
 /// Loads every program, as many at once as there are processors: the verifier takes a tenth of a
@@ -352,11 +376,12 @@ fn load_side_by_side(ebpf: &mut Ebpf) -> Result<()> {
 
 /// The higher, the sooner: by what the verifier takes for it.
 fn load_order(name: &str) -> usize {
-    const LONGEST: [&str; 6] = [
+    const LONGEST: [&str; 7] = [
         "to_network_l3",
         "to_network",
         "from_network_l3",
         "from_network",
+        HAND_OVER,
         "to_pod",
         "from_pod",
     ];

@@ -36,6 +36,7 @@ mod tests {
             namespaces: BTreeSet::from(["cni-a".to_owned()]),
             netns: 1,
             addrs: BTreeSet::new(),
+            is_direct: true,
         };
         let node = NodeState {
             pod_interfaces: BTreeMap::from([(5, pod)]),

@@ -75,6 +75,9 @@ pub struct Interface {
     pub netns: i32,
     /// The addresses of its other end, inside the pod, link-local ones too.
     pub addrs: BTreeSet<IpAddr>,
+    /// Is it a veth that is no port of another device, with its other end in another network
+    /// namespace?
+    pub is_direct: bool,
 }
 
 /// An interface that leads to the network.
@@ -130,6 +133,9 @@ impl NodeState {
                         namespaces: namespaces.get(netns).cloned().unwrap_or_default(),
                         netns: *netns,
                         addrs: addresses::pod_addresses(addresses, link.peer),
+                        is_direct: link.kind == "veth"
+                            && link.master.is_none()
+                            && link.peer_namespace.is_some(),
                     };
                     state.pod_interfaces.insert(link.index, interface);
                 }
@@ -330,6 +336,7 @@ mod tests {
                     addrs: ["10.200.0.7", "fe80::7"]
                         .map(|addr| addr.parse().unwrap())
                         .into(),
+                    is_direct: true,
                 },
             )]),
             network_interfaces: BTreeMap::from([

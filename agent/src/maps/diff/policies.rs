@@ -64,6 +64,10 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
         || sets_of_known_pods_change(desired, actual, in_force);
 
     let mut plan = Vec::new();
+    // Handed over is only what both say: the rest takes the way that is always right.
+    let receivers = differences(&desired.receivers, &actual.receivers);
+    let gone = receivers.filter(|(_, _, old)| old.is_some());
+    plan.extend(gone.map(|(addr, ..)| Write::RemoveReceiver(*addr)));
     let new = desired.pod_addrs.difference(&actual.pod_addrs);
     plan.extend(new.map(|addr| Write::PutPodAddr(*addr)));
     let put = rules.put.iter();
@@ -117,6 +121,9 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
     plan.extend(rules.unused.iter().map(|key| Write::RemoveRule(*key)));
     let gone = actual.pod_addrs.difference(&desired.pod_addrs);
     plan.extend(gone.map(|addr| Write::RemovePodAddr(*addr)));
+    let receivers = differences(&desired.receivers, &actual.receivers);
+    let put = receivers.filter_map(|(addr, new, _)| Some(Write::PutReceiver(*addr, *new?)));
+    plan.extend(put);
     plan
 }
 

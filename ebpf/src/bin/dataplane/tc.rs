@@ -1,11 +1,15 @@
 //! The programs at interfaces: pods', and those that lead beyond the node.
 
-use aya_ebpf::{helpers::bpf_redirect, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    helpers::{bpf_redirect, bpf_redirect_peer},
+    macros::classifier,
+    programs::TcContext,
+};
 use aya_log_ebpf::macro_support;
 use weir_ebpf::{
-    datapath::{self, Decision, Sender, Workspace},
+    datapath::{self, Decision, Sender, Workspace, hand_over},
     packet,
-    verdict::Hook,
+    verdict::{DropReason, Hook},
 };
 
 use crate::{
@@ -25,6 +29,72 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     run::<ETHERNET>(&ctx, Hook::FromPod, |packet, tables, work| {
         datapath::from_pod(packet, tables, interface, work)
     })
+}
+
+/// What `from_pod` and `from_network` go on with where a packet goes to a pod of this node: `to_pod`
+/// of that pod's interface, and the way there.
+#[classifier]
+pub fn hand_over_to_pod(ctx: TcContext) -> i32 {
+    let Some(work) = maps::workspace() else {
+        return NEXT;
+    };
+    // SAFETY: the context is valid as long as the program runs.
+    let receiver = unsafe { (&raw const (*ctx.skb.skb).cb[0]).read_volatile() };
+    if packet::parse_into(&Skb::<ETHERNET>(&ctx), &mut work.headers).is_err()
+        || hand_over::is_last_hop(&Skb::<ETHERNET>(&ctx), &work.headers)
+    {
+        return NEXT;
+    }
+    let decision = datapath::to_pod(
+        &Skb::<ETHERNET>(&ctx),
+        &KernelTables,
+        receiver,
+        Sender::Other,
+        work,
+    );
+    if macro_support::level_enabled(macro_support::Level::Debug) {
+        trace::packet(
+            &ctx,
+            Hook::ToPod,
+            &work.headers.tuple,
+            decision,
+            &work.flow.to,
+        );
+    }
+    let mut decision = datapath::carry_out(&mut Skb::<ETHERNET>(&ctx), work, decision);
+    if !decision.is_dropped()
+        && hand_over::take_hop(&mut Skb::<ETHERNET>(&ctx), &work.headers).is_none()
+    {
+        decision = Decision::drop(DropReason::NotRewritten);
+    }
+    maps::count_packet(Hook::ToPod, decision);
+    datapath::report(&KernelTables, Hook::ToPod, work, decision);
+    if decision.is_dropped() {
+        return DROP;
+    }
+    // SAFETY: the helper only takes numbers.
+    unsafe { bpf_redirect_peer(receiver, 0) as i32 }
+}
+
+/// Hands a packet over, of which this was decided. Comes back where it goes on by itself.
+#[inline(always)]
+fn hand_over(ctx: &TcContext, work: &Workspace, decision: Decision) {
+    // SAFETY: the context is valid as long as the program runs.
+    let (interface, kind) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).pkt_type) };
+    // What is not addressed to the node on this link is none of its IP layer's business, either
+    // (`PACKET_HOST`).
+    if kind != 0 {
+        return;
+    }
+    if let Some(receiver) = hand_over::receiver(&KernelTables, work, decision, interface) {
+        // By the packet, not by the workspace: the next program may be another version's, with a
+        // workspace of its own.
+        // SAFETY: the context is this program's own, and the program there is of the same kind.
+        unsafe {
+            (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(receiver);
+            maps::NEXT_PROGRAMS.tail_call(ctx, 0);
+        }
+    }
 }
 
 #[classifier]
@@ -127,6 +197,9 @@ fn run<'a, const LINK: u32>(
     let decision = datapath::carry_out(&mut Skb::<LINK>(ctx), work, decision);
     maps::count_packet(hook, decision);
     datapath::report(&KernelTables, hook, work, decision);
+    if LINK == ETHERNET && matches!(hook, Hook::FromPod | Hook::FromNetwork) {
+        hand_over(ctx, work, decision);
+    }
     action(ctx, decision)
 }
 
