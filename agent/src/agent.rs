@@ -21,6 +21,7 @@ use crate::{
     attach::{self, AgentLock, Dataplane, PinsLock, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Compiler, Extent as Compiled},
     config::Config,
+    fast_path::{FastPath, Places},
     kube_proxy::{self, Takeover},
     maps::{
         Contents,
@@ -181,6 +182,7 @@ struct Agent {
     present: Present,
     api_server: Option<ApiServer>,
     takeover: Takeover,
+    fast_path: FastPath,
 }
 
 /// What the tables hold.
@@ -215,6 +217,9 @@ impl Agent {
         )?;
         reporter.inheritance(dataplane.inheritance());
         reporter.kube_proxy(takeover.state());
+        let is_supported = dataplane.features().redirect_peer;
+        let fast_path = FastPath::start(config.fast_path, is_supported, dataplane.pins().clone());
+        reporter.fast_path(fast_path.state());
         Ok(Self {
             cluster: Cluster::default(),
             node: OwnNode::new(&config)?,
@@ -232,6 +237,7 @@ impl Agent {
             present,
             api_server,
             takeover,
+            fast_path,
         })
     }
 
@@ -246,7 +252,11 @@ impl Agent {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
                 Ok(()) = nodes.changed() => {
-                    self.node.note(nodes.borrow_and_update().clone());
+                    let state = nodes.borrow_and_update().clone();
+                    if let Some(state) = &state {
+                        self.fast_path.note(Places::of(state));
+                    }
+                    self.node.note(state);
                     self.queue_everything();
                 }
                 Ok(()) = records.changed() => {
@@ -275,6 +285,11 @@ impl Agent {
                 }
                 state = self.takeover.changed() => {
                     self.reporter.kube_proxy(state);
+                    self.queue_everything();
+                }
+                state = self.fast_path.changed() => {
+                    self.surface.see_fast_path(state.is_on);
+                    self.reporter.fast_path(state);
                     self.queue_everything();
                 }
                 () = due(&self.schedule), if self.is_ready() => {
@@ -404,6 +419,7 @@ impl Agent {
         let capacities = table_capacities(tables);
         let (node, config, cluster) = (&mut self.node, &self.config, &self.cluster);
         let wanted = self.present.flags().with(self.takeover.flags());
+        let wanted = wanted.with(self.fast_path.flags());
         let extent = self.compiler.compile(
             cluster,
             &config.node_name,

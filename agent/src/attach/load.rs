@@ -121,7 +121,7 @@ impl Dataplane {
         let pinned = place.check_layout()?;
         let loaded = load_object(options, &place, features)
             .and_then(|ebpf| check_object(&place).map(|()| ebpf))
-            .and_then(load_programs)
+            .and_then(|ebpf| load_programs(ebpf, features))
             .and_then(|loaded| succession.complete().map(|()| loaded));
         let (ebpf, programs) = match loaded {
             Ok(loaded) => loaded,
@@ -293,7 +293,7 @@ fn check_object(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
+fn load_programs(mut ebpf: Ebpf, features: Features) -> Result<(Ebpf, Vec<ProgramReport>)> {
     let wanted = TC_PROGRAMS
         .into_iter()
         .chain([HAND_OVER])
@@ -304,10 +304,14 @@ fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
             "the BPF object has no program {name}"
         );
     }
-    load_side_by_side(&mut ebpf)?;
-    set_next_program(&mut ebpf)?;
+    let is_wanted = |name: &str| name != HAND_OVER || features.redirect_peer;
+    load_side_by_side(&mut ebpf, is_wanted)?;
+    if is_wanted(HAND_OVER) {
+        set_next_program(&mut ebpf)?;
+    }
     let mut reports: Vec<ProgramReport> = ebpf
         .programs()
+        .filter(|(name, _)| is_wanted(name))
         .map(|(name, program)| {
             let info = program
                 .info()
@@ -342,10 +346,11 @@ fn set_next_program(ebpf: &mut Ebpf) -> Result<()> {
         .with_context(|| format!("put {HAND_OVER} into {}", name::NEXT_PROGRAMS))
 }
 
-/// Loads every program, as many at once as there are processors: the verifier takes a tenth of a
+/// Loads every program that is wanted, as many at once as there are processors: the verifier takes a tenth of a
 /// second for the largest, and nothing else of a start takes as long.
-fn load_side_by_side(ebpf: &mut Ebpf) -> Result<()> {
-    let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
+fn load_side_by_side(ebpf: &mut Ebpf, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let programs = ebpf.programs_mut().filter(|(name, _)| is_wanted(name));
+    let mut programs: Vec<(&str, &mut Program)> = programs.collect();
     // Those that are taken first are the last here: the longest, so that none is waited for alone.
     programs.sort_unstable_by_key(|(name, _)| load_order(name));
     let programs = Mutex::new(programs);

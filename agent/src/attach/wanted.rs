@@ -28,6 +28,7 @@ mod tests {
         let network = |name: &str, has_link_header| NetworkInterface {
             name: name.to_owned(),
             has_link_header,
+            is_port: false,
             addr_v4: None,
             addr_v6: None,
         };

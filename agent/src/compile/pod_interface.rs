@@ -42,7 +42,8 @@ pub struct PolicyOptions {
     pub source_check: bool,
     /// Do connections go on that were opened before the policy forbade them?
     pub keep_established: bool,
-    /// Are packets handed over to pods past the node's IP layer?
+    /// May packets be handed over to pods past the node's IP layer? Whether they are is not
+    /// compiled: that is a flag of its own, which others set.
     pub fast_path: bool,
 }
 

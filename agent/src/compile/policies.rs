@@ -134,7 +134,6 @@ fn flags(node: &NodeContext, policies: &ByNamespace<'_>) -> PolicyFlags {
         (denies_unknown, PolicyFlags::DENY_UNKNOWN),
         (!options.source_check, PolicyFlags::NO_SOURCE_CHECK),
         (options.keep_established, PolicyFlags::KEEP_ESTABLISHED),
-        (options.fast_path, PolicyFlags::HAND_OVER),
     ] {
         if is_set {
             flags = flags.with(flag);
