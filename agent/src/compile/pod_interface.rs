@@ -53,7 +53,7 @@ impl Default for PolicyOptions {
             unknown_pods: UnknownPods::Auto,
             source_check: true,
             keep_established: false,
-            fast_path: false,
+            fast_path: true,
         }
     }
 }

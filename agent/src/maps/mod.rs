@@ -276,6 +276,7 @@ impl Contents {
         Self {
             pods: std::mem::take(&mut self.pods),
             pod_addrs: std::mem::take(&mut self.pod_addrs),
+            receivers: std::mem::take(&mut self.receivers),
             peers: std::mem::take(&mut self.peers),
             peer_ranges: std::mem::take(&mut self.peer_ranges),
             rules: std::mem::take(&mut self.rules),
