@@ -36,11 +36,11 @@ fn packets_for_pods_of_the_node_pass_its_ip_layer_by_while_it_has_no_say() -> Re
 }
 
 fn go_through(world: &mut World) -> Result<()> {
-    put_objects(world)?;
     world.set_backends(&["near"])?;
+    put_objects(world)?;
     wait_status(&mut world.agents[0], "the fast path to be on", |status| {
-        let receivers = &entries(status, "RECEIVERS");
-        status["fastPath"]["isOn"] == true && *receivers >= 4
+        let receivers = entries(status, "RECEIVERS");
+        status["fastPath"]["isOn"] == true && receivers >= 4
     })?;
 
     let foreign = world.client.outside_the_cgroup()?;
@@ -198,9 +198,7 @@ fn firewall_ends_it(world: &mut World) -> Result<()> {
 
 fn nft(world: &World, rules: &str) -> Result<()> {
     let node = world.bed.node(0);
-    let output = node
-        .system()
-        .output(Path::new("/usr/sbin/nft"), &[rules.as_ref()])?;
+    let output = node.system().output(Path::new("/usr/sbin/nft"), &[rules])?;
     ensure!(
         output.status.success(),
         "nft {rules}: {}",
