@@ -21,7 +21,7 @@ use crate::{
     attach::{self, AgentLock, Dataplane, PinsLock, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Compiler, Extent as Compiled},
     config::Config,
-    fast_path::{FastPath, Places},
+    fast_path::{self, FastPath, Places},
     kube_proxy::{self, Takeover},
     maps::{
         Contents,
@@ -287,11 +287,7 @@ impl Agent {
                     self.reporter.kube_proxy(state);
                     self.queue_everything();
                 }
-                state = self.fast_path.changed() => {
-                    self.surface.see_fast_path(state.is_on);
-                    self.reporter.fast_path(state);
-                    self.queue_everything();
-                }
+                () = self.fast_path.changed() => self.queue_everything(),
                 () = due(&self.schedule), if self.is_ready() => {
                     // That they have been heard of is no event.
                     self.show_source(SourceId::CNI, &mut records_row);
@@ -365,7 +361,8 @@ impl Agent {
         } else {
             Extent::Partial
         };
-        let result = self.bring_up_to_date();
+        let fast_path = self.fast_path.state();
+        let result = self.bring_up_to_date(&fast_path);
         let now = Instant::now();
         let took = now - start;
         self.schedule.done(result.is_ok(), now);
@@ -395,6 +392,8 @@ impl Agent {
                         },
                     },
                 });
+                self.surface.see_fast_path(fast_path.is_on);
+                self.reporter.fast_path(fast_path);
                 self.present.synchronised();
                 self.takeover.synchronised();
             }
@@ -408,7 +407,7 @@ impl Agent {
     }
 
     /// Gives what was compiled, and how many entries were written or removed.
-    fn bring_up_to_date(&mut self) -> Result<(Compiled, usize)> {
+    fn bring_up_to_date(&mut self, fast_path: &fast_path::State) -> Result<(Compiled, usize)> {
         let is_repair = self.schedule.is_repair();
         if is_repair {
             self.compiler.note_everything();
@@ -419,7 +418,7 @@ impl Agent {
         let capacities = table_capacities(tables);
         let (node, config, cluster) = (&mut self.node, &self.config, &self.cluster);
         let wanted = self.present.flags().with(self.takeover.flags());
-        let wanted = wanted.with(self.fast_path.flags());
+        let wanted = wanted.with(fast_path.flags());
         let extent = self.compiler.compile(
             cluster,
             &config.node_name,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use weir_ebpf::tables::PolicyFlags;
 
 use crate::kube_proxy::HOLDER;
 
@@ -40,6 +41,16 @@ impl State {
         Self {
             is_on: false,
             reason: Some(reason.into()),
+        }
+    }
+
+    /// What the programs have to know.
+    #[must_use]
+    pub const fn flags(&self) -> PolicyFlags {
+        if self.is_on {
+            PolicyFlags::HAND_OVER
+        } else {
+            PolicyFlags::NONE
         }
     }
 }

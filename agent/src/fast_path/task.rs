@@ -14,7 +14,6 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{info, warn};
-use weir_ebpf::tables::PolicyFlags;
 
 use super::{
     judge::{Choice, Found, State, judge},
@@ -75,12 +74,11 @@ impl FastPath {
         });
     }
 
-    /// How it stands, once that is different from the last time this was asked.
-    pub async fn changed(&mut self) -> State {
-        match self.state.changed().await {
-            Ok(()) => self.state.borrow_and_update().clone(),
+    /// Waits until it stands otherwise than the last time this was waited for.
+    pub async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
             // The task has ended, which it does not unless the runtime does.
-            Err(_) => std::future::pending().await,
+            std::future::pending().await
         }
     }
 
@@ -88,15 +86,6 @@ impl FastPath {
     #[must_use]
     pub fn state(&self) -> State {
         self.state.borrow().clone()
-    }
-
-    /// What the programs have to know.
-    #[must_use]
-    pub fn flags(&self) -> PolicyFlags {
-        match self.state.borrow().is_on {
-            true => PolicyFlags::HAND_OVER,
-            false => PolicyFlags::NONE,
-        }
     }
 }
 

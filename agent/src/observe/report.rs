@@ -239,9 +239,15 @@ impl Reporter {
         self.show(|status| status.kube_proxy = state);
     }
 
-    /// Says how it stands with the fast path. Whoever knows has logged it.
+    /// Says how it stands with the fast path, now that the programs have been told. Whoever knows
+    /// why has logged it.
     pub fn fast_path(&self, state: fast_path::State) {
-        self.show(|status| status.fast_path = Some(state));
+        self.show_news(|status| {
+            let state = Some(state);
+            let is_news = status.fast_path != state;
+            status.fast_path = state;
+            is_news
+        });
     }
 
     /// Says what a synchronisation did.

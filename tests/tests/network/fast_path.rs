@@ -15,11 +15,14 @@ use weir_tests::bed::manifests::{self, Endpoint, ServicePort};
 use weir_tests::bed::wait::wait_for;
 use weir_tests::bed::{Agent, Family, Pod, Wiring};
 use weir_tests::testpod::client::TestPod;
+use weir_tests::testpod::protocol::{Carrier, Inquiry};
 
 use crate::world::{TARGET_PORT, WEB, World};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const NODE_PORT: u16 = 30_081;
+/// Milliseconds.
+const SHORT: u64 = 300;
 /// Some hundred packets, however long each is: a packet of the kernel's own making holds 64 KiB.
 const TRANSFER: u64 = 32_000_000;
 const MOST_IN_A_PACKET: u64 = 65_536;
@@ -60,12 +63,8 @@ fn go_through(world: &mut World) -> Result<()> {
             .with_context(|| format!("from outside to {to}"))?;
     }
 
-    policies_hold(world, &foreign)?;
-    let open = foreign.connect(WEB.at(Family::V4))?;
-    firewall_ends_it(world)?;
-    // The connection has lived through all of it.
-    foreign.close(open.handle)?;
-    Ok(())
+    policies_hold(world)?;
+    firewall_ends_it(world)
 }
 
 /// A long transfer arrives whole, and the node's IP layer forwards next to nothing of it.
@@ -121,38 +120,46 @@ fn forwarded(world: &World, family: Family) -> Result<u64> {
     }
 }
 
-/// A policy for the receiver is in force on connections that are handed over, new ones and those
-/// that are open.
-fn policies_hold(world: &World, foreign: &TestPod) -> Result<()> {
-    for family in Family::ALL {
-        let to = SocketAddr::from((world.near.addr(family), TARGET_PORT));
-        foreign
-            .tcp_ask(to)
-            .with_context(|| format!("{to}, before"))?;
+/// A policy for the receiver is in force at once on what is handed over.
+fn policies_hold(world: &mut World) -> Result<()> {
+    let to = Family::ALL.map(|family| SocketAddr::from((world.near.addr(family), TARGET_PORT)));
+    for to in to {
+        world.client.tcp_ask(to).context("before the policy")?;
     }
     world.manifests.put_text("policy.yaml", NOBODY_MAY)?;
-    for family in Family::ALL {
-        let to = SocketAddr::from((world.near.addr(family), TARGET_PORT));
-        wait_for(
-            || format!("{to} to be closed by the policy"),
-            PATIENCE,
-            || Ok(foreign.tcp_ask(to).is_err()),
-        )?;
-        // Not once more.
-        ensure!(
-            foreign.tcp_ask(to).is_err(),
-            "{to} answers against the policy"
-        );
+    isolated(&mut world.agents[0], true)?;
+    for to in to {
+        refused(&world.client, to).context("under the policy")?;
     }
     world.manifests.remove("policy.yaml")?;
-    for family in Family::ALL {
-        let to = SocketAddr::from((world.near.addr(family), TARGET_PORT));
-        wait_for(
-            || format!("{to} to be open again"),
-            PATIENCE,
-            || Ok(foreign.tcp_ask(to).is_ok()),
-        )?;
+    isolated(&mut world.agents[0], false)?;
+    for to in to {
+        world.client.tcp_ask(to).context("without the policy")?;
     }
+    Ok(())
+}
+
+/// Waits until the tables say that a policy isolates a pod, or that none does.
+fn isolated(agent: &mut Agent, is_isolated: bool) -> Result<()> {
+    let what = format!("a policy in force: {is_isolated}");
+    wait_status(agent, &what, |status| {
+        let mut pods = status["interfaces"].as_array().into_iter().flatten();
+        pods.any(|pod| pod["ingress"] == json!(["shop/nobody"])) == is_isolated
+    })
+}
+
+/// Nobody waits for what is dropped.
+fn refused(client: &TestPod, to: SocketAddr) -> Result<()> {
+    let question = Inquiry {
+        to,
+        by: Carrier::Tcp,
+        timeout: SHORT,
+    };
+    let answers = client.inquire(vec![question])?;
+    ensure!(
+        answers.iter().all(Result::is_err),
+        "{to} answers: {answers:?}"
+    );
     Ok(())
 }
 
@@ -179,15 +186,7 @@ fn firewall_ends_it(world: &mut World) -> Result<()> {
         status["fastPath"]["isOn"] == false
             && reason.contains("nftables table inet late has a chain at forward")
     })?;
-    wait_for(
-        || "the firewall's rule to hold".to_owned(),
-        PATIENCE,
-        || Ok(world.client.tcp_ask(to).is_err()),
-    )?;
-    ensure!(
-        world.client.tcp_ask(to).is_err(),
-        "{to} answers against the firewall"
-    );
+    refused(&world.client, to).context("against the firewall")?;
     nft(world, "delete table inet late")?;
     wait_status(&mut world.agents[0], "the fast path to be on", |status| {
         status["fastPath"] == json!({"isOn": true, "reason": null})
