@@ -46,6 +46,14 @@ impl Addr {
         (self.0[0] | self.0[1] | (self.0[2] ^ MAPPED)) == 0
     }
 
+    /// `==` with one comparison: each branch is a path that the verifier walks.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is(self, other: Self) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
+
     /// Is this `::`, that is, no address?
     #[inline(always)]
     #[must_use]

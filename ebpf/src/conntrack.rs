@@ -67,6 +67,35 @@ pub const fn advance(state: FlowState, kind: Transport, is_original: bool) -> Fl
     if seen.0 > state.0 { seen } else { state }
 }
 
+/// Is this a packet in the middle of a conversation, one like another: a datagram, or a segment
+/// that neither opens nor ends a connection?
+#[inline(always)]
+#[must_use]
+pub const fn is_plain(kind: Transport) -> bool {
+    match kind {
+        Transport::Tcp(flags) => !flags.intersects(TcpFlags(
+            TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0,
+        )),
+        Transport::Udp => true,
+        Transport::Sctp(_)
+        | Transport::LaterFragment
+        | Transport::IcmpError(_)
+        | Transport::Echo
+        | Transport::EchoReply
+        | Transport::Discovery
+        | Transport::Other => false,
+    }
+}
+
+/// Is a [plain](is_plain) packet no news to the flow: neither the time nor the state is to be noted?
+/// Then the flow is not silent for long either.
+#[inline(always)]
+#[must_use]
+pub const fn is_current(flow: &Flow, now: Nanos) -> bool {
+    now.saturating_sub(flow.last_seen) < REFRESH
+        && (flow.role.is_original() || flow.state.0 != FlowState::OPENING.0)
+}
+
 /// Does this packet open a new flow though an old one has the same tuple? A client may use a
 /// port again as soon as its last connection from there has ended (RFC 9293 section 3.6.1).
 #[inline(always)]
@@ -136,6 +165,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tables::FlowRole;
 
     fn any_transport() -> impl Strategy<Value = Transport> {
         prop_oneof![
@@ -155,6 +185,24 @@ mod tests {
         fn a_flow_that_lives_does_not_begin_anew(kind in any_transport()) {
             prop_assert!(!begins_anew(FlowState::OPENING, kind));
             prop_assert!(!begins_anew(FlowState::ESTABLISHED, kind));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_packet_that_is_no_news_changes_nothing(
+            state in 0_u8..=3, role in 0_u8..=3, kind in any_transport(), silent in 0..2 * SECOND,
+        ) {
+            prop_assume!(is_plain(kind));
+            let mut flow: Flow = bytemuck::Zeroable::zeroed();
+            (flow.state, flow.role, flow.last_seen) = (FlowState(state), FlowRole(role), SECOND);
+            let now = SECOND + silent;
+            let is_news = advance(flow.state, kind, flow.role.is_original()) != flow.state
+                || silent >= REFRESH;
+            prop_assert_eq!(is_current(&flow, now), !is_news);
+            if !is_news {
+                prop_assert!(!is_expired(&flow, now) && !begins_anew(flow.state, kind));
+            }
         }
     }
 

@@ -44,6 +44,8 @@ pub use decision::Decision;
 pub use pod::{from_pod, to_pod};
 pub use report::report;
 
+use flow::Glance;
+
 /// What a program works with while it handles one packet.
 ///
 /// The caller's: a program has 512 bytes of stack, and keeps this elsewhere. Nothing in it lasts
@@ -58,6 +60,7 @@ pub struct Workspace {
     inner: Flow,
     spare: Spare,
     choice: Choice,
+    glance: Glance,
     /// What the service step says.
     step: Step,
     pub(crate) quote: icmp::Quote,
@@ -90,6 +93,7 @@ impl Workspace {
                 backend: bytemuck::Zeroable::zeroed(),
                 is_masqueraded: false,
             },
+            glance: Glance::NONE,
             step: Step::PASS,
             quote: icmp::Quote::none(),
             case: policy::Case::none(),
@@ -164,6 +168,7 @@ fn entering<P: Packet, T: Tables>(
             decision => decision,
         };
     }
+    work.glance = Glance::NONE;
     let decision = match flow::known(tables, work) {
         Some(role) if role.is_entering() => Decision::TRANSLATE,
         Some(_) => Decision::PASS,
@@ -194,6 +199,7 @@ fn leaving<P: Packet, T: Tables>(
             (decision, _) => decision,
         };
     }
+    work.glance = Glance::NONE;
     let decision = match (flow::known(tables, work), interface) {
         (Some(FlowRole::SNAT_FORWARD), Some(interface)) => {
             masquerade::translate(tables, work, interface)

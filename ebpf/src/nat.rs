@@ -22,18 +22,25 @@ pub(crate) const V6_DST: u32 = 24;
 
 /// Gives a packet the addresses and ports of `to`. `None`: the packet could not be changed, and
 /// may be changed in part, so it must not go on.
-#[inline(never)]
+#[inline(always)]
 pub fn translate<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tuple) -> Option<()> {
+    if headers.is_v4
+        && matches!(headers.kind(), Transport::Tcp(_) | Transport::Udp)
+        && headers.transport == headers.network + V4_LENGTH
+    {
+        translate_plain_v4(packet, headers, to)
+    } else {
+        translate_any(packet, headers, to)
+    }
+}
+
+#[inline(never)]
+fn translate_any<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tuple) -> Option<()> {
     let from = &headers.tuple;
     // First, where the verifier has few paths to follow through its checksum.
     let is_sctp = matches!(headers.kind(), Transport::Sctp(_));
     if is_sctp {
         translate_sctp_ports(packet, headers, to)?;
-    } else if headers.is_v4
-        && headers.kind().has_ports()
-        && headers.transport == headers.network + V4_LENGTH
-    {
-        return translate_plain_v4(packet, headers, to);
     }
     if from.src != to.src {
         translate_addr(packet, headers, from.src, to.src, V4_SRC, V6_SRC)?;

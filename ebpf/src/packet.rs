@@ -31,6 +31,11 @@ pub trait Packet {
     fn load_near<T: Pod>(&self, offset: u32) -> Option<T> {
         self.load(offset)
     }
+    /// The same, but `None` also where it would not be cheap.
+    #[inline(always)]
+    fn peek<T: Pod>(&self, offset: u32) -> Option<T> {
+        self.load(offset)
+    }
     /// The packet's length in bytes, link-layer header included.
     fn len(&self) -> u32;
     /// The `EtherType` of the network header, in host byte order.
@@ -174,10 +179,89 @@ pub fn parse<P: Packet>(packet: &P) -> Result<Headers, NotParsed> {
 ///
 /// # Errors
 /// See [`NotParsed`].
+#[inline(always)]
+pub fn parse_into<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), NotParsed> {
+    match parse_plain(packet, headers) {
+        Some(()) => Ok(()),
+        None => parse_any(packet, headers),
+    }
+}
+
+/// The headers of nearly all packets: IPv4 without options, not in fragments, with UDP or TCP, and
+/// with nothing wrong about it. `None`: it is another, or more must be read to tell.
+///
+/// Here a call would cost as much as what is done.
+#[inline(always)]
+fn parse_plain<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
+    if packet.ether_type() != ETHER_TYPE_IPV4 {
+        return None;
+    }
+    let network = packet.network_offset();
+    let plain: PlainV4 = packet.peek(network)?;
+    let total_length = u32::from(u16::from_be(plain.ip.total_length));
+    if plain.ip.version_length != 0x45
+        || u16::from_be(plain.ip.fragment) & 0x3fff != 0
+        || total_length > packet.len().checked_sub(network)?
+    {
+        return None;
+    }
+    let protocol = Protocol(plain.ip.protocol);
+    let (kind, length) = match protocol {
+        Protocol::UDP => (Kind::new(Kind::UDP, 0), 8),
+        Protocol::TCP => {
+            let behind: TcpBehindPorts = packet.peek(network + size_of::<PlainV4>() as u32)?;
+            let length = u32::from(behind.data_offset >> 4) * 4;
+            if length < 20 {
+                return None;
+            }
+            (Kind::new(Kind::TCP, behind.flags.0), length)
+        }
+        _ => return None,
+    };
+    if total_length < 20 + length {
+        return None;
+    }
+    headers.tuple.src = Addr::from_v4_word(plain.ip.src);
+    headers.tuple.dst = Addr::from_v4_word(plain.ip.dst);
+    headers.tuple.src_port = plain.src_port;
+    headers.tuple.dst_port = plain.dst_port;
+    headers.tuple.protocol = protocol;
+    headers.tuple.reserved = [0; 3];
+    headers.network = network;
+    headers.transport = network + 20;
+    headers.end = network + total_length;
+    headers.identification = plain.ip.identification.into();
+    headers.is_v4 = true;
+    headers.is_fragment = false;
+    headers.kind = kind;
+    Some(())
+}
+
+/// An IPv4 header without options, and the first eight bytes behind it.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct PlainV4 {
+    ip: Ipv4Header,
+    src_port: Port,
+    dst_port: Port,
+    behind: u32,
+}
+
+/// What stands behind that in a TCP header.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct TcpBehindPorts {
+    acknowledgement: u32,
+    data_offset: u8,
+    flags: TcpFlags,
+    window: u16,
+    checksum_and_urgent: [u16; 2],
+}
+
 // Not inlined: what it reads on the way needs stack only until it is done, and the verifier
 // follows what comes after once, not for each kind of packet.
 #[inline(never)]
-pub fn parse_into<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), NotParsed> {
+fn parse_any<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), NotParsed> {
     match packet.ether_type() {
         ETHER_TYPE_IPV4 => parse_v4(packet, headers).ok_or(NotParsed::Malformed),
         ETHER_TYPE_IPV6 => parse_v6(packet, headers).ok_or(NotParsed::Malformed),
@@ -412,3 +496,70 @@ pub(crate) fn echo_identifier<P: Packet>(packet: &P, offset: u32) -> Port {
 /// A number that stands for no error and no question in either family (RFC 1812 section 4.3.3,
 /// RFC 4443 section 2.1: reserved).
 const NO_ICMP_TYPE: u8 = 255;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::buffer::Buffer;
+
+    /// Frames that are mostly plain, each with something else about it now and then.
+    fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+        let now_and_then = |usual: u8| prop_oneof![6 => Just(usual), 1 => any::<u8>()];
+        let fields = (
+            now_and_then(0x45),
+            prop_oneof![4 => Just(Protocol::UDP.0), 4 => Just(Protocol::TCP.0), 1 => any::<u8>()],
+            now_and_then(0),
+            now_and_then(0x50),
+            prop_oneof![4 => Just(None), 1 => any::<u16>().prop_map(Some)],
+            proptest::collection::vec(any::<u8>(), 0..80),
+        );
+        fields.prop_map(
+            |(version_length, protocol, fragment, data_offset, length, payload)| {
+                let mut frame = vec![0; 14 + 20];
+                frame.extend(payload);
+                let whole = u16::try_from(frame.len() - 14).expect("a short frame");
+                frame[12..14].copy_from_slice(&ETHER_TYPE_IPV4.to_be_bytes());
+                frame[14] = version_length;
+                frame[16..18].copy_from_slice(&length.unwrap_or(whole).to_be_bytes());
+                frame[18..20].copy_from_slice(&[1, 2]);
+                frame[20] = fragment;
+                frame[23] = protocol;
+                frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+                if let Some(byte) = frame.get_mut(34 + 12) {
+                    *byte = data_offset;
+                }
+                frame
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn plain_packets_are_read_as_any_others(frame in any_frame()) {
+            let buffer = Buffer::<128>::new(&frame).expect("a short frame");
+            let (mut plain, mut whole) = (Headers::none(), Headers::none());
+            if parse_plain(&buffer, &mut plain).is_some() {
+                prop_assert_eq!(parse_any(&buffer, &mut whole), Ok(()));
+                prop_assert_eq!(plain, whole);
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_packet_is_taken_for_one() {
+        let mut frame = vec![0; 14 + 20 + 20];
+        frame[12..14].copy_from_slice(&ETHER_TYPE_IPV4.to_be_bytes());
+        frame[14] = 0x45;
+        frame[17] = 40;
+        frame[34 + 12] = 0x50;
+        for protocol in [Protocol::UDP, Protocol::TCP] {
+            frame[23] = protocol.0;
+            let buffer = Buffer::<64>::new(&frame).expect("a short frame");
+            assert!(parse_plain(&buffer, &mut Headers::none()).is_some());
+        }
+    }
+}

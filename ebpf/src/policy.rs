@@ -23,12 +23,12 @@ use crate::{
     event::Direction,
     tables::{
         ANYONE, Connection, ConnectionKey, FlowRole, NOBODY, Nanos, Pod, PodAddr, PodState, Policy,
-        PolicyFlags, RuleKey, Tables, Tuple,
+        PolicyFlags, RuleKey, Tables, Tuple, Vetting,
     },
     verdict::DropReason,
 };
 
-pub(crate) use connection::{judge, judge_opening, passes_as_is, write};
+pub(crate) use connection::{is_allowed_until_news_of, judge, judge_opening, passes_as_is, write};
 pub(crate) use error::judge_error;
 
 /// Where a packet to a pod comes from.
@@ -53,6 +53,10 @@ pub(crate) struct Case {
     way: Direction,
     /// Does the node itself send it?
     is_from_node: bool,
+    /// Does neither the node send it nor the very pod?
+    is_somebodys: bool,
+    /// Has its flow news?
+    has_news: bool,
     /// Is it known whose interface it is?
     is_known: bool,
     /// Is the pod isolated, so that policies have a say?
@@ -65,6 +69,8 @@ pub(crate) struct Case {
     pub(crate) key: ConnectionKey,
     /// What its entry says.
     standing: connection::Standing,
+    /// When it was last noted to be heard of.
+    seen: Nanos,
     /// In which direction it was opened, seen from the pod.
     opened: Direction,
     /// Is it known to have been opened before?
@@ -108,12 +114,15 @@ impl Case {
             interface: 0,
             way: Direction::NONE,
             is_from_node: false,
+            is_somebodys: false,
+            has_news: false,
             is_known: false,
             is_judged: false,
             has_flow: false,
             role: FlowRole::FORWARD,
             key: ConnectionKey::zeroed(),
             standing: connection::Standing::ABSENT,
+            seen: 0,
             opened: Direction::NONE,
             is_sure: false,
             now: 0,
@@ -150,6 +159,24 @@ impl Case {
     /// Does the node itself send it?
     pub(crate) const fn is_from_node(&self) -> bool {
         self.is_from_node
+    }
+
+    /// Does it come from somebody else than the node and the very pod?
+    #[inline(always)]
+    pub(crate) const fn is_somebodys(&self) -> bool {
+        self.is_somebodys
+    }
+
+    /// What is noted of a flow whose packet passes here.
+    #[inline(always)]
+    pub(crate) const fn vetting(&self) -> Vetting {
+        Vetting::new(self.interface, self.policy.epoch)
+    }
+
+    /// Notes whether the packet's flow has news.
+    #[inline(always)]
+    pub(crate) fn note_news(&mut self, has_news: bool) {
+        self.has_news = has_news;
     }
 
     /// Notes the role of the packet's flow.
@@ -224,10 +251,10 @@ impl Case {
     }
 }
 
-/// Finds out whose interface it is, and whether policies have a say in a packet there that goes this
-/// way.
+/// Begins with a packet that goes this way at an interface. Before anything else is read of what it
+/// is asked: a [`Vetting`] relies on that.
 #[inline(always)]
-pub(crate) fn enter<T: Tables>(
+pub(crate) fn begin<T: Tables>(
     tables: &T,
     case: &mut Case,
     interface: u32,
@@ -238,10 +265,18 @@ pub(crate) fn enter<T: Tables>(
     case.interface = interface;
     case.way = way;
     case.is_from_node = matches!(sender, Sender::Node);
+    case.is_somebodys = matches!(sender, Sender::Other);
+    case.has_news = false;
+    case.standing = connection::Standing::ABSENT;
     case.set_flow(None);
     case.is_new = false;
     case.finding = Finding::NONE;
-    case.is_known = match tables.pod(interface) {
+}
+
+/// Finds out whose interface it is, and whether policies have a say in the packet.
+#[inline(always)]
+pub(crate) fn enter<T: Tables>(tables: &T, case: &mut Case, sender: Sender) {
+    case.is_known = match tables.pod(case.interface) {
         Some(pod) => {
             case.pod = pod;
             pod.state != PodState::UNKNOWN
@@ -254,13 +289,17 @@ pub(crate) fn enter<T: Tables>(
 }
 
 /// Does a pod send from an address that is not its own?
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn is_forged<T: Tables>(tables: &T, work: &Workspace) -> bool {
+    let case = &work.case;
+    case.is_known && !case.pod.is_at(work.headers.tuple.src) && is_forged_elsewhere(tables, work)
+}
+
+/// [`is_forged`], of an address that is not noted in the pod's entry.
+#[inline(never)]
+fn is_forged_elsewhere<T: Tables>(tables: &T, work: &Workspace) -> bool {
     let (case, src) = (&work.case, work.headers.tuple.src);
-    case.is_known
-        && !is_own_addr(tables, case, src)
-        && !src.is_unspecified()
-        && src != Addr::UNSPECIFIED_V4
+    !is_own_addr(tables, case, src) && !src.is_unspecified() && src != Addr::UNSPECIFIED_V4
 }
 
 /// May the pod at the interface talk from this address? One that counts on the link alone says
@@ -276,10 +315,11 @@ fn is_own_addr<T: Tables>(tables: &T, case: &Case, addr: Addr) -> bool {
 /// Is it the pod's own address?
 #[inline(always)]
 pub(crate) fn is_pod_addr<T: Tables>(tables: &T, case: &Case, addr: Addr) -> bool {
-    tables.is_pod_addr(&PodAddr {
-        interface: case.interface,
-        addr,
-    })
+    case.pod.is_at(addr)
+        || tables.is_pod_addr(&PodAddr {
+            interface: case.interface,
+            addr,
+        })
 }
 
 /// Do policies allow the conversation, in the direction in which it was opened? The rule that does;

@@ -55,7 +55,7 @@ mod socket;
 use crate::addr::Addr;
 use crate::event::Event;
 
-pub use flow::{Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Tuple};
+pub use flow::{Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Tuple, Vetting};
 pub use node::{Cidr, Cover, Interface, Node, PortRange};
 pub use policy::{
     ANYONE, Class, Connection, ConnectionFlags, ConnectionKey, NOBODY, Pod, PodAddr, PodState,
@@ -68,7 +68,7 @@ pub use service::{
 pub use socket::{SocketFlow, SocketKey};
 
 /// Names the directory of pins. Any change of a key, value, map type or meaning raises it.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`), as `bpf_ktime_get_ns` counts them.
 pub type Nanos = u64;

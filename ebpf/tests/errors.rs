@@ -94,7 +94,8 @@ fn translate(frame: &[u8], quoted: &Tuple, answer: &Tuple) -> Vec<u8> {
         state: FlowState::ESTABLISHED,
         role: FlowRole::REPLY,
         flags: FlowFlags::NONE,
-        reserved: [0; 5],
+        vetted_late: 0,
+        vetted: 0,
     };
     world.put_flow(&quoted.reversed(), &flow);
     let outcome = world.pass(Hook::ToPod, frame);

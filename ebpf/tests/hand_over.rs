@@ -45,7 +45,11 @@ fn world(flags: PolicyFlags) -> World {
         let entry = Receiver { interface };
         world.receivers.borrow_mut().insert(addr(pod), entry);
     }
-    world.policy.set(Policy { revision: 2, flags });
+    world.policy.set(Policy {
+        revision: 2,
+        flags,
+        epoch: 0,
+    });
     world
 }
 
@@ -132,6 +136,7 @@ fn what_is_delivered_is_judged_as_the_receivers_and_loses_a_hop() {
 
         world.policy.set(Policy {
             revision: 3,
+            epoch: 0,
             flags: PolicyFlags::HAND_OVER.with(PolicyFlags::DENY_UNKNOWN),
         });
         let decision = hand_over::deliver(&mut buffer, &world, THERE, &mut work);

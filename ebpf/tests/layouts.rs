@@ -12,7 +12,7 @@ use weir_ebpf::tables::{
 };
 
 /// The version whose layouts stand below.
-const PINNED: u32 = 4;
+const PINNED: u32 = 5;
 
 /// Panics unless the type has this size and alignment and these fields, at these offsets and of
 /// these sizes, one directly behind the other.
@@ -71,8 +71,10 @@ fn the_agents_tables_have_the_layouts_of_their_version() {
 
 #[test]
 fn the_tables_of_policies_have_the_layouts_of_their_version() {
-    assert_layout!(Policy: 8, align 4 { revision: 0 + 4, flags: 4 + 4 });
-    assert_layout!(Pod: 24, align 4 { egress: 0 + 8, ingress: 8 + 8, netns: 16 + 4, state: 20 + 1, reserved: 21 + 3 });
+    assert_layout!(Policy: 8, align 4 { revision: 0 + 4, flags: 4 + 2, epoch: 6 + 2 });
+    assert_layout!(Pod: 56, align 4 {
+        egress: 0 + 8, ingress: 8 + 8, netns: 16 + 4, state: 20 + 1, reserved: 21 + 3, addr_v4: 24 + 16, addr_v6: 40 + 16,
+    });
     assert_layout!(PodAddr: 20, align 4 { interface: 0 + 4, addr: 4 + 16 });
     assert_eq!((size_of::<Class>(), size_of::<Slots>()), (8, 8));
     assert_layout!(RuleKey: 16, align 4 {
@@ -104,7 +106,7 @@ fn the_programs_tables_have_the_layouts_of_their_version() {
     });
     assert_layout!(Flow: 64, align 8 {
         to: 0 + 40, last_seen: 40 + 8, service: 48 + 4, revision: 52 + 4, state: 56 + 1, role: 57 + 1, flags: 58 + 1,
-        reserved: 59 + 5,
+        vetted_late: 59 + 1, vetted: 60 + 4,
     });
     assert_layout!(FragmentKey: 40, align 4 {
         src: 0 + 16, dst: 16 + 16, identification: 32 + 4, protocol: 36 + 1, is_entering: 37 + 1, reserved: 38 + 2,

@@ -199,10 +199,11 @@ fn fits(tables: &Contents, limits: Limits) -> bool {
         && tables.rules.len() <= limits.rules
 }
 
-/// The tables are as desired, but for the revision.
+/// The tables are as desired, but for revision and epoch.
 fn check_reached(tables: &Contents, desired: &Contents) -> Result<(), TestCaseError> {
     let mut desired = desired.clone();
     desired.policy.revision = tables.policy.revision;
+    desired.policy.epoch = tables.policy.epoch;
     prop_assert_eq!(tables, &desired);
     Ok(())
 }

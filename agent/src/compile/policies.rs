@@ -165,12 +165,19 @@ fn write_pods(
             ),
         };
         let [egress, ingress] = sets.map(Slots::both);
+        // One that counts on its link alone is nobody's in particular.
+        let first = |is_of_family: fn(&Addr) -> bool| {
+            let mut addrs = place.interface.addrs.iter().map(|addr| Addr::from(*addr));
+            addrs.find(|addr| is_of_family(addr) && !addr.is_link_local())
+        };
         let entry = PodEntry {
             egress,
             ingress,
             netns: place.interface.netns,
             state,
             reserved: [0; 3],
+            addr_v4: first(|addr| addr.is_v4()).unwrap_or_default(),
+            addr_v6: first(|addr| !addr.is_v4()).unwrap_or_default(),
         };
         let report = PodReport {
             pod: pod.cloned(),

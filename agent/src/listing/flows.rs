@@ -193,7 +193,8 @@ mod tests {
             state: FlowState::OPENING,
             role: FlowRole::FORWARD,
             flags: weir_ebpf::tables::FlowFlags::NONE,
-            reserved: [0; 5],
+            vetted_late: 0,
+            vetted: 0,
         };
         let reply = Flow {
             to: called.reversed(),

@@ -72,7 +72,7 @@ impl Limits {
 }
 
 /// The writes that turn the actual tables into the desired ones, with room for both. The revision
-/// of policies is the plan's own affair: whatever is desired of it is not looked at.
+/// and the epoch of policies are the plan's own affair: whatever is desired of them is not looked at.
 #[must_use]
 pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
     diff_within(desired, actual, Limits::AMPLE)

@@ -201,7 +201,8 @@ mod tests {
             state: FlowState::ESTABLISHED,
             role: FlowRole::FORWARD,
             flags: FlowFlags::NONE,
-            reserved: [0; 5],
+            vetted_late: 0,
+            vetted: 0,
         };
         (tuple, flow)
     }

@@ -398,6 +398,31 @@ pub(super) fn read_alone<K: Pod + Ord, V: Pod, C: FromIterator<(K, V)>>(
     name: &'static str,
 ) -> Result<C> {
     pins.check_layout_of(&[name])?;
+    read_older(pins, name)
+}
+
+/// The same of a table of prefixes.
+///
+/// # Errors
+///
+/// As for [`read_alone`].
+pub(super) fn read_prefixes<K: Pod + Ord, V: Pod>(
+    pins: &Pins,
+    name: &'static str,
+) -> Result<BTreeMap<K, V>> {
+    pins.check_layout_of(&[name])?;
+    PrefixTable::<K, V>::new(name, open(pins, name)?)?.collect()
+}
+
+/// The entries of a table that had keys and values of these sizes in an older layout.
+///
+/// # Errors
+///
+/// It is missing, its keys or values have other sizes, or it cannot be read.
+pub(super) fn read_older<K: Pod + Ord, V: Pod, C: FromIterator<(K, V)>>(
+    pins: &Pins,
+    name: &'static str,
+) -> Result<C> {
     Table::<K, V>::new(name, open(pins, name)?)?.collect()
 }
 

@@ -180,7 +180,7 @@ pub fn layouts() -> BTreeMap<&'static str, Layout> {
 /// How many digits the number has there.
 const DIGITS: usize = 5;
 
-/// `weir tables have the layout 00004`
+/// `weir tables have the layout 00005`
 #[repr(C)]
 struct Mark {
     label: [u8; 28],

@@ -23,6 +23,7 @@
 //! | one that it does not know: a newer one, or too old | the tables begin empty. What was opened through the packet path begins anew: TCP connections may break. The agent says so. |
 
 mod v3;
+mod v4;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,6 +64,7 @@ const SAME: Predecessor = Predecessor {
 const fn predecessor(version: u32) -> Option<Predecessor> {
     match version {
         3 => Some(v3::PREDECESSOR),
+        4 => Some(v4::PREDECESSOR),
         LAYOUT_VERSION.. => Some(SAME),
         _ => None,
     }
@@ -321,6 +323,11 @@ mod tests {
     fn unfinished_tables_are_nobodys() {
         let pins = Pins::new(Path::new("/bpf"));
         assert_ne!(pins.unfinished().maps(), pins.maps());
-        assert!(!pins.unfinished().maps().ends_with("v4"));
+        assert!(
+            !pins
+                .unfinished()
+                .maps()
+                .ends_with(format!("v{LAYOUT_VERSION}"))
+        );
     }
 }

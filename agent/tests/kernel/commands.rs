@@ -91,7 +91,8 @@ fn put_flow(bed: &Bed) {
         state: FlowState::ESTABLISHED,
         role: FlowRole::FORWARD,
         flags: weir_ebpf::tables::FlowFlags::NONE,
-        reserved: [0; 5],
+        vetted_late: 0,
+        vetted: 0,
     };
     insert_flow(bed, (called, flow));
 }

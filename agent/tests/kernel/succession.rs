@@ -1,7 +1,7 @@
 //! Tables of one layout follow those of another.
 //!
-//! The older layouts here are made of today's: layout 3 has the same tables without those of
-//! policy.
+//! The older layouts here are made of today's: layout 4 has shorter entries in `PODS`, and layout 3
+//! the same tables as that without those of policy.
 
 use std::fs;
 
@@ -12,8 +12,8 @@ use weir_agent::maps::succession::Inheritance;
 use weir_agent::maps::{Plan, Write};
 use weir_ebpf::addr::{Port, Protocol};
 use weir_ebpf::tables::{
-    Backend, BackendFlags, BackendKey, EndpointSet, LAYOUT_VERSION, Service, ServiceName,
-    ServingKey, name,
+    Backend, BackendFlags, BackendKey, EndpointSet, LAYOUT_VERSION, Pod, PodAddr, PodState, Policy,
+    PolicyFlags, RuleKey, Service, ServiceName, ServingKey, Slots, name,
 };
 
 use crate::bed::{self, Bed};
@@ -77,6 +77,37 @@ fn numbers() -> Vec<Write> {
     ]
 }
 
+/// The interface of a pod under policy.
+const POD: u32 = 10;
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+/// What layout 4 says of it.
+fn judged_pod() -> Pod {
+    Pod {
+        egress: Slots([2, 3]),
+        ingress: Slots([4, 5]),
+        netns: 7,
+        state: PodState::PROGRAMMED,
+        ..Pod::default()
+    }
+}
+
+/// Policies in force, beside the pod's entry.
+fn policies() -> Vec<Write> {
+    vec![
+        Write::PutRule(RuleKey::everything(3, 6), 1),
+        Write::PutPodAddr(PodAddr {
+            interface: POD,
+            addr: std::net::IpAddr::from([10, 200, 0, 3]).into(),
+        }),
+        Write::PutPolicy(Policy {
+            revision: 41,
+            flags: PolicyFlags::DENY_UNKNOWN,
+            epoch: 0,
+        }),
+    ]
+}
+
 /// Leaves the pins as an agent with this layout would have: with [`numbers`].
 fn leave_layout(bed: &Bed, version: u32) -> Pins {
     let dataplane = bed.load();
@@ -88,6 +119,13 @@ fn leave_layout(bed: &Bed, version: u32) -> Pins {
         for table in NEW_IN_4 {
             fs::remove_file(theirs.map(table)).unwrap();
         }
+    }
+    if version == 4 {
+        fs::remove_file(theirs.map(name::PODS)).unwrap();
+        let mut pods = HashMap::<MapData, u32, [u8; 24]>::create(16, BPF_F_NO_PREALLOC).unwrap();
+        let entry: [u8; 24] = bytemuck::bytes_of(&judged_pod())[..24].try_into().unwrap();
+        pods.insert(POD, entry, 0).unwrap();
+        pods.pin(theirs.map(name::PODS)).unwrap();
     }
     theirs
 }
@@ -133,6 +171,37 @@ fn flows_and_numbers_of_layout_3_are_taken_over() {
         assert_eq!(dataplane.retire_other_layouts().unwrap(), [3]);
         assert_eq!(directories(bed), [LAYOUT_VERSION.to_string()]);
         assert_eq!(dataplane.retire_other_layouts().unwrap(), [0_u32; 0]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn layout_4_is_taken_over_whole() {
+    bed::run(|bed| {
+        let before = bed.load();
+        let writes = Plan(policies());
+        before.tables().unwrap().apply(&writes).unwrap();
+        drop(before);
+        let old = leave_layout(bed, 4);
+        let of_programs = [
+            name::FLOWS,
+            name::SOCKETS,
+            name::AFFINITY,
+            name::FRAGMENTS,
+            name::CONNECTIONS,
+        ];
+        let shared = of_programs.map(|table| map_id(&old, table));
+
+        let dataplane = bed.load();
+        assert_eq!(*dataplane.inheritance(), Inheritance::From(4));
+        let new = dataplane.pins();
+        assert_eq!(of_programs.map(|table| map_id(new, table)), shared);
+        let mut expected = weir_agent::maps::Contents::default();
+        for write in numbers().into_iter().chain(policies()) {
+            write.apply_to(&mut expected);
+        }
+        expected.pods.insert(POD, judged_pod());
+        assert_eq!(dataplane.tables().unwrap().read().unwrap(), expected);
     });
 }
 

@@ -4,14 +4,75 @@ use super::{Spare, Workspace};
 use crate::{
     addr::Protocol,
     conntrack,
+    packet::Transport,
     service::{self, Standing},
-    tables::{Backend, Flow, FlowFlags, FlowRole, Tables, Tuple},
+    tables::{Backend, Flow, FlowFlags, FlowRole, Tables, Tuple, Vetting},
 };
+
+/// What a glance at a packet's flow has shown. Kept in the [`Workspace`], so that the verifier does
+/// not follow what comes after once for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Glance(u8);
+
+impl Glance {
+    /// Nobody has looked.
+    pub(super) const NONE: Self = Self(0);
+    /// There is no flow.
+    const ABSENT: Self = Self(1);
+    /// There is one, it may go on as it does, and nothing is to be noted of it.
+    pub(super) const CURRENT: Self = Self(2);
+    /// It takes a closer look.
+    const UNSURE: Self = Self(3);
+}
+
+/// Looks for the flow of a packet, and changes nothing. One lookup is all that most packets take.
+#[inline(always)]
+pub(super) fn glance<T: Tables>(tables: &T, work: &mut Workspace) {
+    work.glance = Glance::UNSURE;
+    let kind = work.headers.kind();
+    if !conntrack::is_plain(kind) {
+        return;
+    }
+    let now = tables.now();
+    let flow = &mut work.flow;
+    let is_current = tables.update_flow(&work.headers.tuple, |entry| {
+        *flow = *entry;
+        conntrack::is_current(entry, now)
+    });
+    work.glance = match is_current {
+        None => Glance::ABSENT,
+        Some(true) if serves_unchanged(tables, &work.flow, kind) => Glance::CURRENT,
+        Some(_) => Glance::UNSURE,
+    };
+}
+
+/// May this flow go on with its backend without a question?
+#[inline(always)]
+fn serves_unchanged<T: Tables>(tables: &T, flow: &Flow, kind: Transport) -> bool {
+    flow.role != FlowRole::FORWARD
+        || !conntrack::may_choose_again(flow.state, kind)
+        || tables
+            .service(flow.service)
+            .is_some_and(|service| service.revision == flow.revision)
+}
 
 /// Finds the flow of a packet and notes that it was seen. `None`: there is none, or none that
 /// still counts.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn known<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
+    if work.glance == Glance::NONE {
+        glance(tables, work);
+    }
+    match work.glance {
+        Glance::CURRENT => Some(work.flow.role),
+        Glance::ABSENT => None,
+        _ => renew(tables, work),
+    }
+}
+
+/// [`known`], where more has to be done than to look.
+#[inline(never)]
+fn renew<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
     let now = tables.now();
     let kind = work.headers.kind();
     let flow = &mut work.flow;
@@ -27,10 +88,12 @@ pub(super) fn known<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowR
         if is_news {
             entry.state = state;
             entry.last_seen = now;
+            entry.set_vetted(Vetting::NONE);
         }
         *flow = *entry;
         Some(is_news)
     })??;
+    work.case.note_news(is_news);
     if work.flow.role == FlowRole::FORWARD && !still_serves(tables, work) {
         return None;
     }
@@ -112,6 +175,8 @@ fn tell_other_direction<T: Tables>(
         let is_ours = present.to == entry.to;
         if is_ours {
             present.last_seen = entry.last_seen;
+            // It is to be vetted once in that time, too.
+            present.set_vetted(Vetting::NONE);
             // Another processor may have moved it further in the meantime.
             if entry.state.0 > present.state.0 {
                 present.state = entry.state;
@@ -137,5 +202,6 @@ impl Spare {
         self.entry = *flow;
         self.entry.to = tuple.reversed();
         self.entry.role = flow.role.opposite();
+        self.entry.set_vetted(Vetting::NONE);
     }
 }

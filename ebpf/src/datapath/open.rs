@@ -119,7 +119,8 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
         state: conntrack::advance(FlowState::OPENING, headers.kind(), true),
         role: FlowRole::FORWARD,
         flags: FlowFlags::NONE,
-        reserved: [0; 5],
+        vetted_late: 0,
+        vetted: 0,
     };
     let is_hairpin = flow.to.src == flow.to.dst;
     if is_hairpin || choice.is_masqueraded {

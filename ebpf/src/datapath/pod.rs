@@ -4,8 +4,11 @@
 //! written of a flow that it opens; one that the pod receives before its source is translated
 //! back.
 
-use super::{Decision, Step, Workspace, flow, follow, open, refuse_without_port, towards_pod};
+use super::{
+    Decision, Glance, Step, Workspace, flow, follow, open, refuse_without_port, towards_pod,
+};
 use crate::{
+    conntrack,
     event::Direction,
     fragments,
     packet::{Packet, Transport},
@@ -27,7 +30,12 @@ pub fn from_pod<P: Packet, T: Tables>(
     work: &mut Workspace,
 ) -> Decision {
     let (way, sender) = (Direction::EGRESS, Sender::Other);
-    policy::enter(tables, &mut work.case, interface, way, sender);
+    policy::begin(tables, &mut work.case, interface, way, sender);
+    work.glance = Glance::NONE;
+    if is_vetted_datagram(tables, work) {
+        return Decision::TRANSLATE;
+    }
+    policy::enter(tables, &mut work.case, sender);
     if work.case.is_refused() {
         return refuse_unknown(work);
     }
@@ -61,13 +69,18 @@ pub fn to_pod<P: Packet, T: Tables>(
     sender: Sender,
     work: &mut Workspace,
 ) -> Decision {
-    policy::enter(
+    policy::begin(
         tables,
         &mut work.case,
         interface,
         Direction::INGRESS,
         sender,
     );
+    work.glance = Glance::NONE;
+    if is_vetted_datagram(tables, work) {
+        return Decision::TRANSLATE;
+    }
+    policy::enter(tables, &mut work.case, sender);
     if work.case.is_refused() && sender == Sender::Other {
         return refuse_unknown(work);
     }
@@ -80,6 +93,56 @@ pub fn to_pod<P: Packet, T: Tables>(
         let decision = follow(packet, tables, work, false, false);
         without_port(packet, tables, work, decision)
     }
+}
+
+/// Is this a datagram of a flow that was vetted here? Then one lookup has told all.
+///
+/// Not asked of TCP first: most of that is translated at the socket and has no flow, and what is
+/// known of its connection tells as much.
+#[inline(always)]
+fn is_vetted_datagram<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
+    if !matches!(work.headers.kind(), Transport::Udp) {
+        return false;
+    }
+    flow::glance(tables, work);
+    is_vetted(work)
+}
+
+/// Has the packet's flow, which is in `work`, been vetted here, and is nothing to be noted of it?
+#[inline(always)]
+fn is_vetted(work: &Workspace) -> bool {
+    let (case, flow) = (&work.case, &work.flow);
+    work.glance == Glance::CURRENT
+        && case.is_somebodys()
+        && !work.headers.is_fragment
+        && flow.role.is_entering() == case.is_sent()
+        && flow.is_vetted(case.vetting())
+}
+
+/// Notes of the flow of a packet which is to be translated that it was vetted: until it has news,
+/// what follows is asked nothing.
+#[inline(never)]
+fn vet<T: Tables>(tables: &T, work: &Workspace) {
+    let Workspace {
+        headers,
+        flow,
+        case,
+        ..
+    } = work;
+    let vetting = case.vetting();
+    let is_like_others = conntrack::is_plain(headers.kind()) && !headers.is_fragment;
+    if !is_like_others || !case.is_somebodys() || !vetting.is_some() {
+        return;
+    }
+    if case.is_judged() && !policy::is_allowed_until_news_of(case, flow) {
+        return;
+    }
+    tables.update_flow(&headers.tuple, |entry| {
+        // It may be another flow's by now.
+        if entry.to == flow.to && entry.role == flow.role {
+            entry.set_vetted(vetting);
+        }
+    });
 }
 
 /// A packet of an interface of which nobody knows whose it is. What makes the link work passes, so
@@ -106,6 +169,9 @@ fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> D
             decision => return decision,
         },
     };
+    if is_vetted(work) {
+        return Decision::TRANSLATE;
+    }
     if work.case.is_judged()
         && let Err(reason) = judge_sent(packet, tables, work)
     {
@@ -166,6 +232,9 @@ fn receive<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -
         Decision::TRANSLATE => Step::TRANSLATE,
         _ => Step::PASS,
     };
+    if is_vetted(work) {
+        return Decision::TRANSLATE;
+    }
     if work.case.is_judged()
         && let Err(reason) = judge_received(packet, tables, work)
     {
@@ -200,6 +269,13 @@ fn finish<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
     }
     match work.step {
         Step::PASS => Decision::PASS,
+        Step::TRANSLATE => {
+            // Else it would be asked no less: see `is_vetted_datagram`.
+            if work.case.is_judged() || matches!(work.headers.kind(), Transport::Udp) {
+                vet(tables, work);
+            }
+            Decision::TRANSLATE
+        }
         _ => Decision::TRANSLATE,
     }
 }

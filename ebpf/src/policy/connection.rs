@@ -18,7 +18,7 @@ use crate::{
     datapath::Workspace,
     event::Direction,
     packet::{Opener, Packet, TcpFlags, Transport},
-    tables::{Connection, ConnectionFlags, FlowState, Nanos, Policy, PolicyFlags, Tables},
+    tables::{Connection, ConnectionFlags, Flow, FlowState, Nanos, Policy, PolicyFlags, Tables},
     verdict::DropReason,
 };
 
@@ -48,6 +48,8 @@ struct Looked {
     policy: Policy,
     now: Nanos,
     is_from_node: bool,
+    /// Has its flow news?
+    has_news: bool,
     /// Is it a TCP segment that belongs to no flow?
     is_as_is: bool,
 }
@@ -61,6 +63,7 @@ impl Looked {
             policy: case.policy,
             now,
             is_from_node: case.is_from_node,
+            has_news: case.has_news,
             is_as_is: matches!(kind, Transport::Tcp(_)) && !case.has_flow,
         }
     }
@@ -112,6 +115,13 @@ pub(crate) fn judge_opening<T: Tables>(tables: &T, work: &mut Workspace) -> Resu
     settle(tables, work, is_allowed)
 }
 
+/// Was the conversation found to be allowed, and is nothing to be noted of it before the flow that
+/// it is has news?
+#[inline(always)]
+pub(crate) fn is_allowed_until_news_of(case: &Case, flow: &Flow) -> bool {
+    case.standing == Standing::ALLOWED && case.seen >= flow.last_seen
+}
+
 /// Writes what [`judge`] found, for a packet that passes.
 #[inline(always)]
 pub(crate) fn write<T: Tables>(tables: &T, case: &mut Case) {
@@ -156,11 +166,13 @@ fn find<T: Tables>(tables: &T, work: &mut Workspace) {
         key,
         standing,
         opened,
+        seen,
         ..
     } = case;
     tables.update_connection(key, |entry| {
         *opened = opened_in(entry);
         *standing = look(entry, key.protocol, &looked);
+        *seen = entry.last_seen;
     });
     if case.standing == Standing::BESIDE {
         case.opened = case.way;
@@ -219,6 +231,10 @@ fn look(entry: &mut Connection, protocol: Protocol, packet: &Looked) -> Standing
         if is_denied {
             return Standing::REFUSED;
         }
+    }
+    // Together with the flow, so that the two ask to be heard of at the same time.
+    if packet.has_news {
+        entry.last_seen = packet.now;
     }
     note(entry, packet.kind, is_original, packet.now);
     let is_as_is = packet.is_as_is && entry.state == FlowState::ESTABLISHED && !is_opening;

@@ -136,8 +136,73 @@ pub struct Flow {
     pub role: FlowRole,
     /// What else is known of it.
     pub flags: FlowFlags,
-    /// Zero.
-    pub reserved: [u8; 5],
+    /// One half of a [`Vetting`].
+    pub vetted_late: u8,
+    /// The other half.
+    pub vetted: u32,
+}
+
+impl Flow {
+    /// Was it vetted there?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_vetted(&self, vetting: Vetting) -> bool {
+        self.vetted == vetting.here && self.vetted_late == vetting.late
+    }
+
+    /// Notes a vetting, or that none counts any more ([`Vetting::NONE`]).
+    #[inline(always)]
+    pub const fn set_vetted(&mut self, vetting: Vetting) {
+        self.vetted = vetting.here;
+        self.vetted_late = vetting.late;
+    }
+}
+
+/// That everything was asked of a packet of this flow which a pod's interface asks, and that
+/// nothing stood against it: at which interface, and in which epoch of
+/// [`Policy`](super::Policy). What is of the same kind goes the same way without being asked.
+///
+/// Invariants:
+/// - It counts at the hook that translates packets of the entry's role, and at no other.
+/// - It counts until the flow has news, a second at most. So an epoch's sixteen bits say enough:
+///   the agent does not change its mind tens of thousands of times in a second.
+/// - Only a packet that passed sets it, and what was asked for it was read after the epoch was.
+///
+/// In the five bytes of an entry that layout 4 left zero: programs of both layouts share the table
+/// while one follows the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vetting {
+    /// The interface's index, and the lower half of the epoch.
+    here: u32,
+    /// The epoch's upper half.
+    late: u8,
+}
+
+impl Vetting {
+    /// None: no interface has the index zero.
+    pub const NONE: Self = Self { here: 0, late: 0 };
+
+    /// One at an interface in an epoch; [`Self::NONE`] where the interface's index is too large to
+    /// be noted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(interface: u32, epoch: u16) -> Self {
+        if interface >> 24 != 0 {
+            return Self::NONE;
+        }
+        let [early, late] = epoch.to_le_bytes();
+        Self {
+            here: interface << 8 | early as u32,
+            late,
+        }
+    }
+
+    /// Is it any?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_some(self) -> bool {
+        self.here >> 8 != 0
+    }
 }
 
 /// Bits of [`Flow::flags`]; those without a name are zero.

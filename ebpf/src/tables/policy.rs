@@ -22,9 +22,25 @@ pub struct Policy {
     pub revision: u32,
     /// What holds for all pods.
     pub flags: PolicyFlags,
+    /// Raised with each change of anything that is asked at a pod's interface, after it was made:
+    /// of the two fields above, of `PODS`, and of what is removed from `POD_ADDRS`. What was found
+    /// in another epoch must be asked again; see [`Vetting`](super::Vetting).
+    ///
+    /// Eight bytes in all, which are read in one load as they are written: an old revision with the
+    /// new epoch would pass for asked.
+    pub epoch: u16,
 }
 
 impl Policy {
+    /// The same in the next epoch.
+    #[must_use]
+    pub const fn in_next_epoch(self) -> Self {
+        Self {
+            epoch: self.epoch.wrapping_add(1),
+            ..self
+        }
+    }
+
     /// The slot in force.
     #[inline(always)]
     #[must_use]
@@ -102,7 +118,7 @@ impl Slots {
 /// Bits of [`Policy::flags`]; those without a name are zero.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Plain, Zeroable)]
-pub struct PolicyFlags(pub u32);
+pub struct PolicyFlags(pub u16);
 
 impl PolicyFlags {
     /// Nothing.
@@ -143,6 +159,30 @@ pub struct Pod {
     pub state: PodState,
     /// Zero.
     pub reserved: [u8; 3],
+    /// One of its IPv4 addresses, so that most of what it sends need not be looked for in
+    /// `POD_ADDRS`, where this one is, too; `::` if it has none.
+    pub addr_v4: Addr,
+    /// One of its IPv6 addresses likewise.
+    pub addr_v6: Addr,
+}
+
+impl Pod {
+    /// Is this one of the addresses noted here? The others are in `POD_ADDRS`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_at(&self, addr: Addr) -> bool {
+        (self.addr_v4.is(addr) || self.addr_v6.is(addr)) && !addr.is_unspecified()
+    }
+
+    /// Takes an address out of those noted here.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn forget_addr(&mut self, addr: Addr) {
+        for noted in [&mut self.addr_v4, &mut self.addr_v6] {
+            if *noted == addr {
+                *noted = Addr::UNSPECIFIED;
+            }
+        }
+    }
 }
 
 /// The subject set of a pod that is isolated, and of which no more is known: no rule speaks of it.

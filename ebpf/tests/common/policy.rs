@@ -105,6 +105,19 @@ impl World {
             netns: 3,
             state: PodState::PROGRAMMED,
             reserved: [0; 3],
+            // The other one is found in `POD_ADDRS`.
+            addr_v4: FAMILIES
+                .into_iter()
+                .map(|family| {
+                    addr(if interface == POD {
+                        family.pod
+                    } else {
+                        family.other
+                    })
+                })
+                .find(|addr| addr.is_v4())
+                .unwrap_or_default(),
+            addr_v6: Default::default(),
         };
         self.pods.borrow_mut().insert(interface, pod);
     }

@@ -1,7 +1,7 @@
 //! A node in memory: tables, a clock, a source of chance, and packets that go through the hooks.
 //!
 //! The agent's writes happen in the order it promises (what is referred to first, the revision
-//! last). What two processors do to each other is played by [`World::interrupt`].
+//! last), and whatever changes about pods raises the epoch. What two processors do to each other is played by [`World::interrupt`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -86,6 +86,15 @@ pub struct World {
     clock: Cell<Nanos>,
     chance: Cell<u64>,
     interruption: RefCell<Option<(u32, Interruption)>>,
+    asked: RefCell<Asked>,
+}
+
+/// What a packet at a pod's interface is asked about: as of the epoch in force.
+#[derive(Default, PartialEq)]
+struct Asked {
+    policy: Policy,
+    pods: BTreeMap<u32, Pod>,
+    pod_addrs: BTreeSet<PodAddr>,
 }
 
 impl Default for World {
@@ -123,6 +132,7 @@ impl Default for World {
             clock: Cell::new(1_000 * SECOND),
             chance: Cell::new(0x9e37_79b9_7f4a_7c15),
             interruption: RefCell::new(None),
+            asked: RefCell::default(),
         }
     }
 }
@@ -365,6 +375,19 @@ impl Tables for World {
     }
 
     fn policy(&self) -> Policy {
+        let mut asked = self.asked.borrow_mut();
+        let now = Asked {
+            policy: self.policy.get(),
+            pods: self.pods.borrow().clone(),
+            pod_addrs: self.pod_addrs.borrow().clone(),
+        };
+        if now != *asked {
+            self.policy.set(now.policy.in_next_epoch());
+            *asked = Asked {
+                policy: self.policy.get(),
+                ..now
+            };
+        }
         self.policy.get()
     }
 

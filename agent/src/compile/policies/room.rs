@@ -127,6 +127,9 @@ pub(super) fn leave_out_addresses(
         let Some(addr) = contents.pod_addrs.pop_last() else {
             break;
         };
+        if let Some(entry) = contents.pods.get_mut(&addr.interface) {
+            entry.forget_addr(addr.addr);
+        }
         let pod = desired.pods.get(&addr.interface);
         left_out.extend(
             pod.and_then(|it| it.pod.clone())

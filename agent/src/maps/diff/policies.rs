@@ -11,7 +11,10 @@
 //! - then the slots of before are brought up to date, and what has gone is removed;
 //! - an interface whose pod was not known, or will not be, is judged by a flag then: it gets its
 //!   pod by one write of its own, after the revision is raised and before that flag changes, or
-//!   loses it after that.
+//!   loses it after that;
+//! - each time the policies' entry is written its epoch is raised, and after the last change of a
+//!   pod's entry that was not in force by then, or loss of an address, it is raised once more: whatever was found out about a packet
+//!   while any of that was otherwise ([`Vetting`](weir_ebpf::tables::Vetting)) is found out again.
 //!
 //! What a run that was interrupted left behind is no different from what must change: the slot in
 //! force says what is in force, and the other is written anew.
@@ -52,7 +55,11 @@ fn is_known(pod: Option<&Pod>) -> bool {
 }
 
 fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
-    let Policy { revision, flags } = actual.policy;
+    let Policy {
+        revision,
+        flags,
+        epoch: _,
+    } = actual.policy;
     let in_force = Slot::of(revision);
     let classes = Classes::new(desired, actual, in_force);
     let peers = classes.peers();
@@ -92,6 +99,7 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
         policy = Policy {
             revision: revision.wrapping_add(1),
             flags: unknown_as_before(desired.policy.flags, flags),
+            ..policy.in_next_epoch()
         };
         plan.push(Write::PutPolicy(policy));
     }
@@ -103,10 +111,11 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
     };
     plan.extend(known.into_iter().map(settle_pod));
     if policy.flags != desired.policy.flags {
-        plan.push(Write::PutPolicy(Policy {
+        policy = Policy {
             flags: desired.policy.flags,
-            ..policy
-        }));
+            ..policy.in_next_epoch()
+        };
+        plan.push(Write::PutPolicy(policy));
     }
     plan.extend(unknown.into_iter().map(settle_pod));
     // Each kind by itself: the kernel takes many writes of a kind at once.
@@ -121,10 +130,21 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
     plan.extend(rules.unused.iter().map(|key| Write::RemoveRule(*key)));
     let gone = actual.pod_addrs.difference(&desired.pod_addrs);
     plan.extend(gone.map(|addr| Write::RemovePodAddr(*addr)));
+    let loses_addrs = !actual.pod_addrs.is_subset(&desired.pod_addrs);
+    if loses_addrs || pods_are_asked_otherwise(desired, actual, is_judged_otherwise) {
+        plan.push(Write::PutPolicy(policy.in_next_epoch()));
+    }
     let receivers = differences(&desired.receivers, &actual.receivers);
     let put = receivers.filter_map(|(addr, new, _)| Some(Write::PutReceiver(*addr, *new?)));
     plan.extend(put);
     plan
+}
+
+/// Does what a packet at an interface is asked change with a write of its own, after the revision
+/// was raised or without that? Else all of it was prepared before.
+fn pods_are_asked_otherwise(desired: &Contents, actual: &Contents, is_raised: bool) -> bool {
+    differences(&desired.pods, &actual.pods)
+        .any(|(_, new, old)| !(is_raised && is_known(new) && is_known(old)))
 }
 
 /// New flags, but for what they say of interfaces that nobody knows.

@@ -266,7 +266,13 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn policy(&self) -> Policy {
         // The table has an entry, which the verifier does not know.
-        POLICY.get(0).copied().unwrap_or_default()
+        let Some(entry) = POLICY.get_ptr(0) else {
+            return Policy::default();
+        };
+        // All of it at once, see `Policy`.
+        // SAFETY: the pointer is to an element of eight bytes, which an array map aligns to eight.
+        let all: u64 = unsafe { entry.cast::<u64>().read_volatile() };
+        bytemuck::cast(all)
     }
 
     #[inline(always)]

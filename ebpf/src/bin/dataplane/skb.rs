@@ -58,6 +58,11 @@ impl<const LINK: u32> Packet for Skb<'_, LINK> {
     }
 
     #[inline(always)]
+    fn peek<T: bytemuck::Pod>(&self, offset: u32) -> Option<T> {
+        self.at_hand(offset)
+    }
+
+    #[inline(always)]
     fn len(&self) -> u32 {
         self.0.len()
     }

@@ -224,6 +224,6 @@ fn flags_alone_are_one_write_that_judges_nothing_again() {
     let after = compiled(&node, objects(), &mut ids).contents;
     assert_eq!(
         diff(&after, &before),
-        Plan(vec![Write::PutPolicy(after.policy)])
+        Plan(vec![Write::PutPolicy(after.policy.in_next_epoch())])
     );
 }

@@ -1,7 +1,7 @@
 //! Single changes of policies, write by write. Whole clusters change in another crate.
 
 use weir_ebpf::tables::{
-    ANYONE, Cidr, Class, NOBODY, Pod, PodState, Policy, PolicyFlags, RuleKey, Slots,
+    ANYONE, Cidr, Class, NOBODY, Pod, PodAddr, PodState, Policy, PolicyFlags, RuleKey, Slots,
 };
 
 use super::*;
@@ -50,8 +50,17 @@ fn plan(change: impl Fn(&mut Contents)) -> Vec<Write> {
     diff(&desired, &contents(4)).0
 }
 
+/// The revision is raised, and with it the epoch.
 const fn policy(revision: u32, flags: PolicyFlags) -> Write {
-    Write::PutPolicy(Policy { revision, flags })
+    epoch(1, revision, flags)
+}
+
+const fn epoch(epoch: u16, revision: u32, flags: PolicyFlags) -> Write {
+    Write::PutPolicy(Policy {
+        revision,
+        flags,
+        epoch,
+    })
 }
 
 #[test]
@@ -114,12 +123,13 @@ fn a_range_that_comes_says_first_what_was_said_around_it() {
 }
 
 #[test]
-fn an_interface_that_comes_is_one_write_and_one_that_goes_too() {
+fn an_interface_that_comes_is_one_write_and_one_that_goes_too_and_each_begins_an_epoch() {
     let new = pod(2, PodState::PROGRAMMED);
     let comes = plan(|desired| {
         desired.pods.insert(11, new);
     });
-    assert_eq!(comes, [Write::PutPod(11, new)]);
+    let next = policy(4, PolicyFlags::NONE);
+    assert_eq!(comes, [Write::PutPod(11, new), next]);
     let goes = plan(|desired| {
         desired.pods.clear();
         desired.rules.clear();
@@ -128,7 +138,8 @@ fn an_interface_that_comes_is_one_write_and_one_that_goes_too() {
         goes,
         [
             Write::RemovePod(10),
-            Write::RemoveRule(RuleKey::everything(2, 7))
+            Write::RemoveRule(RuleKey::everything(2, 7)),
+            next,
         ]
     );
 }
@@ -145,7 +156,10 @@ fn a_pod_that_becomes_known_is_never_open_between() {
     let at = |wanted: &Write| plan.iter().position(|write| write == wanted).unwrap();
     let known = at(&Write::PutPod(10, pod(2, PodState::PROGRAMMED)));
     assert!(at(&policy(5, PolicyFlags::DENY_UNKNOWN)) < known);
-    assert!(known < at(&policy(5, PolicyFlags::NONE)));
+    let open = at(&epoch(2, 5, PolicyFlags::NONE));
+    assert!(known < open);
+    // What passed between by the flag is asked again.
+    assert!(open < at(&epoch(3, 5, PolicyFlags::NONE)));
     assert_eq!(
         plan.iter()
             .filter(|write| matches!(write, Write::PutPod(..)))
@@ -211,5 +225,59 @@ fn the_revision_goes_on_beyond_its_end() {
     for write in &plan {
         write.apply_to(&mut reached);
     }
+    assert_eq!((reached.policy.revision, reached.policy.epoch), (0, 1));
+    reached.policy.epoch = 0;
     assert_eq!(reached, contents(0));
+}
+
+fn own(interface: u32) -> PodAddr {
+    PodAddr {
+        interface,
+        addr: peer(),
+    }
+}
+
+#[test]
+fn an_address_that_a_pod_loses_begins_an_epoch_and_one_that_it_gets_does_not() {
+    let mut actual = contents(4);
+    actual.pod_addrs.insert(own(10));
+    assert_eq!(
+        diff(&contents(0), &actual).0,
+        [Write::RemovePodAddr(own(10)), policy(4, PolicyFlags::NONE),]
+    );
+    let gets = plan(|desired| {
+        desired.pod_addrs.insert(own(10));
+    });
+    assert_eq!(gets, [Write::PutPodAddr(own(10))]);
+}
+
+#[test]
+fn flags_begin_an_epoch() {
+    let plan = plan(|desired| desired.policy.flags = PolicyFlags::NO_SOURCE_CHECK);
+    assert_eq!(plan, [policy(4, PolicyFlags::NO_SOURCE_CHECK)]);
+}
+
+#[test]
+fn the_epoch_goes_on_beyond_its_end() {
+    let mut actual = contents(4);
+    actual.policy.epoch = u16::MAX;
+    actual.policy.flags = PolicyFlags::NO_SOURCE_CHECK;
+    assert_eq!(
+        diff(&contents(0), &actual).0,
+        [epoch(0, 4, PolicyFlags::NONE)]
+    );
+}
+
+/// Another pod at the interface, of which nothing but the address is another: it is judged as the
+/// one before was, and may not go on as that one.
+#[test]
+fn a_pod_in_the_place_of_another_begins_an_epoch() {
+    let new = Pod {
+        addr_v4: peer(),
+        ..pod(2, PodState::PROGRAMMED)
+    };
+    let plan = plan(|desired| {
+        desired.pods.insert(10, new);
+    });
+    assert_eq!(plan, [Write::PutPod(10, new), policy(4, PolicyFlags::NONE)]);
 }
