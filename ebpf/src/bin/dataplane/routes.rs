@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use weir_ebpf::{
-    addr::{Addr, Protocol},
+    addr::Protocol,
     packet::{Headers, Packet as _, TcpHeader},
 };
 
