@@ -22,6 +22,7 @@ use crate::{
     attach::{self, AgentLock, Dataplane, PinsLock, Role, destroy_stale_udp_sockets},
     compile::{Capacities, Compiler, Extent as Compiled},
     config::Config,
+    fast_path::{self, FastPath, Places},
     kube_proxy::{self, Takeover},
     maps::{
         Contents,
@@ -193,6 +194,7 @@ struct Agent {
     present: Present,
     api_server: Option<ApiServer>,
     takeover: Takeover,
+    fast_path: FastPath,
 }
 
 /// What the tables hold.
@@ -227,6 +229,9 @@ impl Agent {
         )?;
         reporter.inheritance(dataplane.inheritance());
         reporter.kube_proxy(takeover.state());
+        let is_supported = dataplane.features().redirect_peer;
+        let fast_path = FastPath::start(config.fast_path, is_supported, dataplane.pins().clone());
+        reporter.fast_path(fast_path.state());
         Ok(Self {
             cluster: Cluster::default(),
             node: OwnNode::new(&config)?,
@@ -245,6 +250,7 @@ impl Agent {
             present,
             api_server,
             takeover,
+            fast_path,
         })
     }
 
@@ -259,7 +265,11 @@ impl Agent {
             tokio::select! {
                 Some(event) = events.recv() => self.note(event),
                 Ok(()) = nodes.changed() => {
-                    self.node.note(nodes.borrow_and_update().clone());
+                    let state = nodes.borrow_and_update().clone();
+                    if let Some(state) = &state {
+                        self.fast_path.note(Places::of(state));
+                    }
+                    self.node.note(state);
                     self.queue_everything();
                 }
                 Ok(()) = records.changed() => {
@@ -290,6 +300,7 @@ impl Agent {
                     self.reporter.kube_proxy(state);
                     self.queue_everything();
                 }
+                () = self.fast_path.changed() => self.queue_everything(),
                 () = due(&self.schedule), if self.is_ready() => {
                     // That they have been heard of is no event.
                     self.show_source(SourceId::CNI, &mut records_row);
@@ -364,7 +375,8 @@ impl Agent {
         } else {
             Extent::Partial
         };
-        let result = self.bring_up_to_date();
+        let fast_path = self.fast_path.state();
+        let result = self.bring_up_to_date(&fast_path);
         let now = Instant::now();
         let took = now - start;
         self.schedule.done(result.is_ok(), now);
@@ -398,6 +410,8 @@ impl Agent {
                         },
                     },
                 });
+                self.surface.see_fast_path(fast_path.is_on);
+                self.reporter.fast_path(fast_path);
                 self.present.synchronised();
                 self.takeover.synchronised();
             }
@@ -411,7 +425,7 @@ impl Agent {
     }
 
     /// Gives what was compiled, and how many entries were written or removed.
-    fn bring_up_to_date(&mut self) -> Result<(Compiled, usize)> {
+    fn bring_up_to_date(&mut self, fast_path: &fast_path::State) -> Result<(Compiled, usize)> {
         let is_repair = self.schedule.is_repair();
         if is_repair {
             self.compiler.note_everything();
@@ -422,6 +436,7 @@ impl Agent {
         let capacities = table_capacities(tables);
         let (node, config, cluster) = (&mut self.node, &self.config, &self.cluster);
         let wanted = self.present.flags().with(self.takeover.flags());
+        let wanted = wanted.with(fast_path.flags());
         let extent = self.compiler.compile(
             cluster,
             &config.node_name,

@@ -20,6 +20,7 @@ use weir_ebpf::tables::capacity;
 use crate::{
     attach::TcChoice,
     compile::{PolicyOptions, UnknownPods},
+    fast_path,
     kube_proxy::CleanUp,
     model::parse_network,
     sources::{
@@ -157,6 +158,16 @@ pub struct AgentArguments {
         default_value = "rejudge"
     )]
     pub established: Established,
+
+    /// Whether packets for a pod of this node are handed over to it past the node's IP layer, and
+    /// past its own rules for what it forwards: automatically where it has none
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WEIR_FAST_PATH",
+        default_value = "auto"
+    )]
+    pub fast_path: fast_path::Choice,
 
     /// Where the agent keeps what outlives it, and what it says of itself.
     #[command(flatten)]
@@ -324,6 +335,8 @@ pub struct Config {
     pub metrics_bind_address: Option<SocketAddr>,
     /// Whether what kube-proxy has left is removed.
     pub cleanup_kube_proxy: CleanUp,
+    /// Whether packets are handed over to pods.
+    pub fast_path: fast_path::Choice,
     /// All flags by their names, with the values that are in force.
     pub flags: BTreeMap<String, String>,
 }
@@ -442,6 +455,7 @@ impl AgentArguments {
                 unknown_pods: self.unknown_pods.into(),
                 source_check: self.source_check == Switch::On,
                 keep_established: self.established == Established::Keep,
+                fast_path: self.fast_path != fast_path::Choice::Off,
             },
             bpffs: self.paths.bpffs,
             run_dir: self.paths.run_dir,
@@ -456,6 +470,7 @@ impl AgentArguments {
             healthz_bind_address: self.healthz_bind_address.0,
             metrics_bind_address: self.metrics_bind_address.0,
             cleanup_kube_proxy: self.cleanup_kube_proxy,
+            fast_path: self.fast_path,
             flags,
         })
     }

@@ -21,6 +21,7 @@ pub mod compile;
 pub mod config;
 pub mod doctor;
 pub mod explain;
+pub mod fast_path;
 pub mod kube_proxy;
 pub mod listing;
 pub mod logging;

@@ -185,8 +185,13 @@ fn pod_interfaces(state: &NodeState, records: &[cni::Record]) -> BTreeMap<u32, P
                     uid: claim.uid,
                 }
             });
-            let netns = interface.netns;
-            (*index, PodInterface { netns, addrs, pod })
+            let interface = PodInterface {
+                netns: interface.netns,
+                addrs,
+                is_direct: interface.is_direct,
+                pod,
+            };
+            (*index, interface)
         })
         .collect()
 }
@@ -211,6 +216,7 @@ mod tests {
             namespaces: [format!("cni-{name}")].into(),
             netns: 4,
             addrs: addrs(inside),
+            is_direct: true,
         };
         let state = NodeState {
             pod_interfaces: BTreeMap::from([
@@ -233,6 +239,7 @@ mod tests {
         let claimed = PodInterface {
             netns: 4,
             addrs: addrs(&["10.200.0.7", "fd00:10:200::7", "fe80::7"]),
+            is_direct: true,
             pod: Some(Claimed {
                 pod,
                 uid: "u".to_owned(),
@@ -241,6 +248,7 @@ mod tests {
         let unclaimed = PodInterface {
             netns: 4,
             addrs: addrs(&["10.200.0.8"]),
+            is_direct: true,
             pod: None,
         };
         assert_eq!(

@@ -11,6 +11,7 @@ const PURE: &[&str] = &[
     "src/model",
     "src/compile",
     "src/explain",
+    "src/fast_path/judge.rs",
     "src/kube_proxy/message.rs",
     "src/kube_proxy/names.rs",
     "src/kube_proxy/ruleset.rs",

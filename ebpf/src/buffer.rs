@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 
 use crate::{
-    addr::{Addr, Protocol},
+    addr::Protocol,
     checksum,
     packet::{Cover, Opener, Packet, PacketMut},
     tables::ConnectionKey,
@@ -86,8 +86,8 @@ impl<const N: usize> PacketMut for Buffer<N> {
         Some(())
     }
 
-    fn store_v6_addr(&mut self, offset: u32, addr: &Addr) -> Option<()> {
-        self.store(offset, addr)
+    fn store_v6<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
+        self.store(offset, value)
     }
 
     fn adjust_header_checksum(&mut self, offset: u32, difference: u32) -> Option<()> {

@@ -17,6 +17,7 @@
 
 mod decision;
 mod flow;
+pub mod hand_over;
 mod masquerade;
 mod open;
 mod pod;

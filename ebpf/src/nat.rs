@@ -153,7 +153,7 @@ fn translate_addr<P: PacketMut>(
         packet.adjust_header_checksum(headers.network + V4_CHECKSUM, change)?;
         packet.store(headers.network + v4_offset, &to.0[3])
     } else {
-        packet.store_v6_addr(headers.network + v6_offset, &to)
+        packet.store_v6(headers.network + v6_offset, &to)
     }
 }
 

@@ -67,9 +67,9 @@ pub trait PacketMut: Packet {
     /// Writes a value that no checksum of the network device covers in a way that changes: a
     /// field whose change another store cancels, or one outside any sum.
     fn store<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()>;
-    /// Writes an IPv6 address. The sum that a device took over the whole packet
+    /// Writes a field of the IPv6 header. The sum that a device took over the whole packet
     /// (`CHECKSUM_COMPLETE`) changes with it: no header checksum cancels it, as IPv4's does.
-    fn store_v6_addr(&mut self, offset: u32, addr: &Addr) -> Option<()>;
+    fn store_v6<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()>;
     /// Changes the IPv4 header's checksum at `offset` by a [`crate::checksum::difference`].
     fn adjust_header_checksum(&mut self, offset: u32, difference: u32) -> Option<()>;
     /// Changes the transport header's checksum at `offset`.

@@ -59,7 +59,7 @@ pub use flow::{Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Tupl
 pub use node::{Cidr, Cover, Interface, Node, PortRange};
 pub use policy::{
     ANYONE, Class, Connection, ConnectionFlags, ConnectionKey, NOBODY, Pod, PodAddr, PodState,
-    Policy, PolicyFlags, RuleKey, Slot, Slots,
+    Policy, PolicyFlags, Receiver, RuleKey, Slot, Slots,
 };
 pub use service::{
     Affinity, AffinityKey, Backend, BackendFlags, BackendKey, EndpointSet, Frontend, FrontendFlags,
@@ -109,6 +109,10 @@ pub mod name {
     pub const PODS: &str = "PODS";
     /// [`PodAddr`](super::PodAddr) → [`Present`](super::Present); hash.
     pub const POD_ADDRS: &str = "POD_ADDRS";
+    /// [`Addr`](crate::addr::Addr) → [`Receiver`](super::Receiver); hash.
+    pub const RECEIVERS: &str = "RECEIVERS";
+    /// `0` → the program that delivers what is handed over; program array.
+    pub const NEXT_PROGRAMS: &str = "NEXT_PROGRAMS";
     /// [`Addr`](crate::addr::Addr) → [`Class`](super::Class); hash.
     pub const PEERS: &str = "PEERS";
     /// [`Cidr`](super::Cidr) → [`Class`](super::Class); longest prefix.
@@ -230,6 +234,8 @@ pub trait Tables {
     fn policy(&self) -> Policy;
     /// The pod at an interface; `None`: unknown.
     fn pod(&self, interface: u32) -> Option<Pod>;
+    /// The pod of this node to which packets with this destination may be handed over.
+    fn receiver(&self, addr: &Addr) -> Option<Receiver>;
     /// May a pod send from this address?
     fn is_pod_addr(&self, addr: &PodAddr) -> bool;
     /// The class of an address by a slot; [`ANYONE`] where no rule speaks of it.

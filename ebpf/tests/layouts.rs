@@ -156,8 +156,9 @@ fn the_numbers_in_tables_keep_their_meaning() {
         PolicyFlags::EVENTS_DENIED,
         PolicyFlags::EVENTS_OPENED,
         PolicyFlags::LEAVE_TRACKED,
+        PolicyFlags::HAND_OVER,
     ];
-    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4, 8, 16, 32]);
+    assert_eq!(flags.map(|flags| flags.0), [1, 2, 4, 8, 16, 32, 64]);
     let flags = [
         ConnectionFlags::OPENED_BY_POD,
         ConnectionFlags::DENIED,
@@ -190,6 +191,8 @@ fn the_maps_keep_their_names() {
         (name::FRAGMENTS, "FRAGMENTS"),
         (name::PODS, "PODS"),
         (name::POD_ADDRS, "POD_ADDRS"),
+        (name::RECEIVERS, "RECEIVERS"),
+        (name::NEXT_PROGRAMS, "NEXT_PROGRAMS"),
         (name::PEERS, "PEERS"),
         (name::PEER_RANGES, "PEER_RANGES"),
         (name::RULES, "RULES"),

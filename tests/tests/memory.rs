@@ -6,7 +6,7 @@ mod policies;
 mod random;
 mod verdicts;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::thread;
@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use weir_ebpf::verdict::{Hook, Verdict};
 use weir_tests::scenario::{
     self, Executor as _, ScenarioFile,
-    memory::Memory,
+    memory::{Memory, Way},
     packet::{Body, Fragment, Packet},
     runner,
 };
@@ -39,12 +39,14 @@ fn main() -> Result<ExitCode> {
             policies_do_what_the_reference_evaluator_says,
         ),
     ];
-    trials.extend(
-        scenario::all()?
-            .into_iter()
-            .filter(|file| !matches!(&file.scenario, Ok(scenario) if !scenario.is_for_memory()))
-            .map(|file| Trial::test(file.name.clone(), move || run(file))),
-    );
+    for (way, suffix) in [(Way::Long, ""), (Way::Short, "/handed-over")] {
+        trials.extend(
+            scenario::all()?
+                .into_iter()
+                .filter(|file| !matches!(&file.scenario, Ok(scenario) if !scenario.is_for_memory()))
+                .map(|file| Trial::test(format!("{}{suffix}", file.name), move || run(file, way))),
+        );
+    }
     Ok(libtest_mimic::run(&arguments, trials).exit_code())
 }
 
@@ -54,9 +56,9 @@ fn property(name: &str, test: fn() -> Result<()>) -> Trial {
     })
 }
 
-fn run(file: ScenarioFile) -> Result<(), Failed> {
+fn run(file: ScenarioFile, way: Way) -> Result<(), Failed> {
     let scenario = file.scenario?;
-    scenario::run(&scenario, &file.directory, &mut Memory::new(1))
+    scenario::run(&scenario, &file.directory, &mut Memory::new(1).by(way))
         .map_err(|error| format!("{}: {error:#}", scenario.name).into())
 }
 
@@ -118,7 +120,7 @@ fn compare_with_the_model(histories: u32) -> Result<clusters::Met> {
     let cases = (clusters::history(1..=3), any::<u64>());
     let met = RefCell::new(clusters::Met::default());
     random::check(histories, &cases, |(history, seed)| {
-        let mut memory = Memory::new(seed);
+        let mut memory = Memory::new(seed).by(way_of(seed));
         let of_history = clusters::compare(&mut memory, &history, seed, all)?;
         met.borrow_mut().extend(&of_history);
         Ok(())
@@ -135,35 +137,52 @@ fn policies_do_what_the_reference_evaluator_says() -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let histories = histories()?;
     let share = histories.div_ceil(u32::try_from(threads)?);
-    let met = thread::scope(|scope| -> Result<verdicts::Met> {
+    let (met, deliveries) = thread::scope(|scope| -> Result<(verdicts::Met, usize)> {
         let threads: Vec<_> = (0..threads)
             .map(|_| scope.spawn(|| compare_with_the_evaluator(share)))
             .collect();
-        let mut met = verdicts::Met::default();
+        let (mut met, mut deliveries) = (verdicts::Met::default(), 0);
         for thread in threads {
             match thread.join() {
-                Ok(of_thread) => met.extend(&of_thread?),
+                Ok(of_thread) => {
+                    let (of_thread, delivered) = of_thread?;
+                    met.extend(&of_thread);
+                    deliveries += delivered;
+                }
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        Ok(met)
+        Ok((met, deliveries))
     })?;
     if histories >= HISTORIES {
         met.check()?;
+        ensure!(deliveries > 0, "nothing was handed over");
     }
     Ok(())
 }
 
-fn compare_with_the_evaluator(histories: u32) -> Result<verdicts::Met> {
+fn compare_with_the_evaluator(histories: u32) -> Result<(verdicts::Met, usize)> {
     let all = verdicts::Extent { with_time: true };
     let met = RefCell::new(verdicts::Met::default());
+    let deliveries = Cell::new(0);
     let cases = (verdicts::history(8..=40), any::<u64>());
     random::check(histories, &cases, |(history, seed)| {
-        let of_history = verdicts::compare(&mut Memory::new(seed), &history, all)?;
+        let mut memory = Memory::new(seed).by(way_of(seed));
+        let of_history = verdicts::compare(&mut memory, &history, all)?;
         met.borrow_mut().extend(&of_history);
+        deliveries.set(deliveries.get() + memory.deliveries());
         Ok(())
     })?;
-    Ok(met.into_inner())
+    Ok((met.into_inner(), deliveries.get()))
+}
+
+/// Half of the worlds hand over to pods what they can.
+const fn way_of(seed: u64) -> Way {
+    if seed.is_multiple_of(2) {
+        Way::Long
+    } else {
+        Way::Short
+    }
 }
 
 /// How many histories of clusters are compared with the reference model, if nobody says.

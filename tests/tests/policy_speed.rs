@@ -118,6 +118,7 @@ fn context() -> NodeContext {
                 addrs: [v4, v6]
                     .map(|addr| addr.parse().expect("an address"))
                     .into(),
+                is_direct: true,
                 pod: Some(Claimed {
                     pod: PodRef {
                         namespace: format!("ns-{namespace}"),

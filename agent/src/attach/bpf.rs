@@ -15,6 +15,7 @@ use std::path::Path;
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const PROG_QUERY: libc::c_long = 16;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
@@ -164,6 +165,43 @@ pub(super) fn attach_to_cgroup(
     attach_type: AttachType,
 ) -> io::Result<OwnedFd> {
     create(program, number(cgroup), attach_type)
+}
+
+/// The numbers of the programs that a hook of an interface has, in their order.
+pub(super) fn programs_at(interface: u32, attach_type: AttachType) -> io::Result<Vec<u32>> {
+    /// As many as the kernel allows at a hook (`BPF_MPROG_MAX`).
+    const MOST: usize = 64;
+    #[repr(C)]
+    struct Query {
+        interface: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        padding: u32,
+        program_flags: u64,
+        links: u64,
+        link_flags: u64,
+        revision: u64,
+    }
+    let mut programs = vec![0_u32; MOST];
+    let mut query = Query {
+        interface,
+        attach_type: attach_type.0,
+        query_flags: 0,
+        attach_flags: 0,
+        programs: programs.as_mut_ptr().addr() as u64,
+        count: u32::try_from(MOST).unwrap_or(0),
+        padding: 0,
+        program_flags: 0,
+        links: 0,
+        link_flags: 0,
+        revision: 0,
+    };
+    bpf(PROG_QUERY, &mut query)?;
+    programs.truncate(usize::try_from(query.count).map_err(io::Error::other)?);
+    Ok(programs)
 }
 
 /// Puts another program in a link, in one step.

@@ -167,6 +167,25 @@ impl Clsact {
             .map(|entry| entry.program.unwrap_or_default()))
     }
 
+    /// The filters at one side of an interface that are not ours, by kind and name.
+    pub(super) fn foreign(&mut self, interface: u32, is_egress: bool) -> Result<Vec<String>> {
+        let hooks = TcHook::ALL.map(|hook| (hook, hook.is_egress() == is_egress));
+        let ours = hooks.iter().filter(|(_, is_there)| *is_there);
+        let ours: Vec<TcHook> = ours.map(|(hook, _)| *hook).collect();
+        let Some(first) = ours.first() else {
+            return Ok(Vec::new());
+        };
+        let all = self.filters(interface, *first)?.into_iter();
+        Ok(all
+            .filter(Entry::is_filter)
+            .filter(|entry| !ours.iter().any(|hook| entry.is_ours(*hook)))
+            .map(|entry| match entry.name {
+                Some(name) => format!("{} {name}", entry.kind),
+                None => entry.kind,
+            })
+            .collect())
+    }
+
     /// Sets our filter at a hook, in one step when there is one already.
     pub(super) fn set(
         &mut self,

@@ -13,6 +13,8 @@ pub struct Features {
     pub coarse_clock: bool,
     /// TCX links (Linux 6.6).
     pub tcx: bool,
+    /// `bpf_redirect_peer` (Linux 5.10): packets can be handed over to pods.
+    pub redirect_peer: bool,
 }
 
 impl Features {
@@ -29,6 +31,10 @@ impl Features {
                 BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
             )?,
             tcx: tcx()?,
+            redirect_peer: helper(
+                ProgramType::SchedClassifier,
+                BpfHelper::BPF_FUNC_redirect_peer,
+            )?,
         })
     }
 
@@ -39,6 +45,7 @@ impl Features {
             set_retval,
             coarse_clock,
             tcx: _,
+            redirect_peer: _,
         } = self;
         u32::from(set_retval) | u32::from(coarse_clock) << 1
     }
@@ -77,6 +84,7 @@ mod tests {
             set_retval: false,
             coarse_clock: false,
             tcx: true,
+            redirect_peer: true,
         };
         assert_eq!(none.bits(), 0);
         assert_eq!(

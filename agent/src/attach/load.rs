@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::programs::{Program, ProgramFd};
+use aya::maps::ProgramArray;
+use aya::programs::{Program, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::tables::{capacity, name};
 
@@ -73,6 +74,7 @@ pub fn default_capacities() -> BTreeMap<&'static str, u32> {
         (name::AFFINITY, capacity::AFFINITY),
         (name::PODS, capacity::PODS),
         (name::POD_ADDRS, capacity::POD_ADDRS),
+        (name::RECEIVERS, capacity::POD_ADDRS),
         (name::PEERS, capacity::PEERS),
         (name::PEER_RANGES, capacity::PEER_RANGES),
         (name::RULES, capacity::RULES),
@@ -119,7 +121,7 @@ impl Dataplane {
         let pinned = place.check_layout()?;
         let loaded = load_object(options, &place, features)
             .and_then(|ebpf| check_object(&place).map(|()| ebpf))
-            .and_then(load_programs)
+            .and_then(|ebpf| load_programs(ebpf, features))
             .and_then(|loaded| succession.complete().map(|()| loaded));
         let (ebpf, programs) = match loaded {
             Ok(loaded) => loaded,
@@ -291,9 +293,10 @@ fn check_object(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
+fn load_programs(mut ebpf: Ebpf, features: Features) -> Result<(Ebpf, Vec<ProgramReport>)> {
     let wanted = TC_PROGRAMS
         .into_iter()
+        .chain([HAND_OVER])
         .chain(cgroup::HOOKS.iter().map(|(name, _)| *name));
     for name in wanted {
         ensure!(
@@ -301,9 +304,14 @@ fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
             "the BPF object has no program {name}"
         );
     }
-    load_side_by_side(&mut ebpf)?;
+    let is_wanted = |name: &str| name != HAND_OVER || features.redirect_peer;
+    load_side_by_side(&mut ebpf, is_wanted)?;
+    if is_wanted(HAND_OVER) {
+        set_next_program(&mut ebpf)?;
+    }
     let mut reports: Vec<ProgramReport> = ebpf
         .programs()
+        .filter(|(name, _)| is_wanted(name))
         .map(|(name, program)| {
             let info = program
                 .info()
@@ -318,10 +326,31 @@ fn load_programs(mut ebpf: Ebpf) -> Result<(Ebpf, Vec<ProgramReport>)> {
     Ok((ebpf, reports))
 }
 
-/// Loads every program, as many at once as there are processors: the verifier takes a tenth of a
+/// The program that those where packets enter the node go on with, when they hand one over.
+const HAND_OVER: &str = "hand_over_to_pod";
+
+/// Puts it where these find it. The array is pinned: without a name or a descriptor the kernel
+/// empties it.
+fn set_next_program(ebpf: &mut Ebpf) -> Result<()> {
+    let program: &SchedClassifier = ebpf
+        .program(HAND_OVER)
+        .with_context(|| format!("the BPF object has no program {HAND_OVER}"))?
+        .try_into()
+        .with_context(|| format!("the program {HAND_OVER} is of another type"))?;
+    let program = program.fd()?.try_clone()?;
+    let map = ebpf
+        .map_mut(name::NEXT_PROGRAMS)
+        .with_context(|| format!("the BPF object has no map {}", name::NEXT_PROGRAMS))?;
+    ProgramArray::try_from(map)
+        .and_then(|mut array| array.set(0, &program, 0))
+        .with_context(|| format!("put {HAND_OVER} into {}", name::NEXT_PROGRAMS))
+}
+
+/// Loads every program that is wanted, as many at once as there are processors: the verifier takes a tenth of a
 /// second for the largest, and nothing else of a start takes as long.
-fn load_side_by_side(ebpf: &mut Ebpf) -> Result<()> {
-    let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
+fn load_side_by_side(ebpf: &mut Ebpf, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let programs = ebpf.programs_mut().filter(|(name, _)| is_wanted(name));
+    let mut programs: Vec<(&str, &mut Program)> = programs.collect();
     // Those that are taken first are the last here: the longest, so that none is waited for alone.
     programs.sort_unstable_by_key(|(name, _)| load_order(name));
     let programs = Mutex::new(programs);
@@ -352,11 +381,12 @@ fn load_side_by_side(ebpf: &mut Ebpf) -> Result<()> {
 
 /// The higher, the sooner: by what the verifier takes for it.
 fn load_order(name: &str) -> usize {
-    const LONGEST: [&str; 6] = [
+    const LONGEST: [&str; 7] = [
         "to_network_l3",
         "to_network",
         "from_network_l3",
         "from_network",
+        HAND_OVER,
         "to_pod",
         "from_pod",
     ];

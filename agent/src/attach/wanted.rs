@@ -28,6 +28,7 @@ mod tests {
         let network = |name: &str, has_link_header| NetworkInterface {
             name: name.to_owned(),
             has_link_header,
+            is_port: false,
             addr_v4: None,
             addr_v6: None,
         };
@@ -36,6 +37,7 @@ mod tests {
             namespaces: BTreeSet::from(["cni-a".to_owned()]),
             netns: 1,
             addrs: BTreeSet::new(),
+            is_direct: true,
         };
         let node = NodeState {
             pod_interfaces: BTreeMap::from([(5, pod)]),

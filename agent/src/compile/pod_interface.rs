@@ -17,6 +17,9 @@ pub struct PodInterface {
     /// The addresses that the pod may use at it: those inside its namespace, link-local ones
     /// too, and those that its record names.
     pub addrs: BTreeSet<IpAddr>,
+    /// Do packets for it need nothing of the node but to be put there: is it a veth that is no
+    /// port of another device, and whose other end is in another network namespace?
+    pub is_direct: bool,
     /// The pod that the interface was made for, where a record says so.
     pub pod: Option<Claimed>,
 }
@@ -39,6 +42,9 @@ pub struct PolicyOptions {
     pub source_check: bool,
     /// Do connections go on that were opened before the policy forbade them?
     pub keep_established: bool,
+    /// May packets be handed over to pods past the node's IP layer? Whether they are is not
+    /// compiled: that is a flag of its own, which others set.
+    pub fast_path: bool,
 }
 
 impl Default for PolicyOptions {
@@ -47,6 +53,7 @@ impl Default for PolicyOptions {
             unknown_pods: UnknownPods::Auto,
             source_check: true,
             keep_established: false,
+            fast_path: true,
         }
     }
 }

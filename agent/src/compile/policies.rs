@@ -22,10 +22,11 @@ mod room;
 pub(super) mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    ANYONE, Class, NOBODY, Pod as PodEntry, PodAddr, PodState, PolicyFlags, Slots,
+    ANYONE, Class, NOBODY, Pod as PodEntry, PodAddr, PodState, PolicyFlags, Receiver, Slots,
 };
 
 use crate::maps::Contents;
@@ -75,6 +76,9 @@ pub(super) fn compile_policies(
     numbers.write(&draft, &mut desired.contents, &mut desired.policies);
     desired.contents.policy.flags = flags(node, &policies);
     write_pods(&draft, &numbers, &policies, desired);
+    if node.policy.fast_path {
+        write_receivers(&draft, desired);
+    }
     room::leave_out_addresses(&owners, capacities, desired);
 }
 
@@ -188,6 +192,30 @@ fn write_pods(
             addr: Addr::from(*addr),
         });
         desired.contents.pod_addrs.extend(addrs);
+    }
+}
+
+/// The addresses of pods to which packets may be handed over: those that one interface alone has,
+/// whose pod is known.
+fn write_receivers(draft: &Draft<'_>, desired: &mut Desired) {
+    let mut interfaces: BTreeMap<IpAddr, Vec<(u32, bool)>> = BTreeMap::new();
+    for (place, _) in &draft.places {
+        let is_ready = place.interface.is_direct && matches!(place.pod, Whose::Known(_));
+        for addr in &place.interface.addrs {
+            let of_addr = interfaces.entry(*addr).or_default();
+            of_addr.push((place.index, is_ready));
+        }
+    }
+    for (addr, of_addr) in interfaces {
+        let addr = Addr::from(addr);
+        if let [(interface, true)] = of_addr[..]
+            && !addr.is_link_local()
+        {
+            desired
+                .contents
+                .receivers
+                .insert(addr, Receiver { interface });
+        }
     }
 }
 

@@ -110,6 +110,8 @@ fn features() -> Vec<Finding> {
         set_retval,
         coarse_clock,
         tcx,
+        // What of the fast path is told by those who look who has a say in forwarding.
+        redirect_peer: _,
     } = features;
     vec![
         match tcx {

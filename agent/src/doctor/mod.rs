@@ -8,7 +8,7 @@
 //! | `kernel` | the kernel and what it can do |
 //! | `privileges` | what this process may do |
 //! | `places` | directories and file systems |
-//! | `neighbours` | kube-proxy, other programs, settings of the network |
+//! | `neighbours` | kube-proxy, other programs, settings of the network, the fast path |
 
 mod kernel;
 mod neighbours;
@@ -77,7 +77,7 @@ pub async fn examine(paths: &Paths, places: &Places) -> Vec<Finding> {
     let mut findings = kernel::examine();
     findings.extend(privileges::examine());
     findings.extend(places::examine(paths, places));
-    findings.extend(neighbours::examine(paths).await);
+    findings.extend(neighbours::examine(paths, places).await);
     findings
 }
 

@@ -7,9 +7,12 @@ use nix::net::if_::if_nameindex;
 
 use super::Finding;
 use crate::{
-    attach::AgentLock,
-    config::{Paths, lock_file},
+    attach::{AgentLock, Features},
+    config::{Paths, Places, lock_file},
+    fast_path::{self, Choice, judge},
     kube_proxy::{self, Leavings, Presence},
+    maps::pins::Pins,
+    sources::node,
 };
 
 /// Whose programs or interfaces begin with this, and what that means.
@@ -53,7 +56,7 @@ enum Sign {
     Program(&'static str),
 }
 
-pub(super) async fn examine(paths: &Paths) -> Vec<Finding> {
+pub(super) async fn examine(paths: &Paths, places: &Places) -> Vec<Finding> {
     // Then it is the agent who answers health checks.
     let agent_runs = AgentLock::is_held(&lock_file(&paths.run_dir)).unwrap_or(false);
     let presence = kube_proxy::presence(!agent_runs).await;
@@ -67,7 +70,24 @@ pub(super) async fn examine(paths: &Paths) -> Vec<Finding> {
     }];
     findings.extend(others(&interfaces(), &programs()));
     findings.push(forwarding());
+    findings.push(fast_path(paths, places).await);
     findings
+}
+
+/// What an agent with `--fast-path=auto` would do.
+async fn fast_path(paths: &Paths, places: &Places) -> Finding {
+    let found = node::list(&places.netns_dir).await.and_then(|node| {
+        let interfaces = fast_path::Places::of(&node);
+        fast_path::look(&Pins::new(&paths.bpffs), &interfaces)
+    });
+    let is_supported = Features::probe().is_ok_and(|features| features.redirect_peer);
+    let state = judge(
+        Choice::Auto,
+        is_supported,
+        &found.map_err(|error| format!("{error:#}")),
+    );
+    // Nothing is wrong with the long way.
+    Finding::ok("fast path", state.to_string())
 }
 
 fn judge_kube_proxy(presence: &Presence, left: &Leavings) -> Finding {

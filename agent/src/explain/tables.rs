@@ -70,6 +70,7 @@ impl Judge {
             let interface = PodInterface {
                 netns: -1,
                 addrs: addrs.filter(is_its_own).collect(),
+                is_direct: false,
                 pod: Some(Claimed {
                     pod: pod.id.clone(),
                     uid: pod.uid.clone(),

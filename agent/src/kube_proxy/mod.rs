@@ -27,7 +27,7 @@ mod ipsets;
 mod ipvs;
 mod leavings;
 mod legacy;
-mod message;
+pub(crate) mod message;
 mod names;
 mod nftables;
 mod presence;

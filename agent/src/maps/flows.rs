@@ -57,6 +57,8 @@ pub fn may_leave_stale(plan: &Plan, before: &Contents) -> bool {
         | Write::RemovePod(_)
         | Write::PutPodAddr(_)
         | Write::RemovePodAddr(_)
+        | Write::PutReceiver(..)
+        | Write::RemoveReceiver(_)
         | Write::PutPeer(..)
         | Write::RemovePeer(_)
         | Write::PutPeerRange(..)

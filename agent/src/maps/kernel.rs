@@ -20,8 +20,8 @@ use bytemuck::Pod;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
     Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey, Flow,
-    Frontend, FrontendKey, Interface, Node, Pod as LocalPod, PodAddr, Policy, Present, RuleKey,
-    Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
+    Frontend, FrontendKey, Interface, Node, Pod as LocalPod, PodAddr, Policy, Present, Receiver,
+    RuleKey, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
 };
 
 use crate::maps::flows::Judge;
@@ -49,6 +49,7 @@ pub struct KernelTables {
     node: Table<u32, Node>,
     pods: Table<u32, LocalPod>,
     pod_addrs: Table<PodAddr, Present>,
+    receivers: Table<Addr, Receiver>,
     peers: Table<Addr, Class>,
     peer_ranges: PrefixTable<Cidr, Class>,
     rules: PrefixTable<RuleKey, u32>,
@@ -156,6 +157,7 @@ impl KernelTables {
             node: Table::new(name::NODE, map(name::NODE)?)?,
             pods: Table::new(name::PODS, map(name::PODS)?)?,
             pod_addrs: Table::new(name::POD_ADDRS, map(name::POD_ADDRS)?)?,
+            receivers: Table::new(name::RECEIVERS, map(name::RECEIVERS)?)?,
             peers: Table::new(name::PEERS, map(name::PEERS)?)?,
             peer_ranges: PrefixTable::new(name::PEER_RANGES, map(name::PEER_RANGES)?)?,
             rules: PrefixTable::new(name::RULES, map(name::RULES)?)?,
@@ -192,6 +194,7 @@ impl KernelTables {
             node: self.node.get(&0)?.unwrap_or_default(),
             pods: self.pods.collect()?,
             pod_addrs: self.pod_addrs.keys()?,
+            receivers: self.receivers.collect()?,
             peers: self.peers.collect()?,
             peer_ranges: self.peer_ranges.collect()?,
             rules: self.rules.collect()?,
@@ -275,6 +278,8 @@ impl KernelTables {
             Some(Write::RemovePod(_)) => self.pods.remove(run, key!(RemovePod)),
             Some(Write::PutPodAddr(_)) => self.pod_addrs.put(run, present!(PutPodAddr)),
             Some(Write::RemovePodAddr(_)) => self.pod_addrs.remove(run, key!(RemovePodAddr)),
+            Some(Write::PutReceiver(..)) => self.receivers.put(run, entry!(PutReceiver)),
+            Some(Write::RemoveReceiver(_)) => self.receivers.remove(run, key!(RemoveReceiver)),
             Some(Write::PutPeer(..)) => self.peers.put(run, entry!(PutPeer)),
             Some(Write::RemovePeer(_)) => self.peers.remove(run, key!(RemovePeer)),
             Some(Write::PutPeerRange(..)) => self.peer_ranges.put(run, entry!(PutPeerRange)),
@@ -374,6 +379,7 @@ impl KernelTables {
             (self.sockets.name, self.sockets.capacity),
             (self.pods.name, self.pods.capacity),
             (self.pod_addrs.name, self.pod_addrs.capacity),
+            (self.receivers.name, self.receivers.capacity),
             (self.peers.name, self.peers.capacity),
             (self.peer_ranges.0.name, self.peer_ranges.0.capacity),
             (self.rules.0.name, self.rules.0.capacity),

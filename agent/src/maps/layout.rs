@@ -13,8 +13,8 @@ use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
     Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey, Flow,
     Fragment, FragmentKey, Frontend, FrontendKey, Interface, LAYOUT_VERSION, Node, Pod, PodAddr,
-    Policy, Present, RuleKey, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange,
-    Tuple, name,
+    Policy, Present, Receiver, RuleKey, Service, ServiceName, ServingKey, SocketFlow, SocketKey,
+    SourceRange, Tuple, name,
 };
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are added.
@@ -122,6 +122,14 @@ pub fn layouts() -> BTreeMap<&'static str, Layout> {
         (
             name::POD_ADDRS,
             Layout::of::<PodAddr, Present>(MapType::Hash, NO_PREALLOC),
+        ),
+        (
+            name::RECEIVERS,
+            Layout::of::<Addr, Receiver>(MapType::Hash, NO_PREALLOC),
+        ),
+        (
+            name::NEXT_PROGRAMS,
+            Layout::of::<u32, u32>(MapType::ProgramArray, 0),
         ),
         (
             name::PEERS,

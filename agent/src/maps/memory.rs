@@ -11,8 +11,8 @@ use weir_ebpf::addr::Addr;
 use weir_ebpf::event::Event;
 use weir_ebpf::tables::{
     ANYONE, Affinity, AffinityKey, Backend, BackendKey, Connection, ConnectionKey, Flow, Fragment,
-    FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, RuleKey,
-    Service, ServingKey, Slot, SocketFlow, SocketKey, Tables, Tuple,
+    FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, Receiver,
+    RuleKey, Service, ServingKey, Slot, SocketFlow, SocketKey, Tables, Tuple,
 };
 
 use super::flows::Judge;
@@ -207,6 +207,10 @@ impl Tables for MemoryTables {
 
     fn pod(&self, interface: u32) -> Option<Pod> {
         self.contents.pods.get(&interface).copied()
+    }
+
+    fn receiver(&self, addr: &Addr) -> Option<Receiver> {
+        self.contents.receivers.get(addr).copied()
     }
 
     fn is_pod_addr(&self, addr: &PodAddr) -> bool {

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
     Backend, BackendKey, Cidr, Class, Frontend, FrontendKey, Interface, Node, Pod, PodAddr, Policy,
-    RuleKey, Service, ServiceName, ServingKey, SourceRange, name,
+    Receiver, RuleKey, Service, ServiceName, ServingKey, SourceRange, name,
 };
 
 /// Set in the `revision` of a [`Service`] while its set of backends is being changed.
@@ -58,6 +58,8 @@ pub struct Contents {
     pub pods: BTreeMap<u32, Pod>,
     /// `POD_ADDRS`
     pub pod_addrs: BTreeSet<PodAddr>,
+    /// `RECEIVERS`
+    pub receivers: BTreeMap<Addr, Receiver>,
     /// `PEERS`
     pub peers: BTreeMap<Addr, Class>,
     /// `PEER_RANGES`
@@ -85,6 +87,7 @@ impl Contents {
             name::NODE | name::POLICY => Some(1),
             name::PODS => Some(self.pods.len()),
             name::POD_ADDRS => Some(self.pod_addrs.len()),
+            name::RECEIVERS => Some(self.receivers.len()),
             name::PEERS => Some(self.peers.len()),
             name::PEER_RANGES => Some(self.peer_ranges.len()),
             name::RULES => Some(self.rules.len()),
@@ -140,6 +143,10 @@ pub enum Write {
     PutPodAddr(PodAddr),
     /// Removes from it; absent is no error.
     RemovePodAddr(PodAddr),
+    /// Sets an entry of `RECEIVERS`.
+    PutReceiver(Addr, Receiver),
+    /// Removes one; absent is no error.
+    RemoveReceiver(Addr),
     /// Sets an entry of `PEERS`.
     PutPeer(Addr, Class),
     /// Removes one; absent is no error.
@@ -269,6 +276,7 @@ impl Contents {
         Self {
             pods: std::mem::take(&mut self.pods),
             pod_addrs: std::mem::take(&mut self.pod_addrs),
+            receivers: std::mem::take(&mut self.receivers),
             peers: std::mem::take(&mut self.peers),
             peer_ranges: std::mem::take(&mut self.peer_ranges),
             rules: std::mem::take(&mut self.rules),
@@ -386,6 +394,12 @@ impl Write {
             }
             Self::RemovePodAddr(addr) => {
                 contents.pod_addrs.remove(&addr);
+            }
+            Self::PutReceiver(addr, receiver) => {
+                contents.receivers.insert(addr, receiver);
+            }
+            Self::RemoveReceiver(addr) => {
+                contents.receivers.remove(&addr);
             }
             Self::PutPeer(addr, class) => {
                 contents.peers.insert(addr, class);

@@ -258,6 +258,7 @@ fn puts(contents: &Contents) -> Vec<Write> {
         node,
         pods,
         pod_addrs,
+        receivers,
         peers,
         peer_ranges,
         rules,
@@ -285,6 +286,7 @@ fn puts(contents: &Contents) -> Vec<Write> {
     writes.extend(each(peers, Write::PutPeer));
     writes.extend(each(peer_ranges, Write::PutPeerRange));
     writes.extend(pod_addrs.iter().copied().map(Write::PutPodAddr));
+    writes.extend(each(receivers, Write::PutReceiver));
     writes.extend(each(pods, Write::PutPod));
     writes.push(Write::PutPolicy(*policy));
     writes

@@ -24,7 +24,7 @@ use crate::{
     attach::ProgramReport,
     compile::{self, Desired, PodReport},
     config::Config,
-    kube_proxy,
+    fast_path, kube_proxy,
     maps::{Contents, layout::layout_version, succession::Inheritance},
     model::{self, Cluster, ObjectRef, PolicyRef, Report, ServiceRef, SourceId},
 };
@@ -129,6 +129,7 @@ impl Reporter {
             skipped: Vec::new(),
             unknown_kinds: Vec::new(),
             kube_proxy: kube_proxy::State::default(),
+            fast_path: None,
         };
         status.write(&config.run_dir).context("the first status")?;
         told.tell(status);
@@ -236,6 +237,17 @@ impl Reporter {
     /// Says how it stands with kube-proxy. Whoever knows has logged it.
     pub fn kube_proxy(&self, state: kube_proxy::State) {
         self.show(|status| status.kube_proxy = state);
+    }
+
+    /// Says how it stands with the fast path, now that the programs have been told. Whoever knows
+    /// why has logged it.
+    pub fn fast_path(&self, state: fast_path::State) {
+        self.show_news(|status| {
+            let state = Some(state);
+            let is_news = status.fast_path != state;
+            status.fast_path = state;
+            is_news
+        });
     }
 
     /// Says what a synchronisation did.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{kube_proxy, model::SourceId};
+use crate::{fast_path, kube_proxy, model::SourceId};
 
 /// What an agent says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +83,10 @@ pub struct Status {
     /// Taking over from kube-proxy. An agent before this one did not tell.
     #[serde(default)]
     pub kube_proxy: kube_proxy::State,
+    /// Whether packets are handed over to pods past the node's IP layer. An agent before this one
+    /// did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast_path: Option<fast_path::State>,
 }
 
 /// What comes of asking a source for one kind of object.

@@ -139,6 +139,11 @@ impl Surface {
         self.metrics.own.set_problems(problems);
     }
 
+    /// Are packets handed over to pods?
+    pub fn see_fast_path(&self, is_on: bool) {
+        self.metrics.own.set_fast_path(is_on);
+    }
+
     /// Something has to be written, and can be.
     pub fn queued(&self) {
         let now = Now::read();

@@ -75,6 +75,9 @@ pub struct Interface {
     pub netns: i32,
     /// The addresses of its other end, inside the pod, link-local ones too.
     pub addrs: BTreeSet<IpAddr>,
+    /// Is it a veth that is no port of another device and has no queue, with its other end in
+    /// another network namespace?
+    pub is_direct: bool,
 }
 
 /// An interface that leads to the network.
@@ -84,6 +87,8 @@ pub struct NetworkInterface {
     pub name: String,
     /// Do its packets begin with an Ethernet header?
     pub has_link_header: bool,
+    /// Is it a port, which means: of a VRF, and it has a routing table of its own?
+    pub is_port: bool,
     /// The IPv4 address of flows that are masqueraded as they leave by it, if it has one.
     pub addr_v4: Option<Ipv4Addr>,
     /// The IPv6 address of these, likewise.
@@ -130,6 +135,10 @@ impl NodeState {
                         namespaces: namespaces.get(netns).cloned().unwrap_or_default(),
                         netns: *netns,
                         addrs: addresses::pod_addresses(addresses, link.peer),
+                        is_direct: link.kind == "veth"
+                            && link.master.is_none()
+                            && !link.has_queue
+                            && link.peer_namespace.is_some(),
                     };
                     state.pod_interfaces.insert(link.index, interface);
                 }
@@ -138,6 +147,7 @@ impl NodeState {
                     let interface = NetworkInterface {
                         name,
                         has_link_header: *has_link_header,
+                        is_port: link.master.is_some(),
                         addr_v4,
                         addr_v6,
                     };
@@ -276,6 +286,7 @@ mod tests {
             header,
             is_loopback: name == "lo",
             master: None,
+            has_queue: false,
             peer: (kind == "veth").then_some(2),
             peer_namespace: (kind == "veth").then_some(1),
         };
@@ -317,6 +328,7 @@ mod tests {
         let network = |name: &str, has_link_header, addr_v4| NetworkInterface {
             name: name.to_owned(),
             has_link_header,
+            is_port: false,
             addr_v4,
             addr_v6: None,
         };
@@ -330,6 +342,7 @@ mod tests {
                     addrs: ["10.200.0.7", "fe80::7"]
                         .map(|addr| addr.parse().unwrap())
                         .into(),
+                    is_direct: true,
                 },
             )]),
             network_interfaces: BTreeMap::from([

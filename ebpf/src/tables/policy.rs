@@ -136,6 +136,9 @@ impl PolicyFlags {
     /// The kernel's connection tracking has connections to services that another service proxy
     /// translated: what continues one, and has no flow here, is left to it.
     pub const LEAVE_TRACKED: Self = Self(1 << 5);
+    /// What goes to a pod of this node, and was judged, is handed over to the pod past the node's
+    /// IP layer, where `RECEIVERS` has the pod's address.
+    pub const HAND_OVER: Self = Self(1 << 6);
 }
 
 bits!(PolicyFlags);
@@ -212,6 +215,16 @@ pub struct PodAddr {
     pub interface: u32,
     /// The address.
     pub addr: Addr,
+}
+
+/// A pod's interface to which a packet may be handed over, by one of the pod's addresses: the value
+/// of `RECEIVERS`. Written by the agent, of interfaces whose other end is in another network
+/// namespace, and to which the node routes the address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Plain, Zeroable)]
+pub struct Receiver {
+    /// The interface on the node's side.
+    pub interface: u32,
 }
 
 /// What rules say of an address: the number of its class. Addresses that every rule in force treats

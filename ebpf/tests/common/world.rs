@@ -18,8 +18,8 @@ use weir_ebpf::{
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey,
         Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend, FrontendFlags,
-        FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, PortRange, RuleKey, Service,
-        ServingKey, Slot, SocketFlow, SocketKey, SourceRange, Tables, Tuple,
+        FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, PortRange, Receiver, RuleKey,
+        Service, ServingKey, Slot, SocketFlow, SocketKey, SourceRange, Tables, Tuple,
     },
     verdict::Verdict,
 };
@@ -63,6 +63,8 @@ pub struct World {
     pub pods: RefCell<BTreeMap<u32, Pod>>,
     /// `POD_ADDRS`
     pub pod_addrs: RefCell<BTreeSet<PodAddr>>,
+    /// `RECEIVERS`
+    pub receivers: RefCell<BTreeMap<Addr, Receiver>>,
     /// `PEERS`
     pub peers: RefCell<BTreeMap<Addr, Class>>,
     /// `RULES`
@@ -115,6 +117,7 @@ impl Default for World {
             interfaces: RefCell::default(),
             pods: RefCell::default(),
             pod_addrs: RefCell::default(),
+            receivers: RefCell::default(),
             peers: RefCell::default(),
             rules: RefCell::default(),
             policy: Cell::default(),
@@ -390,6 +393,10 @@ impl Tables for World {
 
     fn pod(&self, interface: u32) -> Option<Pod> {
         self.pods.borrow().get(&interface).copied()
+    }
+
+    fn receiver(&self, addr: &Addr) -> Option<Receiver> {
+        self.receivers.borrow().get(addr).copied()
     }
 
     fn is_pod_addr(&self, addr: &PodAddr) -> bool {

@@ -184,6 +184,7 @@ impl Node {
             unknown_pods: self.unknown_pods,
             source_check: self.source_check,
             keep_established: self.keep_established,
+            fast_path: true,
         }
     }
 }

@@ -146,6 +146,7 @@ impl Interfaces {
                 // Not known: there are no sockets behind it.
                 netns: -1,
                 addrs: plug.addresses.clone(),
+                is_direct: true,
                 pod: claimed,
             };
             (*index, interface)

@@ -1,4 +1,8 @@
 //! The executor in memory: the datapath's library over ordered maps, no privileges.
+//!
+//! Packets take one of two ways through the node. On the long one each hook sees its packets for
+//! itself; on the short one what is handed over to a pod is, when the test brings it to that pod's
+//! interface, delivered there by what hands it over. What comes of it must be the same.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,8 +13,10 @@ use weir_agent::maps::{Contents, Plan};
 use weir_ebpf::addr::Port;
 use weir_ebpf::buffer::Buffer;
 use weir_ebpf::conntrack::SECOND;
-use weir_ebpf::datapath::{self, At};
+use weir_ebpf::datapath::hand_over::{self, Entry};
+use weir_ebpf::datapath::{self, At, Decision as Decided, Workspace};
 use weir_ebpf::event::Event;
+use weir_ebpf::packet::{self, Headers, Packet as _, PacketMut as _};
 use weir_ebpf::socket::{self, Caller, Decision, Peer};
 use weir_ebpf::tables::{Nanos, Tables as _};
 use weir_ebpf::verdict::{Hook, Verdict};
@@ -22,6 +28,19 @@ use super::runner::{Called, Executor, Sent, SocketCall};
 #[derive(Debug)]
 pub struct Memory {
     tables: MemoryTables,
+    way: Way,
+    /// What was handed over last: to which interface, and as what it left.
+    handed_over: Option<(u32, Vec<u8>)>,
+    deliveries: usize,
+}
+
+/// Which way packets take from one hook to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through the node's IP layer.
+    Long,
+    /// Past it, where a packet is handed over.
+    Short,
 }
 
 impl Memory {
@@ -31,7 +50,24 @@ impl Memory {
         let tables = MemoryTables::new(Contents::default(), seed);
         // A machine that was started a while ago.
         tables.set_now(1_000 * SECOND);
-        Self { tables }
+        Self {
+            tables,
+            way: Way::Long,
+            handed_over: None,
+            deliveries: 0,
+        }
+    }
+
+    /// Packets take this way.
+    #[must_use]
+    pub fn by(self, way: Way) -> Self {
+        Self { way, ..self }
+    }
+
+    /// How many packets were delivered by what hands them over.
+    #[must_use]
+    pub const fn deliveries(&self) -> usize {
+        self.deliveries
     }
 
     /// The tables.
@@ -39,6 +75,55 @@ impl Memory {
     pub const fn tables(&self) -> &MemoryTables {
         &self.tables
     }
+}
+
+impl Memory {
+    /// A packet meets the program at a hook.
+    fn cross(&mut self, packet: &mut Buffer, at: At) -> Verdict {
+        let (verdict, work) = datapath::run(packet, &self.tables, at);
+        let passes = match verdict {
+            Verdict::Pass => Some(Decided::PASS),
+            Verdict::Translate => Some(Decided::TRANSLATE),
+            Verdict::PassFragment | Verdict::Reject(_) | Verdict::Drop(_) => None,
+        };
+        if self.way == Way::Short
+            && let (Some(decision), Some(entry)) = (passes, Entry::of(at.hook))
+            && !hand_over::is_last_hop(packet, &work.headers)
+        {
+            let receiver = hand_over::receiver(&self.tables, &work, decision, entry, at.interface);
+            self.handed_over = receiver.map(|to| (to, packet.bytes().to_vec()));
+        }
+        verdict
+    }
+
+    /// A packet is handed over to a pod, and gets the hop back that this took, as tests compare
+    /// what arrives with what was sent.
+    fn deliver(&mut self, packet: &mut Buffer, receiver: u32) -> Result<Verdict> {
+        let mut work = Workspace::new();
+        let parsed = packet::parse_into(packet, &mut work.headers);
+        anyhow::ensure!(parsed.is_ok(), "what was handed over cannot be read");
+        let decision = hand_over::deliver(packet, &self.tables, receiver, &mut work);
+        datapath::report(&self.tables, Hook::ToPod, &mut work, decision);
+        self.deliveries += 1;
+        if !decision.is_dropped() {
+            give_hop_back(packet, &work.headers)?;
+        }
+        Ok(decision.verdict())
+    }
+}
+
+fn give_hop_back(packet: &mut Buffer, headers: &Headers) -> Result<()> {
+    let offset = headers.network + if headers.is_v4 { 8 } else { 7 };
+    let [fewer, next]: [u8; 2] = packet.load(offset).context("no hop limit")?;
+    packet.store(offset, &(fewer + 1)).context("no hop limit")?;
+    if headers.is_v4 {
+        let [fewer, more] = [fewer, fewer + 1].map(|hops| u16::from_ne_bytes([hops, next]));
+        let change = u32::from(!fewer) + u32::from(more);
+        packet
+            .adjust_header_checksum(headers.network + 10, change)
+            .context("no header checksum")?;
+    }
+    Ok(())
 }
 
 /// The index of the interface by which packets leave the node: that which `BPF_PROG_TEST_RUN` has.
@@ -53,7 +138,17 @@ impl Executor for Memory {
     fn send(&mut self, at: At, frame: &[u8]) -> Result<Sent> {
         let mut buffer: Buffer = Buffer::new(frame).context("the frame is too long")?;
         anyhow::ensure!(at.hook != Hook::Socket, "no packet is seen at a socket");
-        let (verdict, _) = datapath::run(&mut buffer, &self.tables, at);
+        let verdict = match self.handed_over.take() {
+            Some((receiver, left)) if at.hook == Hook::ToPod && left == frame => {
+                anyhow::ensure!(
+                    receiver == at.interface,
+                    "handed over to {receiver}, and led to {}",
+                    at.interface
+                );
+                self.deliver(&mut buffer, receiver)?
+            }
+            _ => self.cross(&mut buffer, at),
+        };
         Ok(Sent {
             verdict,
             frame: buffer.bytes().to_vec(),

@@ -176,10 +176,13 @@ impl World {
                 self.compiler.note_everything();
             }
         }
-        // As if somebody watched.
+        // As if somebody watched, and nothing of the node had a say in forwarding.
         let watched = |desired: &mut Desired| {
             let flags = &mut desired.contents.policy.flags;
-            *flags = flags.with(PolicyFlags::EVENTS_DENIED.with(PolicyFlags::EVENTS_OPENED));
+            *flags = flags
+                .with(PolicyFlags::EVENTS_DENIED)
+                .with(PolicyFlags::EVENTS_OPENED)
+                .with(PolicyFlags::HAND_OVER);
         };
         let (cluster, node) = (&self.cluster, &self.node);
         let capacities = Capacities::default();

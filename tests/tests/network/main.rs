@@ -8,6 +8,7 @@
 mod api_server;
 mod bed;
 mod commands;
+mod fast_path;
 mod health;
 mod lifecycle;
 mod lifetime;

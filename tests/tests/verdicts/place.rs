@@ -41,6 +41,7 @@ impl Interfaces {
             let interface = PodInterface {
                 netns: -1,
                 addrs: pod.addresses.iter().copied().collect(),
+                is_direct: true,
                 pod: has_records.then(|| Claimed {
                     pod: PodRef {
                         namespace: pod.namespace.clone(),

@@ -150,6 +150,9 @@ impl Page {
             pods_line(&status.interfaces),
             status.network_interfaces.len(),
         ));
+        if let Some(state) = &status.fast_path {
+            self.line(format!("  fast path: {state}"));
+        }
         for line in status.kube_proxy.lines() {
             self.line(format!("  {line}"));
         }

@@ -111,10 +111,17 @@ pub(super) fn leave_out_addresses(
             contents.policy.flags = contents.policy.flags.with(PolicyFlags::DENY_UNKNOWN);
         }
         contents.pod_addrs.retain(|addr| addr.interface != index);
+        contents
+            .receivers
+            .retain(|_, receiver| receiver.interface != index);
         if let Some(report) = desired.pods.get_mut(&index) {
             report.state = PodState::UNKNOWN;
             left_out.extend(report.pod.clone().map(|pod| (pod, Table::Pods)));
         }
+    }
+    // What is not there takes the long way.
+    for _ in 0..excess(contents.receivers.len(), capacities.pod_addrs) {
+        contents.receivers.pop_last();
     }
     for _ in 0..excess(contents.pod_addrs.len(), capacities.pod_addrs) {
         let Some(addr) = contents.pod_addrs.pop_last() else {

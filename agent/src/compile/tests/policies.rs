@@ -66,6 +66,7 @@ pub(super) fn with_interfaces(pods: &[(&str, &[&str])]) -> NodeContext {
         let interface = PodInterface {
             netns: 1,
             addrs: addrs.iter().map(|addr| addr.parse().unwrap()).collect(),
+            is_direct: true,
             pod: Some(Claimed {
                 pod: PodRef {
                     namespace: "shop".to_owned(),

@@ -71,6 +71,10 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
         || sets_of_known_pods_change(desired, actual, in_force);
 
     let mut plan = Vec::new();
+    // Handed over is only what both say: the rest takes the way that is always right.
+    let receivers = differences(&desired.receivers, &actual.receivers);
+    let gone = receivers.filter(|(_, _, old)| old.is_some());
+    plan.extend(gone.map(|(addr, ..)| Write::RemoveReceiver(*addr)));
     let new = desired.pod_addrs.difference(&actual.pod_addrs);
     plan.extend(new.map(|addr| Write::PutPodAddr(*addr)));
     let put = rules.put.iter();
@@ -130,6 +134,9 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
     if loses_addrs || pods_are_asked_otherwise(desired, actual, is_judged_otherwise) {
         plan.push(Write::PutPolicy(policy.in_next_epoch()));
     }
+    let receivers = differences(&desired.receivers, &actual.receivers);
+    let put = receivers.filter_map(|(addr, new, _)| Some(Write::PutReceiver(*addr, *new?)));
+    plan.extend(put);
     plan
 }
 

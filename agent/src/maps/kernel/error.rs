@@ -68,6 +68,7 @@ pub(super) fn table(write: &Write) -> &'static str {
         Write::PutNode(_) => name::NODE,
         Write::PutPod(..) | Write::RemovePod(_) => name::PODS,
         Write::PutPodAddr(_) | Write::RemovePodAddr(_) => name::POD_ADDRS,
+        Write::PutReceiver(..) | Write::RemoveReceiver(_) => name::RECEIVERS,
         Write::PutPeer(..) | Write::RemovePeer(_) => name::PEERS,
         Write::PutPeerRange(..) | Write::RemovePeerRange(_) => name::PEER_RANGES,
         Write::PutRule(..) | Write::RemoveRule(_) => name::RULES,
@@ -156,6 +157,10 @@ impl fmt::Display for Described<'_> {
                 "remove address {} of the pod at interface {}",
                 addr.addr, addr.interface
             ),
+            Write::PutReceiver(addr, value) => {
+                write!(f, "put receiver {addr} at interface {}", value.interface)
+            }
+            Write::RemoveReceiver(addr) => write!(f, "remove receiver {addr}"),
             Write::PutPeer(addr, _) => write!(f, "put peer {addr}"),
             Write::RemovePeer(addr) => write!(f, "remove peer {addr}"),
             Write::PutPeerRange(cidr, _) => write!(f, "put peer range {cidr}"),

@@ -88,6 +88,8 @@ fn contents(pins: &Pins) -> Result<Contents> {
             .map(|(interface, older)| (interface, older.into()))
             .collect(),
         pod_addrs: keys(pod_addrs),
+        // It handed nothing over.
+        receivers: BTreeMap::new(),
         peers: read_alone(pins, name::PEERS)?,
         peer_ranges: read_prefixes(pins, name::PEER_RANGES)?,
         rules: read_prefixes(pins, name::RULES)?,

@@ -16,6 +16,7 @@ pub struct Own {
     interfaces: IntGaugeVec,
     pods: IntGaugeVec,
     skipped: IntGauge,
+    fast_path: IntGauge,
     problems: IntGauge,
 }
 
@@ -73,6 +74,14 @@ impl Own {
                     &["state"],
                 ),
             ),
+            fast_path: add(
+                registry,
+                IntGauge::new(
+                    "weir_fast_path_enabled",
+                    "Are packets for pods of this node handed over to them past its IP layer? \
+                     weir status tells why not",
+                ),
+            ),
             skipped: add(
                 registry,
                 IntGauge::new(
@@ -99,6 +108,11 @@ impl Own {
     pub fn synchronised(&self, writes: usize, skipped: usize) {
         self.table_writes.inc_by(writes as u64);
         self.skipped.set(gauge(skipped));
+    }
+
+    /// Are packets handed over to pods?
+    pub fn set_fast_path(&self, is_on: bool) {
+        self.fast_path.set(i64::from(is_on));
     }
 
     /// How many interfaces of a role carry programs.

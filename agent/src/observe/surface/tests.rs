@@ -36,6 +36,7 @@ fn config() -> Config {
         healthz_bind_address: Some((Ipv4Addr::LOCALHOST, 0).into()),
         metrics_bind_address: Some((Ipv4Addr::LOCALHOST, 0).into()),
         cleanup_kube_proxy: CleanUp::Off,
+        fast_path: crate::fast_path::Choice::Auto,
         flags: BTreeMap::from([("node-name".to_owned(), "worker-0".to_owned())]),
     }
 }

@@ -121,6 +121,7 @@ mod tests {
             namespaces: namespace.split(' ').map(ToOwned::to_owned).collect(),
             netns: 1,
             addrs: set(addrs),
+            is_direct: true,
         }
     }
 

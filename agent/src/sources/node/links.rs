@@ -37,6 +37,9 @@ pub struct Link {
     pub is_loopback: bool,
     /// The index of the device that it is a port of.
     pub master: Option<u32>,
+    /// Does anything decide when packets leave by it, in what order and how many: has it a queueing
+    /// discipline (`IFLA_QDISC`)?
+    pub has_queue: bool,
     /// The index of its peer, in the peer's network namespace (`IFLA_LINK`).
     pub peer: Option<u32>,
     /// The network namespace of its peer, where that is another one (`IFLA_LINK_NETNSID`).
@@ -182,6 +185,7 @@ mod tests {
             header: LinkHeader::Ethernet,
             is_loopback: false,
             master: None,
+            has_queue: false,
             peer: None,
             peer_namespace: None,
         }

@@ -237,6 +237,9 @@ impl Drop for Lister {
     }
 }
 
+/// What stands for none, which an interface that needs none has unless somebody gives it one.
+const NO_QUEUE: &str = "noqueue";
+
 fn link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
@@ -245,6 +248,7 @@ fn link(message: LinkMessage) -> Link {
         header: LinkHeader::from_link_type(message.header.link_layer_type.into()),
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         master: None,
+        has_queue: true,
         peer: None,
         peer_namespace: None,
     };
@@ -252,6 +256,7 @@ fn link(message: LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Qdisc(name) => link.has_queue = name != NO_QUEUE,
             LinkAttribute::Link(index) => link.peer = Some(index),
             LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
             LinkAttribute::LinkInfo(info) => {

@@ -63,6 +63,7 @@ mod tests {
             header: LinkHeader::Ethernet,
             is_loopback: false,
             master: None,
+            has_queue: false,
             peer: Some(index + 1),
             peer_namespace,
         }

@@ -4,7 +4,9 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key,
+    },
 };
 use weir_ebpf::{
     addr::{Addr, Port, Protocol},
@@ -13,8 +15,8 @@ use weir_ebpf::{
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, Class, Connection, ConnectionKey, Flow,
         Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy,
-        Present, RuleKey, Service, ServiceName, ServingKey, Slot, SocketFlow, SocketKey, Tables,
-        Tuple, capacity,
+        Present, Receiver, RuleKey, Service, ServiceName, ServingKey, Slot, SocketFlow, SocketKey,
+        Tables, Tuple, capacity,
     },
     verdict::{self, Hook, Verdict},
 };
@@ -81,6 +83,11 @@ static CONNECTIONS: LruHashMap<ConnectionKey, Connection> =
     LruHashMap::with_max_entries(capacity::CONNECTIONS, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENTS, 0);
+#[map]
+static RECEIVERS: HashMap<Addr, Receiver> =
+    HashMap::with_max_entries(capacity::POD_ADDRS, BPF_F_NO_PREALLOC);
+#[map]
+pub static NEXT_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static WORKSPACE: PerCpuArray<Workspace> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -272,6 +279,12 @@ impl Tables for KernelTables {
     fn pod(&self, interface: u32) -> Option<Pod> {
         // SAFETY: as in `frontend`.
         unsafe { PODS.get(interface) }.copied()
+    }
+
+    #[inline(always)]
+    fn receiver(&self, addr: &Addr) -> Option<Receiver> {
+        // SAFETY: as in `frontend`.
+        unsafe { RECEIVERS.get(addr) }.copied()
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use weir_ebpf::{
-    addr::{Addr, Protocol},
+    addr::Protocol,
     crc32c,
     packet::{Cover, Opener, Packet, PacketMut},
     tables::ConnectionKey,
@@ -172,10 +172,10 @@ impl<const LINK: u32> PacketMut for Skb<'_, LINK> {
     }
 
     #[inline(always)]
-    fn store_v6_addr(&mut self, offset: u32, addr: &Addr) -> Option<()> {
-        // A device's sum over the whole packet must follow the address, since
+    fn store_v6<T: bytemuck::Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
+        // A device's sum over the whole packet must follow an address, since
         // bpf_l4_csum_replace takes the pseudo-header's change out of it as is right for IPv4.
-        self.write(offset, addr, u64::from(BPF_F_RECOMPUTE_CSUM))
+        self.write(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
     #[inline(always)]

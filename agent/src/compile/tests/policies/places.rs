@@ -202,6 +202,7 @@ fn flags_follow_the_options() {
             unknown_pods: UnknownPods::Auto,
             source_check: false,
             keep_established: true,
+            fast_path: false,
         },
         vec![],
     );

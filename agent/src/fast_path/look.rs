@@ -1,0 +1,55 @@
+//! Everything that may have a say in what the node forwards, as it is now.
+
+use anyhow::Result;
+
+use super::{judge::Found, netfilter};
+use crate::{
+    attach::{Guests, foreign_programs},
+    maps::pins::Pins,
+    sources::node::NodeState,
+};
+
+/// The interfaces at which packets come that may be handed over, or to which they would go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Where programs of others would see them: index, name, and where they pass.
+    pub guests: Vec<(u32, String, Guests)>,
+    /// Interfaces to the network with a routing table of their own.
+    pub apart: Vec<String>,
+}
+
+impl Places {
+    /// Those of a node.
+    #[must_use]
+    pub fn of(node: &NodeState) -> Self {
+        let pods = node.pod_interfaces.iter();
+        let networks = node.network_interfaces.iter();
+        let guests = pods
+            .map(|(index, interface)| (*index, interface.name.clone(), Guests::Both))
+            .chain(networks.clone().map(|(index, interface)| {
+                // What leaves there takes its way through the node as ever.
+                (*index, interface.name.clone(), Guests::Ingress)
+            }))
+            .collect();
+        let apart = networks
+            .filter(|(_, interface)| interface.is_port)
+            .map(|(_, interface)| interface.name.clone())
+            .collect();
+        Self { guests, apart }
+    }
+}
+
+/// Looks. The calling thread's network namespace is the node's.
+///
+/// # Errors
+/// Something cannot be looked at.
+pub fn look(pins: &Pins, places: &Places) -> Result<Found> {
+    Ok(Found {
+        chains: netfilter::chains()?,
+        legacy: netfilter::legacy()?,
+        servers: netfilter::servers()?,
+        ipsec: netfilter::ipsec_policies()?,
+        programs: foreign_programs(pins, &places.guests)?,
+        apart: places.apart.clone(),
+    })
+}

@@ -1,0 +1,270 @@
+//! Packets handed over to pods past the node's IP layer: that they are, that whatever holds
+//! without holds with it, and that it ends where the node has a say.
+//!
+//! The kernel counts what its IP layer forwards (`ForwDatagrams`, `Ip6OutForwDatagrams`): a long
+//! transfer that it did not forward went past it.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use weir_tests::bed::manifests::{self, Endpoint, ServicePort};
+use weir_tests::bed::wait::wait_for;
+use weir_tests::bed::{Agent, Family, Pod, Wiring};
+use weir_tests::testpod::client::TestPod;
+use weir_tests::testpod::protocol::{Carrier, Inquiry};
+
+use crate::world::{TARGET_PORT, WEB, World};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+const NODE_PORT: u16 = 30_081;
+/// Milliseconds.
+const SHORT: u64 = 300;
+/// Some hundred packets, however long each is: a packet of the kernel's own making holds 64 KiB.
+const TRANSFER: u64 = 32_000_000;
+const MOST_IN_A_PACKET: u64 = 65_536;
+/// Packets that may take the long way all the same: those of another kind, and those before the
+/// kernel knows the receiver's link address.
+const FEW: u64 = TRANSFER / MOST_IN_A_PACKET / 4;
+
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn packets_for_pods_of_the_node_pass_its_ip_layer_by_while_it_has_no_say() -> Result<()> {
+    let mut world = World::start(Wiring::Routed)?;
+    let result = go_through(&mut world);
+    world.explain(result)
+}
+
+fn go_through(world: &mut World) -> Result<()> {
+    world.set_backends(&["near"])?;
+    put_objects(world)?;
+    wait_status(&mut world.agents[0], "the fast path to be on", |status| {
+        let receivers = entries(status, "RECEIVERS");
+        status["fastPath"]["isOn"] == true && receivers >= 4
+    })?;
+
+    let foreign = world.client.outside_the_cgroup()?;
+    for family in Family::ALL {
+        let to = WEB.at(family);
+        passes_by(world, &foreign, to, family, true)
+            .with_context(|| format!("from a pod to {to}, outside the cgroup"))?;
+        let to = SocketAddr::from((world.bed.node(0).addresses().of(family), NODE_PORT));
+        let outside = world.bed.outside();
+        wait_for(
+            || format!("an answer at {to}"),
+            PATIENCE,
+            || Ok(outside.tcp_ask(to).is_ok()),
+        )?;
+        // What the pod answers leaves the node as ever: one half.
+        passes_by(world, outside, to, family, false)
+            .with_context(|| format!("from outside to {to}"))?;
+    }
+
+    policies_hold(world)?;
+    firewall_ends_it(world)
+}
+
+/// A long transfer arrives whole, and the node's IP layer forwards next to nothing of it.
+fn passes_by(
+    world: &World,
+    client: &TestPod,
+    to: SocketAddr,
+    family: Family,
+    both_ways: bool,
+) -> Result<()> {
+    // So that the kernel knows the link addresses.
+    client.tcp_ask(to)?;
+    let before = forwarded(world, family)?;
+    let transferred = client.bulk(to, TRANSFER)?;
+    let passed = forwarded(world, family)? - before;
+    ensure!(
+        transferred.is_complete() && transferred.server == "near",
+        "{transferred:?}"
+    );
+    // The acknowledgements of what comes in are far fewer than its packets on the wire.
+    let most = match both_ways {
+        true => FEW,
+        false => TRANSFER / 1_448 / 2 + FEW,
+    };
+    ensure!(passed <= most, "{passed} packets of it were forwarded");
+    Ok(())
+}
+
+/// What the first node's IP layer has forwarded of a family.
+fn forwarded(world: &World, family: Family) -> Result<u64> {
+    let pid = world.bed.node(0).process().pid();
+    match family {
+        Family::V4 => {
+            let text = fs::read_to_string(format!("/proc/{pid}/net/snmp"))?;
+            let mut lines = text.lines().filter(|line| line.starts_with("Ip: "));
+            let names = lines.next().context("no heading")?.split(' ');
+            let values = lines.next().context("no values")?.split(' ');
+            let mut both = names.zip(values);
+            let (_, value) = both
+                .find(|(name, _)| *name == "ForwDatagrams")
+                .context("no ForwDatagrams")?;
+            Ok(value.parse()?)
+        }
+        Family::V6 => {
+            let text = fs::read_to_string(format!("/proc/{pid}/net/snmp6"))?;
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("Ip6OutForwDatagrams"))
+                .context("no Ip6OutForwDatagrams")?;
+            let value = line.split_whitespace().nth(1).context("no value")?;
+            Ok(value.parse()?)
+        }
+    }
+}
+
+/// A policy for the receiver is in force at once on what is handed over.
+fn policies_hold(world: &mut World) -> Result<()> {
+    let to = Family::ALL.map(|family| SocketAddr::from((world.near.addr(family), TARGET_PORT)));
+    for to in to {
+        world.client.tcp_ask(to).context("before the policy")?;
+    }
+    world.manifests.put_text("policy.yaml", NOBODY_MAY)?;
+    isolated(&mut world.agents[0], true)?;
+    for to in to {
+        refused(&world.client, to).context("under the policy")?;
+    }
+    world.manifests.remove("policy.yaml")?;
+    isolated(&mut world.agents[0], false)?;
+    for to in to {
+        world.client.tcp_ask(to).context("without the policy")?;
+    }
+    Ok(())
+}
+
+/// Waits until the tables say that a policy isolates a pod, or that none does.
+fn isolated(agent: &mut Agent, is_isolated: bool) -> Result<()> {
+    let what = format!("a policy in force: {is_isolated}");
+    wait_status(agent, &what, |status| {
+        let mut pods = status["interfaces"].as_array().into_iter().flatten();
+        pods.any(|pod| pod["ingress"] == json!(["shop/nobody"])) == is_isolated
+    })
+}
+
+/// Nobody waits for what is dropped.
+fn refused(client: &TestPod, to: SocketAddr) -> Result<()> {
+    let question = Inquiry {
+        to,
+        by: Carrier::Tcp,
+        timeout: SHORT,
+    };
+    let answers = client.inquire(vec![question])?;
+    ensure!(
+        answers.iter().all(Result::is_err),
+        "{to} answers: {answers:?}"
+    );
+    Ok(())
+}
+
+const NOBODY_MAY: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nobody, namespace: shop}
+spec: {podSelector: {matchLabels: {app: near}}, policyTypes: [Ingress]}
+"#;
+
+/// A rule of the node for what it forwards closes the way past, and holds; without it the way is
+/// open again.
+fn firewall_ends_it(world: &mut World) -> Result<()> {
+    let to = SocketAddr::from((world.near.addr(Family::V4), TARGET_PORT));
+    world.client.tcp_ask(to).context("before the firewall")?;
+    let rules = format!(
+        "table inet late {{ chain forward {{ type filter hook forward priority filter; \
+         ip daddr {} tcp dport {TARGET_PORT} drop; }}; }}",
+        to.ip()
+    );
+    nft(world, &rules)?;
+    wait_status(&mut world.agents[0], "the fast path to be off", |status| {
+        let reason = status["fastPath"]["reason"].as_str().unwrap_or_default();
+        status["fastPath"]["isOn"] == false
+            && reason.contains("nftables table inet late has a chain at forward")
+    })?;
+    refused(&world.client, to).context("against the firewall")?;
+    nft(world, "delete table inet late")?;
+    wait_status(&mut world.agents[0], "the fast path to be on", |status| {
+        status["fastPath"] == json!({"isOn": true, "reason": null})
+    })?;
+    world.client.tcp_ask(to).context("without the firewall")?;
+    Ok(())
+}
+
+fn nft(world: &World, rules: &str) -> Result<()> {
+    let node = world.bed.node(0);
+    let output = node.system().output(Path::new("/usr/sbin/nft"), &[rules])?;
+    ensure!(
+        output.status.success(),
+        "nft {rules}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+fn wait_status(agent: &mut Agent, what: &str, condition: impl Fn(&Value) -> bool) -> Result<()> {
+    agent.wait_status(what, condition).map(drop)
+}
+
+fn entries(status: &Value, table: &str) -> u64 {
+    let mut tables = status["tables"].as_array().into_iter().flatten();
+    let table = tables.find(|one| one["name"] == table);
+    table.and_then(|one| one["entries"].as_u64()).unwrap_or(0)
+}
+
+/// The pods by name, and a service at a node port whose backend is the pod of the first node.
+fn put_objects(world: &World) -> Result<()> {
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "shop", "labels": {"kubernetes.io/metadata.name": "shop"}},
+    });
+    let pods = [&world.near, &world.client].map(pod);
+    world
+        .manifests
+        .put("pods.yaml", &[namespace, pods[0].clone(), pods[1].clone()])?;
+    let port = |number| ServicePort {
+        name: "tcp",
+        port: number,
+        protocol: "TCP",
+    };
+    let ips = [
+        Ipv4Addr::new(10, 32, 0, 81).into(),
+        Ipv6Addr::new(0xfd00, 0x10, 0x32, 0, 0, 0, 0, 0x81).into(),
+    ];
+    let mut service = manifests::service("local", &ips, &[port(80)]);
+    service["spec"]["type"] = json!("NodePort");
+    service["spec"]["externalTrafficPolicy"] = json!("Local");
+    service["spec"]["ports"][0]["nodePort"] = json!(NODE_PORT);
+    let mut objects = vec![service];
+    for family in Family::ALL {
+        let endpoint = Endpoint {
+            addr: world.near.addr(family),
+            node: world.near.node().name().to_owned(),
+        };
+        objects.push(manifests::slice(
+            "local",
+            family,
+            &[port(TARGET_PORT)],
+            &[endpoint],
+        ));
+    }
+    world.manifests.put("local.yaml", &objects)?;
+    Ok(())
+}
+
+fn pod(pod: &Pod) -> Value {
+    let addresses = Family::ALL.map(|family| pod.addr(family));
+    let ips: Vec<Value> = addresses.iter().map(|addr| json!({"ip": addr})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": pod.name(), "namespace": "shop", "labels": {"app": pod.name()},
+        },
+        "spec": {"nodeName": pod.node().name(), "containers": [{"name": "main"}]},
+        "status": {"phase": "Running", "podIP": addresses[0], "podIPs": ips},
+    })
+}
