@@ -8,6 +8,8 @@ use weir_tests::bed::{NodePlan, plan};
 
 /// Services of one namespace are in the same one as their pods and policies.
 pub const NAMESPACES: usize = 50;
+/// The first pods are those that the probe needs: nobody else has their addresses.
+const PROBES: usize = 3;
 /// Endpoints of each service.
 pub const ENDPOINTS: usize = 2;
 /// Where pods listen.
@@ -74,7 +76,7 @@ pub fn objects(size: Size) -> impl Iterator<Item = Value> {
         }})
     });
     namespaces
-        .chain((0..size.pods).map(move |number| pod(number, size)))
+        .chain((PROBES..size.pods).map(move |number| pod(number, size)))
         .chain((0..size.services).map(service))
         .chain((0..size.services).map(move |number| slice(number, size, number)))
         .chain((0..size.policies).map(policy))

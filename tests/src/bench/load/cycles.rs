@@ -64,7 +64,7 @@ mod tests {
 
     /// A clock instead of cycles: every machine has that. Other processors' need privileges.
     #[test]
-    #[ignore = "needs root: cargo xtask test network"]
+    #[ignore = "needs root: cargo test -p weir-tests --lib cycles -- --ignored"]
     fn a_counter_begins_at_zero_each_time() {
         let mut clock = Cycles::counting(Software::CPU_CLOCK, &[0]).unwrap();
         clock.start().unwrap();
