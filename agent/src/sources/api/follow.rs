@@ -70,6 +70,8 @@ pub struct Follower {
     was_listed: bool,
     names: Names,
     backoff: Backoff,
+    /// How often it was forgotten where the watch was, without a word of it in between.
+    forgotten: Backoff,
     refusals: u32,
     garbled: u32,
     /// What was last complained of.
@@ -100,6 +102,7 @@ impl Follower {
             was_listed: false,
             names: Names::default(),
             backoff: Backoff::default(),
+            forgotten: Backoff::default(),
             refusals: 0,
             garbled: 0,
             complaint: None,
@@ -261,6 +264,7 @@ impl Follower {
             if line.is_empty() {
                 continue;
             }
+            let is_watching = listing.is_none();
             match protocol::line(self.resource.kind, &line) {
                 Ok(Line::Told(change, version)) => match listing {
                     Some(listing) => add(listing, change),
@@ -289,6 +293,9 @@ impl Follower {
             }
             self.garbled = 0;
             self.backoff.reset();
+            if is_watching {
+                self.forgotten.reset();
+            }
         }
         if !told.is_empty() {
             self.tell(News::Changed(told)).await;
@@ -347,16 +354,21 @@ impl Follower {
 
     /// Says what is wrong, and gives how long to wait.
     async fn failed(&mut self, fault: Fault) -> Duration {
-        let mut wait = self.backoff.next(fastrand::f64());
+        let has_forgotten = matches!(fault, Fault::Expired(_)) && self.version.take().is_some();
+        let backoff = if has_forgotten {
+            // It answers: what failed before is over. One that has just started has forgotten
+            // everything, and is not to be kept waiting for as long as it was away.
+            self.backoff.reset();
+            &mut self.forgotten
+        } else {
+            &mut self.backoff
+        };
+        let mut wait = backoff.next(fastrand::f64());
+        let is_first = backoff.failures() == 1;
         let mut state = SourceState::Failing;
         match &fault {
-            Fault::Expired(_) => {
-                self.version = None;
-                // Nobody is to blame, the first time.
-                if self.backoff.failures() == 1 {
-                    wait = Duration::ZERO;
-                }
-            }
+            // Nobody is to blame, the first time.
+            Fault::Expired(_) if has_forgotten && is_first => wait = Duration::ZERO,
             Fault::Forbidden(_) => {
                 state = SourceState::Forbidden;
                 self.refusals += 1;
@@ -379,10 +391,11 @@ impl Follower {
             | Fault::Unreachable(_)
             | Fault::Unauthorized(_)
             | Fault::Refused(_)
+            | Fault::Expired(_)
             | Fault::Cut(_) => {}
         }
         let complaint = fault.explain(self.resource);
-        if fault.is_passing() && self.was_listed && self.backoff.failures() == 1 {
+        if fault.is_passing() && self.was_listed && is_first {
             debug!(kind = %self.resource.kind, "{complaint}");
             self.freshness
                 .interrupted(self.resource.kind, fault.reason());
@@ -469,5 +482,74 @@ impl<'a> FromIterator<&'a ObjectRef> for Names {
             names: names.collect(),
             hasher,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{observe::metrics::Metrics, sources::api::server::Access};
+
+    /// One that has listed everything. Its API server is nowhere.
+    fn follower() -> Follower {
+        let metrics = Metrics::new();
+        let access = Access {
+            kubeconfig: None,
+            api_server: None,
+            service_account_dir: "/nowhere".into(),
+            kubelet_kubeconfigs: Vec::new(),
+            environment: (None, None),
+            watch_seconds: 300,
+        };
+        let server = Server::new(access, metrics.rest_client.clone());
+        let freshness = Freshness::new(metrics.sources.clone());
+        let (news, _) = mpsc::channel(1);
+        let resource = Resource::of(Kind::Service);
+        let mut follower = Follower::new(resource, "n", server, news, freshness);
+        follower.was_listed = true;
+        follower.version = Some("7".to_owned());
+        follower
+    }
+
+    fn state(follower: &Follower) -> Option<SourceState> {
+        follower.freshness.state(Kind::Service)
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_comes_back_and_has_forgotten_all_is_asked_at_once() {
+        let mut follower = follower();
+        for _ in 0..8 {
+            let gone = Fault::Unreachable("connection refused".to_owned());
+            follower.failed(gone).await;
+        }
+        assert_eq!(state(&follower), Some(SourceState::Failing));
+        follower.synced();
+        let forgotten = || Fault::Expired("too old resource version".to_owned());
+        assert_eq!(follower.failed(forgotten()).await, Duration::ZERO);
+        assert_eq!(follower.version, None, "everything is to be listed");
+        assert_eq!(state(&follower), Some(SourceState::Synced));
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_forgets_what_it_has_just_told_is_asked_ever_less() {
+        let mut follower = follower();
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let forgotten = Fault::Expired("too old resource version".to_owned());
+            waits.push(follower.failed(forgotten).await);
+            follower.listed(Vec::new(), "8".to_owned()).await;
+        }
+        assert_eq!(waits[0], Duration::ZERO);
+        // Each is at least as long as the one before at most.
+        assert!(waits.is_sorted() && waits[5] > 4 * waits[1], "{waits:?}");
+        assert_eq!(state(&follower), Some(SourceState::Failing));
+
+        let bookmark = r#"{"type":"BOOKMARK","object":{"kind":"Service","apiVersion":"v1","metadata":{"resourceVersion":"9"}}}"#;
+        follower
+            .hear(vec![Ok(bookmark.to_owned())], &mut None)
+            .await
+            .unwrap();
+        let forgotten = Fault::Expired("too old resource version".to_owned());
+        assert_eq!(follower.failed(forgotten).await, Duration::ZERO);
     }
 }
