@@ -10,6 +10,9 @@
 //! - A flow remembers its backend's address, never its slot.
 //! - A packet leaves with exactly one verdict, counted once; every drop has a reason.
 //! - Traffic that is none of our business passes untouched.
+//! - What a pod's interface asks of a packet is asked of the first of those of a flow that are all
+//!   alike, again once a second, and again as soon as it might be answered otherwise: see
+//!   [`Vetting`](crate::tables::Vetting).
 //! - What follows a flow, an ICMP error about one of its packets or the rest of a datagram in
 //!   fragments, is translated as the flow is, and changes nothing in it.
 //!

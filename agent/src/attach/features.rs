@@ -13,7 +13,8 @@ pub struct Features {
     pub coarse_clock: bool,
     /// TCX links (Linux 6.6).
     pub tcx: bool,
-    /// `bpf_redirect_peer` (Linux 5.10): packets can be handed over to pods.
+    /// Packets can be handed over to pods by `bpf_redirect_peer`. Linux 5.10 has it, but there a
+    /// question handed over was seen to get lost; told by `bpf_set_retval`, which came with 5.18.
     pub redirect_peer: bool,
 }
 
@@ -24,17 +25,19 @@ impl Features {
     ///
     /// The kernel does not let us ask, which mostly means missing privileges.
     pub fn probe() -> Result<Self> {
+        let set_retval = helper(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)?;
         Ok(Self {
-            set_retval: helper(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)?,
+            set_retval,
             coarse_clock: helper(
                 ProgramType::SchedClassifier,
                 BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
             )?,
             tcx: tcx()?,
-            redirect_peer: helper(
-                ProgramType::SchedClassifier,
-                BpfHelper::BPF_FUNC_redirect_peer,
-            )?,
+            redirect_peer: set_retval
+                && helper(
+                    ProgramType::SchedClassifier,
+                    BpfHelper::BPF_FUNC_redirect_peer,
+                )?,
         })
     }
 

@@ -157,7 +157,7 @@ pub fn judge(choice: Choice, is_supported: bool, found: &Result<Found, String>) 
         return State::off("--fast-path=off");
     }
     if !is_supported {
-        return State::off("the kernel has no bpf_redirect_peer (Linux 5.10)");
+        return State::off("the kernel cannot hand packets over as they must be (Linux 5.18)");
     }
     let objection = match found {
         Ok(found) => found.objection(),

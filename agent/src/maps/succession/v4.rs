@@ -2,7 +2,8 @@
 //!
 //! Layout 5 notes a vetting in a flow's entry and an epoch in that of the policies, both in bytes
 //! that were zero; and two of a pod's addresses in its entry, which is longer for that. What the
-//! programs of layout 4 write to the tables that they share meanwhile is nowhere vetted.
+//! programs of layout 4 write to the tables that they share meanwhile is not vetted; at most they
+//! copy a vetting from one direction of a conversation to the other, where it counts for a second.
 
 use std::collections::{BTreeMap, BTreeSet};
 
