@@ -99,7 +99,8 @@ pub fn to_pod<P: Packet, T: Tables>(
 ///
 /// Not asked of TCP first: most of that is translated at the socket and has no flow, and what is
 /// known of its connection tells as much.
-#[inline(always)]
+// Not inlined, so that the verifier follows what comes after once.
+#[inline(never)]
 fn is_vetted_datagram<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
     if !matches!(work.headers.kind(), Transport::Udp) {
         return false;
@@ -169,9 +170,6 @@ fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> D
             decision => return decision,
         },
     };
-    if is_vetted(work) {
-        return Decision::TRANSLATE;
-    }
     if work.case.is_judged()
         && let Err(reason) = judge_sent(packet, tables, work)
     {
@@ -193,6 +191,9 @@ fn judge_sent<P: Packet, T: Tables>(
     tables: &T,
     work: &mut Workspace,
 ) -> Result<(), DropReason> {
+    if is_vetted(work) {
+        return Ok(());
+    }
     let Workspace {
         headers,
         flow,
@@ -232,9 +233,6 @@ fn receive<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -
         Decision::TRANSLATE => Step::TRANSLATE,
         _ => Step::PASS,
     };
-    if is_vetted(work) {
-        return Decision::TRANSLATE;
-    }
     if work.case.is_judged()
         && let Err(reason) = judge_received(packet, tables, work)
     {
@@ -250,6 +248,9 @@ fn judge_received<P: Packet, T: Tables>(
     tables: &T,
     work: &mut Workspace,
 ) -> Result<(), DropReason> {
+    if is_vetted(work) {
+        return Ok(());
+    }
     work.case.set_conversation(&work.headers.tuple);
     if is_hairpin(tables, work) {
         return Ok(());
