@@ -289,13 +289,17 @@ pub(crate) fn enter<T: Tables>(tables: &T, case: &mut Case, sender: Sender) {
 }
 
 /// Does a pod send from an address that is not its own?
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn is_forged<T: Tables>(tables: &T, work: &Workspace) -> bool {
+    let case = &work.case;
+    case.is_known && !case.pod.is_at(work.headers.tuple.src) && is_forged_elsewhere(tables, work)
+}
+
+/// [`is_forged`], of an address that is not noted in the pod's entry.
+#[inline(never)]
+fn is_forged_elsewhere<T: Tables>(tables: &T, work: &Workspace) -> bool {
     let (case, src) = (&work.case, work.headers.tuple.src);
-    case.is_known
-        && !is_own_addr(tables, case, src)
-        && !src.is_unspecified()
-        && src != Addr::UNSPECIFIED_V4
+    !is_own_addr(tables, case, src) && !src.is_unspecified() && src != Addr::UNSPECIFIED_V4
 }
 
 /// May the pod at the interface talk from this address? One that counts on the link alone says

@@ -99,8 +99,7 @@ pub fn to_pod<P: Packet, T: Tables>(
 ///
 /// Not asked of TCP first: most of that is translated at the socket and has no flow, and what is
 /// known of its connection tells as much.
-// Not inlined, so that the verifier follows what comes after once.
-#[inline(never)]
+#[inline(always)]
 fn is_vetted_datagram<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
     if !matches!(work.headers.kind(), Transport::Udp) {
         return false;
@@ -170,6 +169,9 @@ fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> D
             decision => return decision,
         },
     };
+    if is_vetted(work) {
+        return Decision::TRANSLATE;
+    }
     if work.case.is_judged()
         && let Err(reason) = judge_sent(packet, tables, work)
     {
@@ -191,9 +193,6 @@ fn judge_sent<P: Packet, T: Tables>(
     tables: &T,
     work: &mut Workspace,
 ) -> Result<(), DropReason> {
-    if is_vetted(work) {
-        return Ok(());
-    }
     let Workspace {
         headers,
         flow,
@@ -233,6 +232,9 @@ fn receive<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -
         Decision::TRANSLATE => Step::TRANSLATE,
         _ => Step::PASS,
     };
+    if is_vetted(work) {
+        return Decision::TRANSLATE;
+    }
     if work.case.is_judged()
         && let Err(reason) = judge_received(packet, tables, work)
     {
@@ -248,9 +250,6 @@ fn judge_received<P: Packet, T: Tables>(
     tables: &T,
     work: &mut Workspace,
 ) -> Result<(), DropReason> {
-    if is_vetted(work) {
-        return Ok(());
-    }
     work.case.set_conversation(&work.headers.tuple);
     if is_hairpin(tables, work) {
         return Ok(());
