@@ -58,7 +58,7 @@ fn serves_unchanged<T: Tables>(tables: &T, flow: &Flow, kind: Transport) -> bool
 
 /// Finds the flow of a packet and notes that it was seen. `None`: there is none, or none that
 /// still counts.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn known<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
     if work.glance == Glance::NONE {
         glance(tables, work);
