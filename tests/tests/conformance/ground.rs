@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context as _, Result, anyhow};
 use weir_tests::bed::manifests::Manifests;
 use weir_tests::bed::marker::Marker;
-use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, ReversePath, Topology, Wiring};
+use weir_tests::bed::{Agent, AgentOptions, Bed, Family, Pod, ReversePath, Topology};
 use weir_tests::scenario::network::binary;
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::{Failure, Inquiry, Transport};
@@ -16,6 +16,7 @@ use weir_tests::testpod::protocol::{Failure, Inquiry, Transport};
 use crate::cluster::{Cluster, NODES, PodId};
 use crate::print::{Outcome, Reply};
 use crate::table::{Cell, PORTS, Party, Table};
+use crate::way::Way;
 
 /// Nothing comes back from a question that is dropped: this is how long one waits for that.
 const SILENCE: u64 = 300;
@@ -26,14 +27,6 @@ const TRIES: usize = 3;
 /// Lines of an agent's output that a failure shows.
 const LOG_LINES: usize = 10;
 
-/// As in the names of tests.
-pub const fn name(wiring: Wiring) -> &'static str {
-    match wiring {
-        Wiring::Routed => "routed",
-        Wiring::Bridged => "bridged",
-    }
-}
-
 /// Fields are dropped from first to last: agents before the bed.
 pub struct Ground {
     agents: Vec<Agent>,
@@ -41,22 +34,23 @@ pub struct Ground {
     manifests: Manifests,
     marker: Marker,
     bed: Bed,
+    way: Way,
 }
 
 impl Ground {
     /// Starts everything, without a policy.
-    pub fn start(wiring: Wiring) -> Result<Self> {
-        Self::start_with(wiring, &[])
+    pub fn start(way: Way) -> Result<Self> {
+        Self::start_with(way, &[])
     }
 
     /// As [`Ground::start`], with further flags for the agents.
-    pub fn start_with(wiring: Wiring, flags: &[&str]) -> Result<Self> {
+    pub fn start_with(way: Way, flags: &[&str]) -> Result<Self> {
         let weir = binary()?;
         let topology = Topology {
             nodes: NODES,
             // What drops a forged source is Weir, or nobody.
             reverse_path: ReversePath::Off,
-            ..Topology::two_nodes(wiring)
+            ..Topology::two_nodes(way.wiring())
         };
         let bed = Bed::start(topology)?;
         let pods = PodId::all()
@@ -70,20 +64,27 @@ impl Ground {
         let marker = Marker::default();
         write(&manifests, &Cluster::new(), marker)?;
         let mut options = AgentOptions::new(&weir, manifests.directory());
-        options.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let agents = Agent::start_all(bed.nodes(), &options)?;
+        let flags = way.flags().iter().chain(flags);
+        options.flags = flags.map(|&flag| flag.to_owned()).collect();
+        let mut agents = Agent::start_all(bed.nodes(), &options)?;
+        for agent in &mut agents {
+            agent.wait_status("the fast path to be as on this ground", |status| {
+                status["fastPath"]["isOn"] == way.is_fast()
+            })?;
+        }
         Ok(Self {
             agents,
             pods,
             manifests,
             marker,
             bed,
+            way,
         })
     }
 
-    /// How its pods hang on their nodes.
-    pub fn name(&self) -> &'static str {
-        name(self.bed.topology().wiring)
+    /// Of what kind it is.
+    pub const fn name(&self) -> &'static str {
+        self.way.name()
     }
 
     /// A pod.

@@ -10,17 +10,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use weir_tests::bed::Wiring;
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::{Carrier, Failure, Inquiry};
 
 use crate::cluster::PodId;
 use crate::ground::Ground;
+use crate::way::Way;
 
 /// A test on a ground with the agents' ordinary flags.
 pub type Test = fn(&mut Ground) -> Result<()>;
 /// A test on a ground of its own, with flags.
-pub type TestWithFlags = (&'static str, &'static [&'static str], Wiring, Test);
+pub type TestWithFlags = (&'static str, &'static [&'static str], Way, Test);
 
 /// On every ground.
 pub const ALL: &[(&str, Test)] = &[
@@ -71,31 +71,31 @@ pub const WITH_FLAGS: &[TestWithFlags] = &[
     (
         "established_connections_are_kept_where_that_is_asked_for",
         &["--established=keep"],
-        Wiring::Routed,
+        Way::Routed,
         established::kept,
     ),
     (
         "unknown_pods_are_let_through_where_that_is_asked_for",
         &["--unknown-pods=allow"],
-        Wiring::Bridged,
+        Way::Bridged,
         pods::unknown_allowed,
     ),
     (
         "unknown_pods_are_denied_where_that_is_asked_for",
         &["--unknown-pods=deny"],
-        Wiring::Routed,
+        Way::Routed,
         pods::unknown_denied,
     ),
     (
         "unknown_pods_are_denied_while_there_are_policies",
         &[],
-        Wiring::Bridged,
+        Way::Bridged,
         pods::unknown_auto,
     ),
     (
         "sources_are_not_checked_where_that_is_asked_for",
         &["--source-check=off"],
-        Wiring::Bridged,
+        Way::Bridged,
         pods::sources_unchecked,
     ),
 ];
