@@ -95,6 +95,7 @@ fn every_program_loads_and_is_counted() {
                 "from_pod",
                 "getpeername4",
                 "getpeername6",
+                "hand_over_to_pod",
                 "recvmsg4",
                 "recvmsg6",
                 "sendmsg4",
