@@ -112,6 +112,13 @@ pub const fn may_choose_again(state: FlowState, kind: Transport) -> bool {
     matches!(kind, Transport::Udp) || matches!(state, FlowState::OPENING) || is_opening(kind)
 }
 
+/// [`may_choose_again`] for a [plain](is_plain) packet: a datagram, or a segment.
+#[inline(always)]
+#[must_use]
+pub const fn may_plainly_choose_again(state: FlowState, is_datagram: bool) -> bool {
+    is_datagram || state.0 == FlowState::OPENING.0
+}
+
 /// Is this the first packet of a connection, or its repetition?
 #[inline(always)]
 #[must_use]
@@ -200,6 +207,11 @@ mod tests {
             let is_news = advance(flow.state, kind, flow.role.is_original()) != flow.state
                 || silent >= REFRESH;
             prop_assert_eq!(is_current(&flow, now), !is_news);
+            let is_datagram = matches!(kind, Transport::Udp);
+            prop_assert_eq!(
+                may_plainly_choose_again(flow.state, is_datagram),
+                may_choose_again(flow.state, kind)
+            );
             if !is_news {
                 prop_assert!(!is_expired(&flow, now) && !begins_anew(flow.state, kind));
             }

@@ -33,6 +33,9 @@ pub(super) fn glance<T: Tables>(tables: &T, work: &mut Workspace) {
     if !conntrack::is_plain(kind) {
         return;
     }
+    // Not the kind itself, half of which is written for TCP alone: what is kept over a call is
+    // written whole, or Linux before 6.3 refuses the program.
+    let is_datagram = matches!(kind, Transport::Udp);
     let now = tables.now();
     let flow = &mut work.flow;
     let is_current = tables.update_flow(&work.headers.tuple, |entry| {
@@ -41,16 +44,16 @@ pub(super) fn glance<T: Tables>(tables: &T, work: &mut Workspace) {
     });
     work.glance = match is_current {
         None => Glance::ABSENT,
-        Some(true) if serves_unchanged(tables, &work.flow, kind) => Glance::CURRENT,
+        Some(true) if serves_unchanged(tables, &work.flow, is_datagram) => Glance::CURRENT,
         Some(_) => Glance::UNSURE,
     };
 }
 
 /// May this flow go on with its backend without a question?
 #[inline(always)]
-fn serves_unchanged<T: Tables>(tables: &T, flow: &Flow, kind: Transport) -> bool {
+fn serves_unchanged<T: Tables>(tables: &T, flow: &Flow, is_datagram: bool) -> bool {
     flow.role != FlowRole::FORWARD
-        || !conntrack::may_choose_again(flow.state, kind)
+        || !conntrack::may_plainly_choose_again(flow.state, is_datagram)
         || tables
             .service(flow.service)
             .is_some_and(|service| service.revision == flow.revision)
