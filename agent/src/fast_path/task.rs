@@ -23,7 +23,7 @@ use crate::maps::pins::Pins;
 
 /// Between two looks, where nothing tells of a change: programs of others, IPVS, IPsec and
 /// iptables-legacy tell nobody.
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(10);
 /// Rules that change all the time are looked at so often.
 const PAUSE: Duration = Duration::from_millis(200);
 /// `NFNLGRP_NFTABLES`
