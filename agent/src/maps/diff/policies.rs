@@ -13,8 +13,9 @@
 //!   pod by one write of its own, after the revision is raised and before that flag changes, or
 //!   loses it after that;
 //! - each time the policies' entry is written its epoch is raised, and after the last change of a
-//!   pod's entry that was not in force by then, or loss of an address, it is raised once more: whatever was found out about a packet
-//!   while any of that was otherwise ([`Vetting`](weir_ebpf::tables::Vetting)) is found out again.
+//!   pod's entry that was not in force by then, or loss of an address, it is raised once more:
+//!   whatever was found out about a packet while any of that was otherwise
+//!   ([`Vetting`](weir_ebpf::tables::Vetting)) is found out again.
 //!
 //! What a run that was interrupted left behind is no different from what must change: the slot in
 //! force says what is in force, and the other is written anew.
