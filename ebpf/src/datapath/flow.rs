@@ -33,9 +33,6 @@ pub(super) fn glance<T: Tables>(tables: &T, work: &mut Workspace) {
     if !conntrack::is_plain(kind) {
         return;
     }
-    // Not the kind itself, half of which is written for TCP alone: what is kept over a call is
-    // written whole, or Linux before 6.3 refuses the program.
-    let is_datagram = matches!(kind, Transport::Udp);
     let now = tables.now();
     let flow = &mut work.flow;
     let is_current = tables.update_flow(&work.headers.tuple, |entry| {
@@ -44,14 +41,18 @@ pub(super) fn glance<T: Tables>(tables: &T, work: &mut Workspace) {
     });
     work.glance = match is_current {
         None => Glance::ABSENT,
-        Some(true) if serves_unchanged(tables, &work.flow, is_datagram) => Glance::CURRENT,
+        Some(true) if serves_unchanged(tables, work) => Glance::CURRENT,
         Some(_) => Glance::UNSURE,
     };
 }
 
 /// May this flow go on with its backend without a question?
 #[inline(always)]
-fn serves_unchanged<T: Tables>(tables: &T, flow: &Flow, is_datagram: bool) -> bool {
+fn serves_unchanged<T: Tables>(tables: &T, work: &Workspace) -> bool {
+    let flow = &work.flow;
+    // Read again: what is kept over a call is written whole, or Linux before 6.3 refuses the
+    // program, and half of a kind is written for TCP alone.
+    let is_datagram = matches!(work.headers.kind(), Transport::Udp);
     flow.role != FlowRole::FORWARD
         || !conntrack::may_plainly_choose_again(flow.state, is_datagram)
         || tables
