@@ -28,7 +28,7 @@ use crate::{
         Contents,
         diff::{Limits, diff_parts, diff_within},
         flows::{may_leave_stale, may_strand_sockets},
-        kernel::KernelTables,
+        kernel::{KernelTables, Part},
         pins::Pins,
         succession::Inheritance,
     },
@@ -135,6 +135,10 @@ pub async fn run(config: Config, packets_are_logged: bool, beside: &Handle) -> R
 
 /// Loads the programs and takes over the tables of an earlier agent.
 fn load(config: &Config, packets_are_logged: bool) -> Result<Dataplane> {
+    let mut at_once = attach::of_every_node();
+    if config.fast_path != fast_path::Choice::Off {
+        at_once.insert(attach::HAND_OVER);
+    }
     let mut dataplane = Dataplane::load(&attach::Options {
         object: attach::object::object()?,
         bpffs: &config.bpffs,
@@ -145,6 +149,7 @@ fn load(config: &Config, packets_are_logged: bool) -> Result<Dataplane> {
         } else {
             0
         },
+        at_once,
     })?;
     for kept in dataplane.kept_sizes() {
         warn!("{kept}");
@@ -188,6 +193,12 @@ struct Agent {
     /// The interfaces that programs were attached to; `None` before the first time.
     attached: Option<BTreeMap<u32, Role>>,
     schedule: Schedule,
+    /// How often it was looked whether anything is to be repaired.
+    repairs: u32,
+    /// Are the programs' own tables to be looked through with the next repair? Where an agent was
+    /// killed before it did so, and once more after each time: a program that met the tables of
+    /// before may have written its entry just after that.
+    forgets_again: bool,
     spare: Spare,
     reporter: Reporter,
     surface: Surface,
@@ -196,6 +207,14 @@ struct Agent {
     takeover: Takeover,
     fast_path: FastPath,
 }
+
+/// Each table is compared once in `--resync-seconds`, one part after the other.
+#[expect(clippy::cast_possible_truncation, reason = "they are few")]
+const PARTS: u32 = Part::ALL.len() as u32;
+
+/// Of so many repairs one compiles everything afresh, and reads all tables: with the usual
+/// `--resync-seconds` once in an hour, as kube-proxy writes everything anew (`FullSyncPeriod`).
+const AFRESH: u32 = 12 * PARTS;
 
 /// What the tables hold.
 enum Held {
@@ -236,7 +255,9 @@ impl Agent {
             cluster: Cluster::default(),
             node: OwnNode::new(&config)?,
             compiler: Compiler::new(&actual),
-            schedule: Schedule::new(config.resync),
+            schedule: Schedule::new(config.resync / PARTS),
+            repairs: 0,
+            forgets_again: true,
             spare: Spare::default(),
             config,
             dataplane,
@@ -263,7 +284,17 @@ impl Agent {
     ) -> Result<()> {
         loop {
             tokio::select! {
-                Some(event) = events.recv() => self.note(event),
+                Some(event) = events.recv() => {
+                    self.note(event);
+                    while let Ok(event) = events.try_recv() {
+                        self.note(event);
+                    }
+                    // To wait for what is due already would be to ask everybody else once more.
+                    if self.is_ready() && self.schedule.due(Instant::now()).is_some_and(is_past) {
+                        self.show_rows(&mut records_row, &mut node_row);
+                        self.synchronise();
+                    }
+                }
                 Ok(()) = nodes.changed() => {
                     let state = nodes.borrow_and_update().clone();
                     if let Some(state) = &state {
@@ -302,9 +333,7 @@ impl Agent {
                 }
                 () = self.fast_path.changed() => self.queue_everything(),
                 () = due(&self.schedule), if self.is_ready() => {
-                    // That they have been heard of is no event.
-                    self.show_source(SourceId::CNI, &mut records_row);
-                    self.show_source(SourceId::NETLINK, &mut node_row);
+                    self.show_rows(&mut records_row, &mut node_row);
                     self.synchronise();
                 }
                 () = reached(self.spare.due()) => self.spare.give_back(),
@@ -331,6 +360,16 @@ impl Agent {
     fn show_source(&mut self, source: SourceId, row: &mut watch::Receiver<Source>) {
         let row = row.borrow_and_update().clone();
         self.reporter.sources(source, vec![row]);
+    }
+
+    /// That they have been heard of is no event: shown with what is one.
+    fn show_rows(
+        &mut self,
+        records: &mut watch::Receiver<Source>,
+        node: &mut watch::Receiver<Source>,
+    ) {
+        self.show_source(SourceId::CNI, records);
+        self.show_source(SourceId::NETLINK, node);
     }
 
     fn note(&mut self, event: Event) {
@@ -424,13 +463,11 @@ impl Agent {
         }
     }
 
-    /// Gives what was compiled, and how many entries were written or removed.
+    /// Gives what was compiled or compared, and how many entries were written or removed.
     fn bring_up_to_date(&mut self, fast_path: &fast_path::State) -> Result<(Compiled, usize)> {
         let is_repair = self.schedule.is_repair();
         if is_repair {
-            self.compiler.note_everything();
-            self.held = Held::Read(Box::new(self.tables.read()?));
-            self.node.read_snat_ports(&self.config)?;
+            self.look_for_repairs()?;
         }
         let tables = &self.capacities;
         let capacities = table_capacities(tables);
@@ -447,6 +484,12 @@ impl Agent {
                 *flags = flags.with(wanted);
             },
         );
+        let was_read = matches!(self.held, Held::Read(_));
+        let extent = if was_read {
+            Compiled::Everything
+        } else {
+            extent
+        };
         let before = self.compiler.take_before();
         let desired = &self.compiler.desired().contents;
         // Where this fails some of it may have been written; the next attempt reads the tables.
@@ -469,28 +512,59 @@ impl Agent {
                 numbers, policies, ..
             } => diff_parts(desired, &actual, numbers, *policies, limits),
         };
-        let is_stale = is_repair || may_leave_stale(&plan, &actual);
-        let may_strand = is_stale || may_strand_sockets(&plan, &actual);
+        let leaves_stale = may_leave_stale(&plan, &actual);
+        let forgets = leaves_stale || is_repair && (was_read || self.forgets_again);
+        let may_strand = is_repair || leaves_stale || may_strand_sockets(&plan, &actual);
         self.tables.apply(&plan)?;
         self.held = Held::Desired(plan.policy().unwrap_or(actual.policy));
         drop(actual);
         // One interface that refuses its programs keeps nobody else from what is theirs.
         let attached = match extent {
-            Compiled::Everything => self
+            // The interfaces are what they were.
+            Compiled::Parts { .. } if !is_repair => Ok(()),
+            Compiled::Parts { .. } | Compiled::Everything => self
                 .mend_pins(is_repair)
                 .and_then(|()| self.attach(is_repair)),
-            // The interfaces are what they were.
-            Compiled::Parts { .. } => Ok(()),
         };
-        if is_stale {
+        if forgets {
             let contents = &self.compiler.desired().contents;
             self.tables.forget_stale(contents)?;
+            self.forgets_again = leaves_stale;
         }
         if may_strand {
             self.close_stale_sockets()?;
         }
         attached?;
         Ok((extent, plan.0.len()))
+    }
+
+    /// Finds out what has become of what is not told: of the tables, a part at a time, and of the
+    /// ports.
+    fn look_for_repairs(&mut self) -> Result<()> {
+        self.repairs = self.repairs.wrapping_add(1);
+        // What is desired follows from what was noted. Every now and then it is compiled afresh
+        // all the same, should that ever not be so.
+        let is_afresh = self.repairs.is_multiple_of(AFRESH);
+        let is_as_written = match &self.held {
+            Held::Desired(policy) if !is_afresh && !self.schedule.is_retry() => {
+                let contents = &self.compiler.desired().contents;
+                let part = Part::of_turn(self.repairs);
+                let differing = self.tables.differing(part, contents, *policy)?;
+                if let Some(table) = differing {
+                    warn!("{table} holds something else than was written there, and is repaired");
+                }
+                differing.is_none()
+            }
+            Held::Desired(_) | Held::Read(_) => false,
+        };
+        if !is_as_written {
+            self.held = Held::Read(Box::new(self.tables.read()?));
+        }
+        let has_other_ports = self.node.read_snat_ports(&self.config)?;
+        if has_other_ports || is_afresh {
+            self.compiler.note_everything();
+        }
+        Ok(())
     }
 
     /// Puts back pins that have gone from under us, every now and then.
@@ -531,6 +605,7 @@ impl Agent {
             self.dataplane.attach_cgroup(&self.config.cgroup_root)?;
         }
         let report = self.dataplane.sync_interfaces(&wanted)?;
+        self.reporter.programs(self.dataplane.programs());
         for attachment in &report.attached {
             info!("attached {attachment}");
         }
@@ -601,6 +676,10 @@ async fn changed(api_server: &mut Option<ApiServer>) {
         Some(api_server) => api_server.changed().await,
         None => std::future::pending().await,
     }
+}
+
+fn is_past(time: Instant) -> bool {
+    time <= Instant::now()
 }
 
 async fn due(schedule: &Schedule) {

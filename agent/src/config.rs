@@ -218,8 +218,9 @@ pub struct AgentArguments {
           value_parser = clap::value_parser!(u32).range(128..=16_777_216))]
     pub max_flows: u32,
 
-    /// Seconds after which the tables are read from the kernel and compared even if nothing changed
-    #[arg(long, value_name = "SECONDS", env = "WEIR_RESYNC_SECONDS", default_value_t = 60,
+    /// Seconds within which each table is compared with what the kernel holds, even if nothing
+    /// changed; pins, links and interfaces are looked at five times as often
+    #[arg(long, value_name = "SECONDS", env = "WEIR_RESYNC_SECONDS", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub resync_seconds: u64,
 

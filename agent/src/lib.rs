@@ -25,6 +25,7 @@ pub mod fast_path;
 pub mod kube_proxy;
 pub mod listing;
 pub mod logging;
+mod lookup;
 pub mod maps;
 mod memory;
 pub mod model;

@@ -79,17 +79,18 @@ impl OwnNode {
     }
 
     /// Reads the kernel's own range of ports afresh: it may be set at any time, and nobody is
-    /// told.
+    /// told. Tells whether it is another one.
     ///
     /// # Errors
     /// It cannot be read.
-    pub(crate) fn read_snat_ports(&mut self, config: &Config) -> Result<()> {
+    pub(crate) fn read_snat_ports(&mut self, config: &Config) -> Result<bool> {
         let ports = snat_ports(&config.service_node_ports)?;
-        if ports != self.snat_ports {
+        let is_other = ports != self.snat_ports;
+        if is_other {
             warn_of(&ports);
             self.snat_ports = ports;
         }
-        Ok(())
+        Ok(is_other)
     }
 
     /// What the compiler must know, as far as the tables have room for it.

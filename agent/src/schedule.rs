@@ -90,11 +90,17 @@ impl Schedule {
         self.last_repair.map(|last| last + self.maximum_gap)
     }
 
-    /// Does the synchronisation that has begun read the tables from the kernel instead of trusting
-    /// what was last written? After a failure, and when it is time.
+    /// Does the synchronisation that has begun ask the kernel instead of trusting what was last
+    /// written? After a failure, and when it is time.
     #[must_use]
     pub const fn is_repair(&self) -> bool {
         self.is_repairing
+    }
+
+    /// Has the one before failed, so that nobody knows what was written?
+    #[must_use]
+    pub const fn is_retry(&self) -> bool {
+        self.failures > 0
     }
 }
 
@@ -170,7 +176,7 @@ mod tests {
             schedule.begin(now);
             schedule.done(false, now);
             schedule.begin(now);
-            assert!(schedule.is_repair());
+            assert!(schedule.is_repair() && schedule.is_retry());
             let wait = schedule.due(now).expect("a failure is retried") - now;
             assert!(wait >= before && wait <= LAST_RETRY);
             before = wait;

@@ -109,7 +109,7 @@ pub const fn begins_anew(state: FlowState, kind: Transport) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn may_choose_again(state: FlowState, kind: Transport) -> bool {
-    matches!(kind, Transport::Udp) || matches!(state, FlowState::OPENING) || is_opening(kind)
+    may_plainly_choose_again(state, matches!(kind, Transport::Udp)) || is_opening(kind)
 }
 
 /// [`may_choose_again`] for a [plain](is_plain) packet: a datagram, or a segment.

@@ -25,6 +25,7 @@ mod masquerade;
 mod open;
 mod pod;
 mod report;
+pub mod shortcut;
 
 use crate::{
     addr::Addr,
@@ -33,7 +34,7 @@ use crate::{
     packet::{Headers, NotParsed, Packet, PacketMut, Transport},
     policy, reject,
     service::{self, Choice, Origin},
-    tables::{Flow, FlowRole, Tables, Tuple},
+    tables::{Flow, FlowRole, PolicyFlags, ShortcutKey, Tables, Tuple},
     verdict::{DropReason, RejectReason},
 };
 #[cfg(not(target_arch = "bpf"))]
@@ -44,7 +45,9 @@ use crate::{
 
 pub use crate::policy::Sender;
 pub use decision::Decision;
-pub use pod::{from_pod, to_pod};
+pub use pod::{
+    from_pod, from_pod_at_length, from_pod_at_once, to_pod, to_pod_at_length, to_pod_at_once,
+};
 pub use report::report;
 
 use flow::Glance;
@@ -66,9 +69,21 @@ pub struct Workspace {
     glance: Glance,
     /// What the service step says.
     step: Step,
+    /// The interface that the packet goes to by a [shortcut]; zero: it takes none.
+    pub receiver: u32,
+    shortcut: ShortcutKey,
     pub(crate) quote: icmp::Quote,
     pub(crate) case: policy::Case,
     event: Event,
+}
+
+impl Workspace {
+    /// May what a pod sends be handed over to other pods?
+    #[inline(always)]
+    #[must_use]
+    pub fn hands_over(&self) -> bool {
+        self.case.policy().flags.contains(PolicyFlags::HAND_OVER)
+    }
 }
 
 /// Where an entry is put together.
@@ -98,6 +113,8 @@ impl Workspace {
             },
             glance: Glance::NONE,
             step: Step::PASS,
+            receiver: 0,
+            shortcut: bytemuck::Zeroable::zeroed(),
             quote: icmp::Quote::none(),
             case: policy::Case::none(),
             event: bytemuck::Zeroable::zeroed(),
@@ -143,7 +160,43 @@ pub fn from_network<P: Packet, T: Tables>(
     tables: &T,
     work: &mut Workspace,
 ) -> Decision {
-    entering(packet, tables, work, Origin::Outside)
+    match from_network_at_once(tables, work) {
+        Some(decision) => decision,
+        None => from_network_at_length(packet, tables, work),
+    }
+}
+
+/// [`from_network`] of nearly all packets: those of known flows. `None`: it takes more, and nothing
+/// has happened.
+#[inline(always)]
+pub fn from_network_at_once<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Decision> {
+    let is_known = look_for_flow(tables, work) && work.flow.role.is_entering();
+    is_known.then_some(Decision::TRANSLATE)
+}
+
+/// The rest of [`from_network`].
+#[inline(always)]
+pub fn from_network_at_length<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+) -> Decision {
+    if !work.headers.kind().has_ports() {
+        return match follow(packet, tables, work, true, false) {
+            Decision::PASS | Decision::PASS_FRAGMENT => refuse_without_port(tables, &work.headers),
+            decision => decision,
+        };
+    }
+    let decision = match flow::known(tables, work) {
+        Some(role) if role.is_entering() => Decision::TRANSLATE,
+        Some(_) => Decision::PASS,
+        None => match open::choose(tables, work, Origin::Outside) {
+            Decision::TRANSLATE => open::begin(tables, work),
+            decision => decision,
+        },
+    };
+    remember_fragment(tables, work, decision, true);
+    decision
 }
 
 /// A packet that leaves the node by the interface with this index: the reverse of DNAT for
@@ -155,65 +208,52 @@ pub fn to_network<P: Packet, T: Tables>(
     interface: u32,
     work: &mut Workspace,
 ) -> Decision {
-    leaving(packet, tables, work, Some(interface))
+    match to_network_at_once(tables, work) {
+        Some(decision) => decision,
+        None => to_network_at_length(packet, tables, interface, work),
+    }
 }
 
+/// [`to_network`], as [`from_network_at_once`].
 #[inline(always)]
-fn entering<P: Packet, T: Tables>(
+pub fn to_network_at_once<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Decision> {
+    let is_known = look_for_flow(tables, work) && work.flow.role == FlowRole::REPLY;
+    is_known.then_some(Decision::TRANSLATE)
+}
+
+/// The rest of [`to_network`].
+#[inline(always)]
+pub fn to_network_at_length<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
+    interface: u32,
     work: &mut Workspace,
-    origin: Origin,
 ) -> Decision {
     if !work.headers.kind().has_ports() {
-        return match follow(packet, tables, work, true, false) {
-            Decision::PASS | Decision::PASS_FRAGMENT => refuse_without_port(tables, &work.headers),
+        return match follow(packet, tables, work, false, true) {
+            Decision::PASS | Decision::PASS_FRAGMENT => keep_service_addrs(tables, &work.headers),
             decision => decision,
         };
     }
-    work.glance = Glance::NONE;
     let decision = match flow::known(tables, work) {
-        Some(role) if role.is_entering() => Decision::TRANSLATE,
+        Some(FlowRole::SNAT_FORWARD) => masquerade::translate(tables, work, interface),
+        Some(role) if !role.is_entering() => Decision::TRANSLATE,
         Some(_) => Decision::PASS,
-        None => match open::choose(tables, work, origin) {
-            Decision::TRANSLATE => open::begin(tables, work),
-            decision => decision,
-        },
-    };
-    remember_fragment(tables, work, decision, true);
-    decision
-}
-
-#[inline(always)]
-fn leaving<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    work: &mut Workspace,
-    interface: Option<u32>,
-) -> Decision {
-    if !work.headers.kind().has_ports() {
-        return match (
-            follow(packet, tables, work, false, interface.is_some()),
-            interface,
-        ) {
-            (Decision::PASS | Decision::PASS_FRAGMENT, Some(_)) => {
-                keep_service_addrs(tables, &work.headers)
-            }
-            (decision, _) => decision,
-        };
-    }
-    work.glance = Glance::NONE;
-    let decision = match (flow::known(tables, work), interface) {
-        (Some(FlowRole::SNAT_FORWARD), Some(interface)) => {
-            masquerade::translate(tables, work, interface)
-        }
-        (role, None) => towards_pod(role, work),
-        (Some(role), _) if !role.is_entering() => Decision::TRANSLATE,
-        (Some(_), _) => Decision::PASS,
-        (None, Some(_)) => keep_service_addrs(tables, &work.headers),
+        None => keep_service_addrs(tables, &work.headers),
     };
     remember_fragment(tables, work, decision, false);
     decision
+}
+
+/// Has the packet a flow that goes on as it does, so that nothing is to be noted?
+#[inline(always)]
+fn look_for_flow<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
+    work.glance = Glance::NONE;
+    if !work.headers.kind().has_ports() || work.headers.is_fragment {
+        return false;
+    }
+    flow::glance(tables, work);
+    work.glance == Glance::CURRENT
 }
 
 /// What becomes of a packet to a pod of this node, whose flow has this role.
@@ -327,21 +367,52 @@ pub fn carry_out<P: PacketMut>(
     work: &mut Workspace,
     decision: Decision,
 ) -> Decision {
-    let (is_done, otherwise) = match decision {
-        Decision::TRANSLATE => (
-            nat::translate(packet, &work.headers, &work.flow.to),
-            DropReason::NotRewritten,
-        ),
-        Decision::TRANSLATE_ERROR => (icmp::translate(packet, work), DropReason::NotRewritten),
-        _ if decision.is_rejected() => (
-            reject::answer(packet, &work.headers),
-            DropReason::Unanswerable,
-        ),
-        _ => return decision,
-    };
-    match is_done {
-        Some(()) => decision,
-        None => Decision::drop(otherwise),
+    match carry_out_plainly(packet, work, decision) {
+        Some(decision) => decision,
+        None => carry_out_otherwise(packet, work, decision),
+    }
+}
+
+/// [`carry_out`] of what is decided about nearly all packets. `None`: it is something else, and
+/// nothing was done.
+#[inline(always)]
+pub fn carry_out_plainly<P: PacketMut>(
+    packet: &mut P,
+    work: &Workspace,
+    decision: Decision,
+) -> Option<Decision> {
+    match decision {
+        Decision::TRANSLATE if nat::is_plain(&work.headers) => {
+            let is_done = nat::translate_plain(packet, &work.headers, &work.flow.to);
+            Some(decision.if_done(is_done, DropReason::NotRewritten))
+        }
+        Decision::TRANSLATE | Decision::TRANSLATE_ERROR => None,
+        _ if decision.is_rejected() => None,
+        _ => Some(decision),
+    }
+}
+
+/// [`carry_out`] of the rest.
+#[inline(always)]
+pub fn carry_out_otherwise<P: PacketMut>(
+    packet: &mut P,
+    work: &mut Workspace,
+    decision: Decision,
+) -> Decision {
+    match decision {
+        Decision::TRANSLATE => {
+            let is_done = nat::translate_any(packet, &work.headers, &work.flow.to);
+            decision.if_done(is_done, DropReason::NotRewritten)
+        }
+        Decision::TRANSLATE_ERROR => {
+            let is_done = icmp::translate(packet, work);
+            decision.if_done(is_done, DropReason::NotRewritten)
+        }
+        _ if decision.is_rejected() => {
+            let is_done = reject::answer(packet, &work.headers);
+            decision.if_done(is_done, DropReason::Unanswerable)
+        }
+        _ => decision,
     }
 }
 
@@ -399,7 +470,11 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
             Hook::Socket => panic!("no packet meets a socket call"),
         },
     };
-    let decision = carry_out(packet, &mut work, decision);
+    let decision = if at.hook == Hook::FromPod && work.receiver != 0 {
+        shortcut::carry_out(packet, &work, decision)
+    } else {
+        carry_out(packet, &mut work, decision)
+    };
     report(tables, at.hook, &mut work, decision);
     (decision.verdict(), work)
 }

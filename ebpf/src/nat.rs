@@ -16,26 +16,41 @@ use crate::{
 pub(crate) const V4_CHECKSUM: u32 = 10;
 pub(crate) const V4_SRC: u32 = 12;
 pub(crate) const V4_DST: u32 = 16;
+/// Offset of the hop limit in an IPv4 header, with which a word begins that ends with the checksum.
+pub(crate) const V4_HOP_LIMIT: u32 = 8;
+/// Offset of the hop limit in an IPv6 header (RFC 8200).
+pub(crate) const V6_HOP_LIMIT: u32 = 7;
 /// Offset of the source and the destination in an IPv6 header (RFC 8200).
 pub(crate) const V6_SRC: u32 = 8;
 pub(crate) const V6_DST: u32 = 24;
 
 /// Gives a packet the addresses and ports of `to`. `None`: the packet could not be changed, and
 /// may be changed in part, so it must not go on.
-#[inline(always)]
+#[cfg(not(target_arch = "bpf"))]
 pub fn translate<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tuple) -> Option<()> {
-    if headers.is_v4
-        && matches!(headers.kind(), Transport::Tcp(_) | Transport::Udp)
-        && headers.transport == headers.network + V4_LENGTH
-    {
-        translate_plain_v4(packet, headers, to)
+    if is_plain(headers) {
+        translate_plain(packet, headers, to)
     } else {
         translate_any(packet, headers, to)
     }
 }
 
+/// Is it TCP or UDP behind an IPv4 header without options, as nearly all packets are?
+#[inline(always)]
+pub(crate) fn is_plain(headers: &Headers) -> bool {
+    headers.is_v4
+        && matches!(headers.kind(), Transport::Tcp(_) | Transport::Udp)
+        && headers.transport == headers.network + V4_LENGTH
+}
+
+/// Gives any packet the addresses and ports of `to`, one after the other. `None`: as in
+/// [`translate_plain`].
 #[inline(never)]
-fn translate_any<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tuple) -> Option<()> {
+pub(crate) fn translate_any<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    to: &Tuple,
+) -> Option<()> {
     let from = &headers.tuple;
     // First, where the verifier has few paths to follow through its checksum.
     let is_sctp = matches!(headers.kind(), Transport::Sctp(_));
@@ -76,10 +91,98 @@ struct V4Fields {
     dst_port: Port,
 }
 
-/// TCP and UDP behind an IPv4 header without options, as nearly all packets are: what changes lies
-/// together and is written at once.
+impl V4Fields {
+    #[inline(always)]
+    fn new(checksum: u16, to: &Tuple) -> Self {
+        Self {
+            checksum,
+            src: bytemuck::cast(to.src.0[3]),
+            dst: bytemuck::cast(to.dst.0[3]),
+            src_port: to.src_port,
+            dst_port: to.dst_port,
+        }
+    }
+}
+
+/// The same from the hop limit on.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct V4FieldsAndHops {
+    hops_and_protocol: u16,
+    fields: V4Fields,
+}
+
+/// Gives a [plain](is_plain) packet the addresses and ports of `to`: what changes lies together and
+/// is written at once. `None`: the packet could not be changed, and may be changed in part, so it
+/// must not go on.
 #[inline(always)]
-fn translate_plain_v4<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tuple) -> Option<()> {
+pub(crate) fn translate_plain<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    to: &Tuple,
+) -> Option<()> {
+    let addrs = adjust_plain_checksum(packet, headers, to)?;
+    let checksum: u16 = packet.load_near(headers.network + V4_CHECKSUM)?;
+    let fields = V4Fields::new(checksum::replace(checksum, addrs), to);
+    packet.store(headers.network + V4_CHECKSUM, &fields)
+}
+
+/// [`translate_plain`], and a hop taken as forwarding does (RFC 1812 section 5.3.1).
+#[inline(always)]
+pub(crate) fn translate_plain_and_take_hop<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    to: &Tuple,
+) -> Option<()> {
+    let addrs = adjust_plain_checksum(packet, headers, to)?;
+    let [hops_and_protocol, checksum]: [u16; 2] =
+        packet.load_near(headers.network + V4_HOP_LIMIT)?;
+    let fewer = one_hop_fewer(hops_and_protocol)?;
+    let change = checksum::add(addrs, hop_difference(hops_and_protocol, fewer));
+    let fields = V4FieldsAndHops {
+        hops_and_protocol: fewer,
+        fields: V4Fields::new(checksum::replace(checksum, change), to),
+    };
+    packet.store(headers.network + V4_HOP_LIMIT, &fields)
+}
+
+/// Takes one hop from a packet, as forwarding does (RFC 1812 section 5.3.1, RFC 8200 section 3).
+/// `None`: it has none left, or cannot be changed.
+#[inline(always)]
+pub(crate) fn take_hop<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
+    if headers.is_v4 {
+        let offset = headers.network + V4_HOP_LIMIT;
+        let [hops_and_protocol, checksum]: [u16; 2] = packet.load_near(offset)?;
+        let fewer = one_hop_fewer(hops_and_protocol)?;
+        let change = hop_difference(hops_and_protocol, fewer);
+        packet.store(offset, &[fewer, checksum::replace(checksum, change)])
+    } else {
+        let offset = headers.network + V6_HOP_LIMIT - 1;
+        let [next, hops]: [u8; 2] = packet.load_near(offset)?;
+        packet.store_v6(offset, &[next, hops.checked_sub(1)?])
+    }
+}
+
+/// The word of an IPv4 header that begins with the hop limit, with one less of them.
+#[inline(always)]
+fn one_hop_fewer(hops_and_protocol: u16) -> Option<u16> {
+    let [hops, protocol] = hops_and_protocol.to_ne_bytes();
+    Some(u16::from_ne_bytes([hops.checked_sub(1)?, protocol]))
+}
+
+#[inline(always)]
+fn hop_difference(before: u16, after: u16) -> u32 {
+    u32::from(!before) + u32::from(after)
+}
+
+/// Brings the transport checksum of a [plain](is_plain) packet up to date, and gives the difference
+/// of the addresses.
+#[inline(always)]
+fn adjust_plain_checksum<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    to: &Tuple,
+) -> Option<u32> {
     let (from, protocol) = (&headers.tuple, headers.tuple.protocol);
     let offset = headers.transport + headers.kind().checksum_offset()?;
     let addrs = checksum::add(
@@ -94,15 +197,7 @@ fn translate_plain_v4<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tupl
         );
         packet.adjust_transport_checksum(offset, ports, Cover::Transport, protocol)?;
     }
-    let checksum: u16 = packet.load_near(headers.network + V4_CHECKSUM)?;
-    let fields = V4Fields {
-        checksum: checksum::replace(checksum, addrs),
-        src: bytemuck::cast(to.src.0[3]),
-        dst: bytemuck::cast(to.dst.0[3]),
-        src_port: to.src_port,
-        dst_port: to.dst_port,
-    };
-    packet.store(headers.network + V4_CHECKSUM, &fields)
+    Some(addrs)
 }
 
 /// Offset of the checksum in an SCTP packet (RFC 9260 section 3.1).

@@ -42,6 +42,16 @@ pub trait Packet {
     fn ether_type(&self) -> u16;
     /// Where the network header begins: behind the link-layer header.
     fn network_offset(&self) -> u32;
+    /// Bytes of payload in each of the segments that it is cut into when it leaves a device; zero: it
+    /// is not cut.
+    fn segment_payload(&self) -> u32 {
+        0
+    }
+    /// Is it the business of the node's own IP layer: addressed to the node on this link, and with
+    /// no VLAN tag?
+    fn is_for_ip_layer(&self) -> bool {
+        true
+    }
     /// What the sockets of the pod's network namespace, which has this number, say of a TCP
     /// connection.
     fn opener(&self, netns: i32, connection: &ConnectionKey) -> Opener;
@@ -192,7 +202,7 @@ pub fn parse_into<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), No
 ///
 /// Here a call would cost as much as what is done.
 #[inline(always)]
-fn parse_plain<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
+pub fn parse_plain<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
     if packet.ether_type() != ETHER_TYPE_IPV4 {
         return None;
     }
@@ -258,10 +268,14 @@ struct TcpBehindPorts {
     checksum_and_urgent: [u16; 2],
 }
 
+/// [`parse_into`] for any packet.
+///
+/// # Errors
+/// See [`NotParsed`].
 // Not inlined: what it reads on the way needs stack only until it is done, and the verifier
 // follows what comes after once, not for each kind of packet.
 #[inline(never)]
-fn parse_any<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), NotParsed> {
+pub fn parse_any<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), NotParsed> {
     match packet.ether_type() {
         ETHER_TYPE_IPV4 => parse_v4(packet, headers).ok_or(NotParsed::Malformed),
         ETHER_TYPE_IPV6 => parse_v6(packet, headers).ok_or(NotParsed::Malformed),

@@ -61,6 +61,8 @@ pub(crate) struct Case {
     is_known: bool,
     /// Is the pod isolated, so that policies have a say?
     is_judged: bool,
+    /// Was that asked of this packet, and is it not? What is vetted is not asked.
+    is_free: bool,
     /// Has the packet a flow?
     has_flow: bool,
     /// Then its role.
@@ -118,6 +120,7 @@ impl Case {
             has_news: false,
             is_known: false,
             is_judged: false,
+            is_free: false,
             has_flow: false,
             role: FlowRole::FORWARD,
             key: ConnectionKey::zeroed(),
@@ -149,6 +152,11 @@ impl Case {
     /// Do policies have a say?
     pub(crate) const fn is_judged(&self) -> bool {
         self.is_judged
+    }
+
+    /// Is it known of this packet that policies have no say?
+    pub(crate) const fn is_free(&self) -> bool {
+        self.is_free
     }
 
     /// The way the packet goes.
@@ -267,6 +275,7 @@ pub(crate) fn begin<T: Tables>(
     case.is_from_node = matches!(sender, Sender::Node);
     case.is_somebodys = matches!(sender, Sender::Other);
     case.has_news = false;
+    case.is_free = false;
     case.standing = connection::Standing::ABSENT;
     case.set_flow(None);
     case.is_new = false;
@@ -286,6 +295,7 @@ pub(crate) fn enter<T: Tables>(tables: &T, case: &mut Case, sender: Sender) {
     case.is_judged = case.is_known
         && !matches!(sender, Sender::Itself)
         && (case.is_isolated(Direction::EGRESS) || case.is_isolated(Direction::INGRESS));
+    case.is_free = !case.is_judged;
 }
 
 /// Does a pod send from an address that is not its own?

@@ -59,7 +59,7 @@ pub use flow::{Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Tupl
 pub use node::{Cidr, Cover, Interface, Node, PortRange};
 pub use policy::{
     ANYONE, Class, Connection, ConnectionFlags, ConnectionKey, NOBODY, Pod, PodAddr, PodState,
-    Policy, PolicyFlags, Receiver, RuleKey, Slot, Slots,
+    Policy, PolicyFlags, Receiver, RuleKey, Shortcut, ShortcutKey, Slot, Slots,
 };
 pub use service::{
     Affinity, AffinityKey, Backend, BackendFlags, BackendKey, EndpointSet, Frontend, FrontendFlags,
@@ -111,6 +111,9 @@ pub mod name {
     pub const POD_ADDRS: &str = "POD_ADDRS";
     /// [`Addr`](crate::addr::Addr) → [`Receiver`](super::Receiver); hash.
     pub const RECEIVERS: &str = "RECEIVERS";
+    /// [`ShortcutKey`](super::ShortcutKey) → [`Shortcut`](super::Shortcut); least recently used goes,
+    /// not pinned: nothing in it lasts longer than a second.
+    pub const SHORTCUTS: &str = "SHORTCUTS";
     /// `0` → the program that delivers what is handed over; program array.
     pub const NEXT_PROGRAMS: &str = "NEXT_PROGRAMS";
     /// [`Addr`](crate::addr::Addr) → [`Class`](super::Class); hash.
@@ -144,7 +147,7 @@ pub mod capacity {
     /// Backends of all service ports together.
     pub const BACKENDS: u32 = 131_072;
     /// Addresses of the node at which node ports are served.
-    pub const NODE_PORT_ADDRS: u32 = 4_096;
+    pub const NODE_PORT_ADDRS: u32 = 2_048;
     /// Source ranges of all services.
     pub const SOURCE_RANGES: u32 = 65_536;
     /// Ranges of service addresses.
@@ -161,6 +164,8 @@ pub mod capacity {
     pub const PODS: u32 = 4_096;
     /// Addresses of this node's pods.
     pub const POD_ADDRS: u32 = 16_384;
+    /// Pairs of this node's pods that talk to each other.
+    pub const SHORTCUTS: u32 = 8_192;
     /// Addresses of the cluster's pods that a rule speaks of.
     pub const PEERS: u32 = 262_144;
     /// Ranges that a rule speaks of, those left out of others too.
@@ -236,6 +241,10 @@ pub trait Tables {
     fn pod(&self, interface: u32) -> Option<Pod>;
     /// The pod of this node to which packets with this destination may be handed over.
     fn receiver(&self, addr: &Addr) -> Option<Receiver>;
+    /// The way between two pods of this node, as it was found last.
+    fn shortcut(&self, key: &ShortcutKey) -> Option<Shortcut>;
+    /// Writes an entry, whatever was there.
+    fn put_shortcut(&self, key: &ShortcutKey, shortcut: &Shortcut);
     /// May a pod send from this address?
     fn is_pod_addr(&self, addr: &PodAddr) -> bool;
     /// The class of an address by a slot; [`ANYONE`] where no rule speaks of it.

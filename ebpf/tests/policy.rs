@@ -13,7 +13,7 @@ use weir_ebpf::{
     conntrack::SECOND,
     datapath::At,
     packet::Opener,
-    tables::{ANYONE, ConnectionFlags, PodState, PolicyFlags, RuleKey, Slots},
+    tables::{ANYONE, ConnectionFlags, Cover, Node, PodState, PolicyFlags, RuleKey, Slots},
     verdict::{DropReason, Hook, RejectReason, Verdict},
 };
 
@@ -426,6 +426,11 @@ fn echoes_are_answered() {
 #[test]
 fn an_established_connection_is_not_looked_for_among_flows() {
     let world = World::with_isolated_pod();
+    // No cluster IP is near the friend's address.
+    world.node.set(Node {
+        cover_v4: Cover::NOTHING,
+        ..world.node.get()
+    });
     world.allow(EGRESS, FRIENDS, Protocol::TCP, 80, 1);
     let asked = tuple(Protocol::TCP, (V4.pod, 4_000), (V4.friend, 80));
     world.send(POD, &packet(&asked, SYN)).expect("a rule");

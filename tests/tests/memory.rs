@@ -137,17 +137,17 @@ fn policies_do_what_the_reference_evaluator_says() -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let histories = histories()?;
     let share = histories.div_ceil(u32::try_from(threads)?);
-    let (met, deliveries) = thread::scope(|scope| -> Result<(verdicts::Met, usize)> {
+    let (met, deliveries) = thread::scope(|scope| -> Result<(verdicts::Met, Deliveries)> {
         let threads: Vec<_> = (0..threads)
             .map(|_| scope.spawn(|| compare_with_the_evaluator(share)))
             .collect();
-        let (mut met, mut deliveries) = (verdicts::Met::default(), 0);
+        let (mut met, mut deliveries) = (verdicts::Met::default(), Deliveries::default());
         for thread in threads {
             match thread.join() {
                 Ok(of_thread) => {
                     let (of_thread, delivered) = of_thread?;
                     met.extend(&of_thread);
-                    deliveries += delivered;
+                    deliveries.add(delivered);
                 }
                 Err(panic) => std::panic::resume_unwind(panic),
             }
@@ -156,21 +156,41 @@ fn policies_do_what_the_reference_evaluator_says() -> Result<()> {
     })?;
     if histories >= HISTORIES {
         met.check()?;
-        ensure!(deliveries > 0, "nothing was handed over");
+        ensure!(deliveries.handed_over > 0, "nothing was handed over");
+        ensure!(deliveries.by_shortcut > 0, "nothing took a shortcut");
     }
     Ok(())
 }
 
-fn compare_with_the_evaluator(histories: u32) -> Result<(verdicts::Met, usize)> {
-    let all = verdicts::Extent { with_time: true };
+/// How packets came to pods past the node's IP layer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Deliveries {
+    handed_over: usize,
+    by_shortcut: usize,
+}
+
+impl Deliveries {
+    const fn add(&mut self, other: Self) {
+        self.handed_over += other.handed_over;
+        self.by_shortcut += other.by_shortcut;
+    }
+}
+
+fn compare_with_the_evaluator(histories: u32) -> Result<(verdicts::Met, Deliveries)> {
+    let extent = verdicts::Extent { with_time: true };
     let met = RefCell::new(verdicts::Met::default());
-    let deliveries = Cell::new(0);
+    let deliveries = Cell::new(Deliveries::default());
     let cases = (verdicts::history(8..=40), any::<u64>());
     random::check(histories, &cases, |(history, seed)| {
         let mut memory = Memory::new(seed).by(way_of(seed));
-        let of_history = verdicts::compare(&mut memory, &history, all)?;
+        let of_history = verdicts::compare(&mut memory, &history, extent)?;
         met.borrow_mut().extend(&of_history);
-        deliveries.set(deliveries.get() + memory.deliveries());
+        let mut all = deliveries.get();
+        all.add(Deliveries {
+            handed_over: memory.deliveries(),
+            by_shortcut: memory.shortcuts(),
+        });
+        deliveries.set(all);
         Ok(())
     })?;
     Ok((met.into_inner(), deliveries.get()))

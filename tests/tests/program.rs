@@ -63,8 +63,27 @@ fn needs_root(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) ->
 
 fn run(file: ScenarioFile) -> Result<()> {
     let scenario = file.scenario?;
-    scenario::run(&scenario, &file.directory, &mut Program::load()?)
+    with_program(|program| scenario::run(&scenario, &file.directory, program))
         .with_context(|| scenario.name.clone())
+}
+
+thread_local! {
+    /// The programs of this thread's tests, which come one after the other: the verifier takes longer
+    /// for them than most of these tests.
+    static PROGRAM: RefCell<Option<Program>> = const { RefCell::new(None) };
+}
+
+/// Tries something on programs whose tables are empty. Those on which something failed are of no use
+/// to the next.
+fn with_program<T>(attempt: impl FnOnce(&mut Program) -> Result<T>) -> Result<T> {
+    let mut program = match PROGRAM.take() {
+        Some(program) => program,
+        None => Program::load()?,
+    };
+    program.empty().context("empty the tables")?;
+    let result = attempt(&mut program)?;
+    PROGRAM.set(Some(program));
+    Ok(result)
 }
 
 fn the_verifier_stays_within_the_budget() -> Result<()> {
@@ -98,34 +117,36 @@ fn the_programs_do_what_the_library_does() -> Result<()> {
     );
     random::check(12, &cases, |(services, packets)| {
         let (_, plan) = random::world(&services, (20_000, 20_000))?;
-        let mut both = Both {
-            memory: Memory::new(1),
-            program: Program::load()?,
-        };
-        both.apply(&plan)?;
-        for (event, damage, is_answered) in packets {
-            both.advance(Duration::from_secs(event.after))?;
-            let mut bytes = frame::build(&event.packet)?;
-            damage.apply_to(&mut bytes, &event.packet);
-            let sent = both.send(event.hook, &bytes)?;
-            if sent.verdict == Verdict::Translate && is_answered {
-                let (src, dst) = frame::places(&sent.frame, &event.packet)?;
-                let output = Packet {
-                    src,
-                    dst,
-                    ..event.packet
-                };
-                let sent = both.send(Hook::ToPod, &frame::build(&output)?)?;
-                if sent.verdict == Verdict::Pass {
-                    both.send(Hook::ToPod, &frame::build(&output.reply())?)?;
-                } else {
-                    let (src, dst) = frame::places(&sent.frame, &output)?;
-                    let inward = Packet { src, dst, ..output };
-                    both.send(Hook::FromPod, &frame::build(&inward.reply())?)?;
+        with_program(|program| {
+            let mut both = Both {
+                memory: Memory::new(1),
+                program,
+            };
+            both.apply(&plan)?;
+            for (event, damage, is_answered) in packets {
+                both.advance(Duration::from_secs(event.after))?;
+                let mut bytes = frame::build(&event.packet)?;
+                damage.apply_to(&mut bytes, &event.packet);
+                let sent = both.send(event.hook, &bytes)?;
+                if sent.verdict == Verdict::Translate && is_answered {
+                    let (src, dst) = frame::places(&sent.frame, &event.packet)?;
+                    let output = Packet {
+                        src,
+                        dst,
+                        ..event.packet
+                    };
+                    let sent = both.send(Hook::ToPod, &frame::build(&output)?)?;
+                    if sent.verdict == Verdict::Pass {
+                        both.send(Hook::ToPod, &frame::build(&output.reply())?)?;
+                    } else {
+                        let (src, dst) = frame::places(&sent.frame, &output)?;
+                        let inward = Packet { src, dst, ..output };
+                        both.send(Hook::FromPod, &frame::build(&inward.reply())?)?;
+                    }
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })
 }
 
@@ -145,7 +166,8 @@ fn the_programs_do_what_the_reference_model_says() -> Result<()> {
     let met = RefCell::new(clusters::Met::default());
     for _ in 0..HISTORIES {
         random::check(1, &cases, |(history, seed)| {
-            let of_history = clusters::compare(&mut Program::load()?, &history, seed, some)?;
+            let of_history =
+                with_program(|program| clusters::compare(program, &history, seed, some))?;
             met.borrow_mut().extend(&of_history);
             Ok(())
         })?;
@@ -162,13 +184,13 @@ fn the_programs_do_what_the_reference_model_says() -> Result<()> {
 const CLUSTERS: u32 = 12;
 const ROUNDS: usize = 30;
 
-/// Clusters that change, and packets between their pods, each with maps of its own.
+/// Clusters that change, and packets between their pods, each with empty maps.
 fn the_programs_judge_as_the_reference_evaluator_says() -> Result<()> {
     let all = verdicts::Extent { with_time: true };
     let met = RefCell::new(verdicts::Met::default());
     for _ in 0..ROUNDS {
         random::check(CLUSTERS, &verdicts::history(40..=80), |history| {
-            let of_history = verdicts::compare(&mut Program::load()?, &history, all)?;
+            let of_history = with_program(|program| verdicts::compare(program, &history, all))?;
             met.borrow_mut().extend(&of_history);
             Ok(())
         })?;
@@ -180,12 +202,12 @@ fn the_programs_judge_as_the_reference_evaluator_says() -> Result<()> {
 }
 
 /// Both executors in step.
-struct Both {
+struct Both<'program> {
     memory: Memory,
-    program: Program,
+    program: &'program mut Program,
 }
 
-impl Both {
+impl Both<'_> {
     fn apply(&mut self, plan: &Plan) -> Result<()> {
         self.memory.apply(plan)?;
         self.program.apply(plan)

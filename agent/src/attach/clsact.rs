@@ -5,6 +5,7 @@
 //! The qdisc itself is removed only when we made it, which a directory beside the pins records,
 //! and nothing is left in it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -149,13 +150,22 @@ impl Clsact {
 
     /// The interfaces that have a clsact qdisc, whoever made it.
     pub(super) fn interfaces(&mut self) -> Result<Vec<u32>> {
+        let found = self.qdiscs()?.into_iter();
+        let clsact = found.filter(|entry| entry.kind == "clsact");
+        Ok(clsact.map(|entry| entry.interface).collect())
+    }
+
+    /// The interfaces that have a qdisc at which filters see what comes in or goes out: clsact, or
+    /// the older one of ingress alone.
+    pub(super) fn with_filters(&mut self) -> Result<BTreeSet<u32>> {
+        let found = self.qdiscs()?.into_iter();
+        let filtering = found.filter(|entry| matches!(entry.kind.as_str(), "clsact" | "ingress"));
+        Ok(filtering.map(|entry| entry.interface).collect())
+    }
+
+    fn qdiscs(&mut self) -> Result<Vec<Entry>> {
         let question = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(0));
-        let found: Vec<Entry> = self.netlink.list(&question).context("list qdiscs")?;
-        Ok(found
-            .into_iter()
-            .filter(|entry| entry.kind == "clsact")
-            .map(|entry| entry.interface)
-            .collect())
+        self.netlink.list(&question).context("list qdiscs")
     }
 
     /// The program of our filter at a hook.

@@ -29,6 +29,8 @@ pub enum Guests {
 pub fn foreign_programs(pins: &Pins, places: &[(u32, String, Guests)]) -> Result<Vec<String>> {
     let mut clsact = Clsact::open()?;
     let own = own_programs(pins, &mut clsact)?;
+    // One question for all: where TCX is used, hardly any interface has one.
+    let with_filters = clsact.with_filters()?;
     let mut found = Vec::new();
     for (index, name, guests) in places {
         let directions: &[bool] = match guests {
@@ -37,10 +39,14 @@ pub fn foreign_programs(pins: &Pins, places: &[(u32, String, Guests)]) -> Result
         };
         for &is_egress in directions {
             let hook = if is_egress { "egress" } else { "ingress" };
-            let filters = clsact.foreign(*index, is_egress)?.into_iter();
-            found.extend(
-                filters.map(|filter| format!("{name} has a filter of others ({filter}) at {hook}")),
-            );
+            if with_filters.contains(index) {
+                let filters = clsact.foreign(*index, is_egress)?.into_iter();
+                found.extend(
+                    filters.map(|filter| {
+                        format!("{name} has a filter of others ({filter}) at {hook}")
+                    }),
+                );
+            }
             let programs = tcx(*index, is_egress)
                 .with_context(|| format!("list the TCX programs of {name}"))?;
             let others = programs.into_iter().filter(|id| !own.contains(id));

@@ -2,22 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::num::NonZero;
+use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::ProgramArray;
-use aya::programs::{Program, ProgramFd, SchedClassifier};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use aya::programs::ProgramFd;
 use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::tables::{capacity, name};
 
 use super::cgroup::{self, CgroupReport};
 use super::features::Features;
 use super::netns_cookie::netns_cookie;
-use super::plan::{Role, TC_PROGRAMS, TcMode};
+use super::plan::{Role, TcMode};
+use super::programs::{self, HAND_OVER, ProgramReport, Programs};
 use super::tc::{self, Loaded, TcReport};
 use crate::maps::kernel::KernelTables;
 use crate::maps::layout::layouts;
@@ -50,6 +48,10 @@ pub struct Options<'a> {
     pub tc: TcChoice,
     /// What programs log: 0 nothing, 4 debug (see `aya_log::Level`).
     pub log_level: u8,
+    /// Programs that are loaded at once, so that a kernel that refuses one says so before anything
+    /// is written; others are with the first hook that needs them. [`HAND_OVER`] has none: it is
+    /// loaded if it is here and this kernel can hand packets over.
+    pub at_once: BTreeSet<&'static str>,
 }
 
 /// [`Options::log_level`] for a record of each packet (`aya_log_common::Level::Debug`).
@@ -82,15 +84,6 @@ pub fn default_capacities() -> BTreeMap<&'static str, u32> {
     ])
 }
 
-/// A loaded program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProgramReport {
-    /// Its name in the object.
-    pub name: String,
-    /// Instructions that the verifier looked at, where the kernel tells (Linux 5.16).
-    pub verified_instructions: Option<u32>,
-}
-
 /// The loaded programs and their pinned maps. Ending it detaches nothing.
 #[derive(Debug)]
 pub struct Dataplane {
@@ -98,15 +91,15 @@ pub struct Dataplane {
     pins: Pins,
     features: Features,
     mode: TcMode,
-    programs: Vec<ProgramReport>,
+    programs: Programs,
     kept_sizes: Vec<KeptSize>,
     succession: Succession,
 }
 
 impl Dataplane {
-    /// Loads the programs; adopts the maps that are pinned, after comparing their layouts, or
-    /// takes over from those of another version ([`Succession`]), and pins the others. Attaches
-    /// nothing.
+    /// Loads the programs that are asked for; adopts the maps that are pinned, after comparing their
+    /// layouts, or takes over from those of another version ([`Succession`]), and pins the others.
+    /// Attaches nothing.
     ///
     /// # Errors
     ///
@@ -121,7 +114,7 @@ impl Dataplane {
         let pinned = place.check_layout()?;
         let loaded = load_object(options, &place, features)
             .and_then(|ebpf| check_object(&place).map(|()| ebpf))
-            .and_then(|ebpf| load_programs(ebpf, features))
+            .and_then(|ebpf| load_programs(ebpf, options, features))
             .and_then(|loaded| succession.complete().map(|()| loaded));
         let (ebpf, programs) = match loaded {
             Ok(loaded) => loaded,
@@ -174,31 +167,40 @@ impl Dataplane {
     /// # Errors
     ///
     /// It is none, or the kernel refuses a program, which is named.
-    pub fn attach_cgroup(&self, root: &Path) -> Result<CgroupReport> {
+    pub fn attach_cgroup(&mut self, root: &Path) -> Result<CgroupReport> {
+        let hooks = cgroup::HOOKS.iter().map(|(name, _)| *name);
+        self.programs.load_all(&mut self.ebpf, &hooks.collect())?;
         let fds: BTreeMap<&str, &ProgramFd> = cgroup::HOOKS
             .iter()
-            .map(|(name, _)| Ok((*name, self.program(name)?.fd()?)))
+            .map(|(name, _)| Ok((*name, programs::of(&self.ebpf, name)?.fd()?)))
             .collect::<Result<_>>()?;
         cgroup::attach(&self.pins, root, |name| fds[name].as_fd())
     }
 
     /// Attaches to the given interfaces, by index, the packet programs of their roles, and
-    /// detaches them from all others.
+    /// detaches them from all others. Programs that are needed for the first time are loaded.
     ///
     /// # Errors
     ///
-    /// What is attached cannot be listed. A failure at one interface is in the report.
-    pub fn sync_interfaces(&self, wanted: &BTreeMap<u32, Role>) -> Result<TcReport> {
-        let loaded: BTreeMap<&str, (u32, &ProgramFd)> = TC_PROGRAMS
-            .iter()
-            .map(|name| {
-                let program = self.program(name)?;
-                Ok((*name, (program.info()?.id(), program.fd()?)))
-            })
-            .collect::<Result<_>>()?;
+    /// What is attached cannot be listed. A failure at one interface is in the report, and so is
+    /// that of a program, at each interface that needs it.
+    pub fn sync_interfaces(&mut self, wanted: &BTreeMap<u32, Role>) -> Result<TcReport> {
+        let needed = wanted.values().flat_map(|role| role.hooks());
+        let needed: BTreeSet<&'static str> = needed.map(|(_, program)| program).collect();
+        let refused = self.programs.load(&mut self.ebpf, &needed)?;
+        let mut loaded: BTreeMap<&str, (u32, &ProgramFd)> = BTreeMap::new();
+        for name in needed {
+            if !refused.contains_key(name) {
+                let program = programs::of(&self.ebpf, name)?;
+                loaded.insert(name, (program.info()?.id(), program.fd()?));
+            }
+        }
         tc::sync(&self.pins, self.mode, wanted, |name| {
-            let (id, fd) = loaded[name];
-            Loaded { id, fd: fd.as_fd() }
+            match (loaded.get(name), refused.get(name)) {
+                (Some(&(id, fd)), _) => Ok(Loaded { id, fd: fd.as_fd() }),
+                (None, Some(error)) => Err(anyhow!("{error:#}")),
+                (None, None) => Err(anyhow!("the program {name} is not loaded")),
+            }
         })
     }
 
@@ -214,10 +216,10 @@ impl Dataplane {
         self.mode
     }
 
-    /// Every program.
+    /// Every program that is loaded.
     #[must_use]
     pub fn programs(&self) -> &[ProgramReport] {
-        &self.programs
+        self.programs.reports()
     }
 
     /// Tables that stay as large as an earlier agent made them.
@@ -239,12 +241,6 @@ impl Dataplane {
     /// aya's view, for its log and for running programs in tests.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
-    }
-
-    fn program(&self, name: &str) -> Result<&Program> {
-        self.ebpf
-            .program(name)
-            .with_context(|| format!("the BPF object has no program {name}"))
     }
 }
 
@@ -293,116 +289,20 @@ fn check_object(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-fn load_programs(mut ebpf: Ebpf, features: Features) -> Result<(Ebpf, Vec<ProgramReport>)> {
-    let wanted = TC_PROGRAMS
-        .into_iter()
-        .chain([HAND_OVER])
-        .chain(cgroup::HOOKS.iter().map(|(name, _)| *name));
-    for name in wanted {
-        ensure!(
-            ebpf.program(name).is_some(),
-            "the BPF object has no program {name}"
-        );
+fn load_programs(
+    mut ebpf: Ebpf,
+    options: &Options<'_>,
+    features: Features,
+) -> Result<(Ebpf, Programs)> {
+    programs::check(&ebpf)?;
+    let mut at_once = options.at_once.clone();
+    if !features.redirect_peer {
+        at_once.remove(HAND_OVER);
     }
-    let is_wanted = |name: &str| name != HAND_OVER || features.redirect_peer;
-    load_side_by_side(&mut ebpf, is_wanted)?;
-    if is_wanted(HAND_OVER) {
-        set_next_program(&mut ebpf)?;
-    }
-    let mut reports: Vec<ProgramReport> = ebpf
-        .programs()
-        .filter(|(name, _)| is_wanted(name))
-        .map(|(name, program)| {
-            let info = program
-                .info()
-                .with_context(|| format!("ask about the program {name}"))?;
-            Ok(ProgramReport {
-                name: name.to_owned(),
-                verified_instructions: info.verified_instruction_count(),
-            })
-        })
-        .collect::<Result<_>>()?;
-    reports.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok((ebpf, reports))
-}
-
-/// The program that those where packets enter the node go on with, when they hand one over.
-const HAND_OVER: &str = "hand_over_to_pod";
-
-/// Puts it where these find it. The array is pinned: without a name or a descriptor the kernel
-/// empties it.
-fn set_next_program(ebpf: &mut Ebpf) -> Result<()> {
-    let program: &SchedClassifier = ebpf
-        .program(HAND_OVER)
-        .with_context(|| format!("the BPF object has no program {HAND_OVER}"))?
-        .try_into()
-        .with_context(|| format!("the program {HAND_OVER} is of another type"))?;
-    let program = program.fd()?.try_clone()?;
-    let map = ebpf
-        .map_mut(name::NEXT_PROGRAMS)
-        .with_context(|| format!("the BPF object has no map {}", name::NEXT_PROGRAMS))?;
-    ProgramArray::try_from(map)
-        .and_then(|mut array| array.set(0, &program, 0))
-        .with_context(|| format!("put {HAND_OVER} into {}", name::NEXT_PROGRAMS))
-}
-
-/// Loads every program that is wanted, as many at once as there are processors: the verifier takes a tenth of a
-/// second for the largest, and nothing else of a start takes as long.
-fn load_side_by_side(ebpf: &mut Ebpf, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
-    let programs = ebpf.programs_mut().filter(|(name, _)| is_wanted(name));
-    let mut programs: Vec<(&str, &mut Program)> = programs.collect();
-    // Those that are taken first are the last here: the longest, so that none is waited for alone.
-    programs.sort_unstable_by_key(|(name, _)| load_order(name));
-    let programs = Mutex::new(programs);
-    let take = || {
-        programs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-    };
-    let load_some = || {
-        while let Some((name, program)) = take() {
-            load_program(program).with_context(|| format!("load the program {name}"))?;
-        }
-        anyhow::Ok(())
-    };
-    let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..workers).map(|_| scope.spawn(load_some)).collect();
-        let mut result = load_some();
-        for other in others {
-            let ended = other.join();
-            result = result
-                .and(ended.unwrap_or_else(|_| bail!("a thread that loads programs panicked")));
-        }
-        result
-    })
-}
-
-/// The higher, the sooner: by what the verifier takes for it.
-fn load_order(name: &str) -> usize {
-    const LONGEST: [&str; 7] = [
-        "to_network_l3",
-        "to_network",
-        "from_network_l3",
-        "from_network",
-        HAND_OVER,
-        "to_pod",
-        "from_pod",
-    ];
-    LONGEST
-        .iter()
-        .position(|it| *it == name)
-        .map_or(0, |place| place + 1)
-}
-
-fn load_program(program: &mut Program) -> Result<()> {
-    match program {
-        Program::SchedClassifier(program) => program.load()?,
-        Program::CgroupSockAddr(program) => program.load()?,
-        other => bail!("it is of another type: {:?}", other.prog_type()),
-    }
-    Ok(())
+    let mut programs = Programs::default();
+    programs.load_all(&mut ebpf, &at_once)?;
+    programs.set_next(&mut ebpf)?;
+    Ok((ebpf, programs))
 }
 
 /// Undoes the pinning of a load that failed.
@@ -413,7 +313,7 @@ fn unpin_new(pins: &Pins, before: &BTreeSet<&str>) {
         }
         let path = pins.map(table);
         if let Err(error) = fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %path.display(), %error, "cannot remove a pinned map again");
         }

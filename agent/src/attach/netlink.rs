@@ -32,6 +32,14 @@ impl Netlink {
         })
     }
 
+    /// The same; `None` where the kernel does not have the protocol.
+    pub(crate) fn open_if_there(protocol: isize) -> io::Result<Option<Self>> {
+        match Self::open(protocol) {
+            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
     /// Asks for a change, with `flags` beside the usual ones.
     pub(crate) fn change<Q: NetlinkSerializable>(
         &mut self,

@@ -57,23 +57,27 @@ impl TcReport {
 }
 
 /// Leaves exactly the wanted interfaces, by index, with the programs of their roles, which are
-/// given by name.
+/// given by name. Where one could not be loaded, its hooks stay as they are.
 pub(super) fn sync<'program>(
     pins: &Pins,
     mode: TcMode,
     wanted: &BTreeMap<u32, Role>,
-    program: impl Fn(&'static str) -> Loaded<'program>,
+    program: impl Fn(&'static str) -> Result<Loaded<'program>>,
 ) -> Result<TcReport> {
     let mut clsact = Clsact::open()?;
     let present = present(pins, &mut clsact)?;
-    let actions = plan(wanted, &present, mode, |name| program(name).id);
+    // No program has the number 0: what could not be loaded stands nowhere.
+    let actions = plan(wanted, &present, mode, |name| {
+        program(name).map_or(0, |loaded| loaded.id)
+    });
     let mut report = TcReport::default();
     for action in actions {
         match action {
             Action::Attach(attachment, name) | Action::Replace(attachment, name) => {
                 let replaced = matches!(action, Action::Replace(..));
-                let fd = program(name).fd;
-                match set(pins, &mut clsact, attachment, replaced, fd) {
+                let done = program(name)
+                    .and_then(|loaded| set(pins, &mut clsact, attachment, replaced, loaded.fd));
+                match done {
                     Ok(()) if replaced => report.replaced.push(attachment),
                     Ok(()) => report.attached.push(attachment),
                     Err(error) if interface_is_gone(&error) => {

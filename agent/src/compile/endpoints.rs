@@ -5,9 +5,9 @@
 //! chosen again and everything else stays as it was compiled. The result is what
 //! [`compile`](super::compile) gives, for work that follows the size of the change.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::BTreeSet;
 
+use crate::lookup::Lookup;
 use crate::maps::Contents;
 use crate::model::{Cluster, EndpointGroup, Family, Kind, Object, ObjectRef, Service, ServiceRef};
 
@@ -23,20 +23,15 @@ use super::{Account, Capacities, Desired, HealthCheck, Ids, Reason};
 /// There are as many as services, and most services have one: kept small.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slices {
-    /// Each slice by namespace, name of its service and its own name.
-    of: BTreeSet<Box<str>>,
+    /// The names of each service's slices, in order, by the service's namespace and name.
+    of: Lookup<Box<str>, Box<[Box<str>]>>,
     /// The name of each slice's service, by the slice's namespace and name.
-    services: BTreeMap<Box<str>, Box<str>>,
+    services: Lookup<Box<str>, Box<str>>,
 }
 
 /// Neither a namespace nor a name has a slash in it.
-fn slice_key(slice: &ObjectRef) -> Box<str> {
-    format!("{}/{}", slice.namespace, slice.name).into()
-}
-
-/// With what the slices of a service begin in [`Slices::of`]; their names follow.
-fn prefix(service: &ServiceRef) -> String {
-    format!("{}/{}/", service.namespace, service.name)
+fn key(namespace: &str, name: &str) -> String {
+    [namespace, "/", name].concat()
 }
 
 impl Slices {
@@ -50,12 +45,12 @@ impl Slices {
         let mut services = BTreeSet::new();
         let is_slice = |object: &&ObjectRef| object.kind == Kind::EndpointSlice;
         for object in objects.iter().filter(is_slice) {
-            let key = slice_key(object);
+            let key = key(&object.namespace, &object.name);
             let after = match cluster.get(object) {
                 Some(Object::EndpointSlice(slice)) => Some(&slice.service),
                 Some(_) | None => None,
             };
-            let before = self.services.get(&key).map(|name| ServiceRef {
+            let before = self.services.get(key.as_str()).map(|name| ServiceRef {
                 namespace: object.namespace.clone(),
                 name: name.clone().into(),
             });
@@ -73,14 +68,27 @@ impl Slices {
         services
     }
 
-    fn remove(&mut self, service: &ServiceRef, slice: &ObjectRef, key: &str) {
-        self.services.remove(key);
-        self.of.remove(&*(prefix(service) + &slice.name));
+    fn remove(&mut self, service: &ServiceRef, slice: &ObjectRef, slice_key: &str) {
+        self.services.remove(slice_key);
+        let key = key(&service.namespace, &service.name);
+        let names = self.of.remove(key.as_str()).unwrap_or_default();
+        let left = names.into_iter().filter(|name| **name != *slice.name);
+        let left: Box<[Box<str>]> = left.collect();
+        if !left.is_empty() {
+            self.of.insert(key.into(), left);
+        }
     }
 
-    fn insert(&mut self, service: &ServiceRef, slice: &ObjectRef, key: Box<str>) {
-        self.services.insert(key, service.name.as_str().into());
-        self.of.insert((prefix(service) + &slice.name).into());
+    fn insert(&mut self, service: &ServiceRef, slice: &ObjectRef, slice_key: String) {
+        self.services
+            .insert(slice_key.into(), service.name.as_str().into());
+        let names = self.of.entry(key(&service.namespace, &service.name).into());
+        let names = names.or_default();
+        let mut all = std::mem::take(names).into_vec();
+        if let Err(place) = all.binary_search_by(|name| (**name).cmp(&slice.name)) {
+            all.insert(place, slice.name.as_str().into());
+        }
+        *names = all.into();
     }
 
     /// The endpoints of a service's slices, in order; `None`: it has no slices, so that core
@@ -90,11 +98,10 @@ impl Slices {
         service: &ServiceRef,
         cluster: &'a Cluster,
     ) -> Option<Vec<&'a EndpointGroup>> {
-        let prefix = prefix(service);
-        let first = Bound::Included(prefix.as_str());
-        let names = self.of.range::<str, _>((first, Bound::Unbounded));
+        let key = key(&service.namespace, &service.name);
+        let names = self.of.get(key.as_str())?;
         let groups: Vec<_> = names
-            .map_while(|key| key.strip_prefix(&*prefix))
+            .iter()
             .filter_map(|name| {
                 let slice = ObjectRef::new(Kind::EndpointSlice, &service.namespace, name);
                 match cluster.get(&slice) {
@@ -143,11 +150,14 @@ pub(super) fn recompile(
                 return None;
             }
             chosen(service, &[], place, ids, &mut numbered, &mut accounts);
-            checks.push((service, 0));
+            checks.extend(service.health_check_node_port.map(|port| (id, port, 0)));
             continue;
         };
         chosen(service, &groups, place, ids, &mut numbered, &mut accounts);
-        checks.push((service, local_endpoints(&groups, place.node)));
+        // Few services have one.
+        if let Some(port) = service.health_check_node_port {
+            checks.push((id, port, local_endpoints(&groups, place.node)));
+        }
     }
     let numbers: BTreeSet<u32> = numbered.iter().map(|(number, _)| *number).collect();
     let before = desired.contents.of_numbers(&numbers);
@@ -169,14 +179,12 @@ pub(super) fn recompile(
             desired.unchosen.insert(service.id.clone(), account);
         }
     }
-    for (service, local_endpoints) in checks {
-        if let Some(port) = service.health_check_node_port {
-            let check = HealthCheck {
-                port,
-                local_endpoints,
-            };
-            desired.health_checks.insert(service.id.clone(), check);
-        }
+    for (service, port, local_endpoints) in checks {
+        let check = HealthCheck {
+            port,
+            local_endpoints,
+        };
+        desired.health_checks.insert(service.clone(), check);
     }
     Some((numbers, before))
 }

@@ -23,15 +23,16 @@ use std::num::NonZeroU16;
 
 use weir_ebpf::tables::{Backend, BackendKey, Service, ServiceFlags, ServiceName, ServingKey};
 
+use crate::lookup::Lookup;
 use crate::maps::{Contents, UNSETTLED};
 
-use packed::PackedName;
+use packed::{PackedName, Sought};
 use policies::PolicyIds;
 
 /// Who has which number, and who has which slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids {
-    numbers: BTreeMap<PackedName, u32>,
+    numbers: Lookup<PackedName, u32>,
     /// By number. Numbers that were given once stay, so that their revisions never go back.
     entries: BTreeMap<u32, Entry>,
     /// Numbers without a service port, but those that are `resting`.
@@ -124,7 +125,7 @@ impl Ids {
         let numbers: Option<Vec<u32>> = names.iter().map(|name| self.number(name, end)).collect();
         if numbers.is_none() {
             for name in names {
-                if let Some(number) = self.numbers.remove(&PackedName::from(name)) {
+                if let Some(number) = self.numbers.remove(Sought::from(name).key()) {
                     self.entries.entry(number).or_default().clear();
                     self.resting.insert(number);
                 }
@@ -135,15 +136,14 @@ impl Ids {
 
     /// The number that this set of endpoints has, if it has one.
     pub(super) fn known(&self, name: &ServiceName) -> Option<u32> {
-        self.numbers.get(&PackedName::from(name)).copied()
+        self.numbers.get(Sought::from(name).key()).copied()
     }
 
     /// The number of this set of endpoints, given now if it has none; `None` when all numbers
     /// below `end` are taken.
     fn number(&mut self, name: &ServiceName, end: u32) -> Option<u32> {
-        let name = PackedName::from(name);
-        if let Some(number) = self.numbers.get(&name) {
-            return Some(*number);
+        if let Some(number) = self.known(name) {
+            return Some(number);
         }
         let lowest = |numbers: &BTreeSet<u32>| numbers.first().copied();
         let next = || match self.entries.last_key_value() {
@@ -156,7 +156,7 @@ impl Ids {
             .find(|number| *number < end)?;
         self.free.remove(&number);
         self.resting.remove(&number);
-        self.numbers.insert(name, number);
+        self.numbers.insert(PackedName::from(name), number);
         self.entries.entry(number).or_default().must_raise = true;
         Some(number)
     }
@@ -224,10 +224,9 @@ impl Ids {
     pub(super) fn write_to(&self, contents: &mut Contents) {
         // Collected, which leaves no room between entries; inserted in order they would have half
         // of the room to themselves.
-        let names = self.numbers.iter();
-        contents.service_names = names
-            .map(|(name, number)| (*number, ServiceName::from(name)))
-            .collect();
+        contents.service_names = self
+            .numbers
+            .ordered(|name, number| (*number, ServiceName::from(name)));
         let entries = || self.entries.iter().map(|(number, entry)| (*number, entry));
         contents.services = entries()
             .filter_map(|(number, entry)| Some((number, entry.written()?)))

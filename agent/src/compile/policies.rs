@@ -26,7 +26,8 @@ use std::net::IpAddr;
 
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
-    ANYONE, Class, NOBODY, Pod as PodEntry, PodAddr, PodState, PolicyFlags, Receiver, Slots,
+    ANYONE, Class, FrontendKey, NOBODY, Pod as PodEntry, PodAddr, PodState, PolicyFlags, Receiver,
+    Slots,
 };
 
 use crate::maps::Contents;
@@ -196,7 +197,7 @@ fn write_pods(
 }
 
 /// The addresses of pods to which packets may be handed over: those that one interface alone has,
-/// whose pod is known.
+/// whose pod is known, and that no service has, at whatever port.
 fn write_receivers(draft: &Draft<'_>, desired: &mut Desired) {
     let mut interfaces: BTreeMap<IpAddr, Vec<(u32, bool)>> = BTreeMap::new();
     for (place, _) in &draft.places {
@@ -210,6 +211,7 @@ fn write_receivers(draft: &Draft<'_>, desired: &mut Desired) {
         let addr = Addr::from(addr);
         if let [(interface, true)] = of_addr[..]
             && !addr.is_link_local()
+            && !is_services(addr, &desired.contents)
         {
             desired
                 .contents
@@ -217,6 +219,15 @@ fn write_receivers(draft: &Draft<'_>, desired: &mut Desired) {
                 .insert(addr, Receiver { interface });
         }
     }
+}
+
+/// Does a service have this address, at some port?
+fn is_services(addr: Addr, contents: &Contents) -> bool {
+    let mut at_addr = contents
+        .frontends
+        .range(FrontendKey::address_only(addr)..)
+        .take_while(|(key, _)| key.addr == addr);
+    at_addr.next().is_some() || contents.node_port_addrs.contains(&addr)
 }
 
 /// The numbers of a draft's contents.

@@ -140,6 +140,8 @@ pub struct Found {
     pub programs: Vec<String>,
     /// Interfaces to the network with a routing table of their own.
     pub apart: Vec<String>,
+    /// The priorities of rules for routes that go by protocol or port.
+    pub rules: Vec<u32>,
 }
 
 /// Hooks of IPv4 and IPv6 (`include/uapi/linux/netfilter.h`).
@@ -189,6 +191,12 @@ impl Found {
             .or_else(|| {
                 let name = self.apart.first()?;
                 Some(format!("{name} has a routing table of its own (VRF)"))
+            })
+            .or_else(|| {
+                let priority = self.rules.first()?;
+                Some(format!(
+                    "the rule {priority} for routes goes by protocol or port (ip rule)"
+                ))
             })
     }
 }
@@ -291,6 +299,19 @@ mod tests {
         assert_eq!(judge(Choice::Auto, true, &nothing), State::ON);
         assert_eq!(judge(Choice::On, true, &nothing), State::ON);
         assert_eq!(State::ON.to_string(), "on");
+    }
+
+    #[test]
+    fn a_rule_for_routes_by_port_is_named() {
+        let found = Found {
+            rules: vec![100],
+            ..Found::default()
+        };
+        let state = judge(Choice::Auto, true, &Ok(found));
+        assert_eq!(
+            state.to_string(),
+            "off: the rule 100 for routes goes by protocol or port (ip rule)"
+        );
     }
 
     #[test]

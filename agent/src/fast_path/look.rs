@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 
-use super::{judge::Found, netfilter};
+use super::{judge::Found, netfilter, rules};
 use crate::{
     attach::{Guests, foreign_programs},
+    kube_proxy::virtual_servers,
     maps::pins::Pins,
     sources::node::NodeState,
 };
@@ -47,9 +48,10 @@ pub fn look(pins: &Pins, places: &Places) -> Result<Found> {
     Ok(Found {
         chains: netfilter::chains()?,
         legacy: netfilter::legacy()?,
-        servers: netfilter::servers()?,
+        servers: virtual_servers()?,
         ipsec: netfilter::ipsec_policies()?,
         programs: foreign_programs(pins, &places.guests)?,
         apart: places.apart.clone(),
+        rules: rules::by_port()?,
     })
 }

@@ -16,6 +16,7 @@
 mod judge;
 mod look;
 mod netfilter;
+mod rules;
 mod task;
 
 pub use judge::{Choice, Family, Found, LegacyHook, NftChain, State, judge};

@@ -1,9 +1,9 @@
-//! The kernel's own rules for packets: nftables, `iptables-legacy`, IPVS and IPsec, as far as they
+//! The kernel's own rules for packets: nftables, `iptables-legacy` and IPsec, as far as they
 //! may have a say in what the node forwards.
 //!
 //! Nothing is loaded by asking, but for the modules of netlink sockets themselves.
 
-use std::{convert::Infallible, fs, io};
+use std::convert::Infallible;
 
 use anyhow::{Context as _, Result};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
@@ -15,20 +15,19 @@ use crate::{
         netlink::Netlink,
         xtables::{self, Content, HOOKS},
     },
-    kube_proxy::message::{Answer, Message},
+    kube_proxy::{
+        message::{Answer, Message},
+        nftables::{
+            self, CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, CHAIN_TYPE, GET_CHAIN, HOOK_NUMBER,
+            SUBSYSTEM,
+        },
+    },
 };
 
-// include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h
-const NF_TABLES: u8 = 10;
-const GET_CHAIN: u8 = 4;
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
+// include/uapi/linux/netfilter/nf_tables.h
 const CHAIN_POLICY: u16 = 5;
 /// What refers to a chain: of one that the kernel itself sends packets to, its rules.
 const CHAIN_USE: u16 = 6;
-const CHAIN_TYPE: u16 = 7;
-const HOOK_NUMBER: u16 = 1;
 const ACCEPT: u32 = 1;
 
 /// The number of a family (`NFPROTO_…`).
@@ -46,17 +45,15 @@ const fn number(family: Family) -> u8 {
 /// # Errors
 /// The kernel does not tell them.
 pub fn chains() -> Result<Vec<NftChain>> {
-    let Some(mut netlink) = open(NETLINK_NETFILTER)? else {
+    let netlink = Netlink::open_if_there(NETLINK_NETFILTER).context("open a netlink socket")?;
+    let Some(mut netlink) = netlink else {
         return Ok(Vec::new());
     };
     let mut chains = Vec::new();
     for family in Family::ALL {
-        let question = Message::new(NF_TABLES, GET_CHAIN, number(family), Vec::new());
+        let question = Message::new(SUBSYSTEM, GET_CHAIN, number(family), Vec::new());
         let answers: Vec<Answer> = match netlink.list(&question) {
-            // Nobody has that subsystem.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
-                return Ok(Vec::new());
-            }
+            Err(error) if nftables::is_absent(&error) => return Ok(Vec::new()),
             result => result.context("list the chains of nftables (this needs CAP_NET_ADMIN)")?,
         };
         chains.extend(answers.iter().filter_map(|answer| chain(family, answer)));
@@ -128,47 +125,19 @@ fn accepts(entries: &[u8], is_v6: bool, offset: u32) -> bool {
     verdict() == Some(ACCEPTED)
 }
 
-/// How many virtual servers IPVS has.
-///
-/// # Errors
-/// The kernel's list cannot be read.
-pub fn servers() -> Result<usize> {
-    const PATH: &str = "/proc/net/ip_vs";
-    match fs::read_to_string(PATH) {
-        // What begins with a protocol is a server; the rest are headings, and servers' backends.
-        Ok(text) => Ok(text
-            .lines()
-            .skip(HEADINGS)
-            .filter(|line| !line.trim_start().starts_with("->"))
-            .count()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error).with_context(|| format!("read {PATH}")),
-    }
-}
-
-/// Lines before the first server.
-const HEADINGS: usize = 3;
-
 /// How many IPsec policies there are.
 ///
 /// # Errors
 /// The kernel does not tell them.
 pub fn ipsec_policies() -> Result<usize> {
-    let Some(mut netlink) = open(NETLINK_XFRM)? else {
+    let netlink = Netlink::open_if_there(NETLINK_XFRM).context("open a netlink socket")?;
+    let Some(mut netlink) = netlink else {
         return Ok(0);
     };
     let policies: Vec<IpsecPolicy> = netlink
         .list(&IpsecQuestion)
         .context("list the IPsec policies (this needs CAP_NET_ADMIN)")?;
     Ok(policies.len())
-}
-
-/// `None`: the kernel has not that protocol.
-fn open(protocol: isize) -> Result<Option<Netlink>> {
-    match Netlink::open(protocol) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Ok(None),
-        result => result.map(Some).context("open a netlink socket"),
-    }
 }
 
 /// `XFRM_MSG_GETPOLICY`

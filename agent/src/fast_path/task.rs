@@ -43,15 +43,15 @@ impl FastPath {
     pub fn start(choice: Choice, is_supported: bool, pins: Pins) -> Self {
         let (places, told) = watch::channel(None);
         let first = match choice {
-            Choice::Auto => State::off("the node's interfaces are not known yet"),
-            // Neither waits for anything.
-            Choice::On | Choice::Off => judge(choice, is_supported, &Ok(Found::default())),
+            Choice::Auto if is_supported => State::off("the node's interfaces are not known yet"),
+            // None of these waits for anything.
+            Choice::Auto | Choice::On | Choice::Off => {
+                judge(choice, is_supported, &Ok(Found::default()))
+            }
         };
         let (sender, state) = watch::channel(first);
         let task = async move {
             if choice == Choice::Off || !is_supported {
-                let state = judge(choice, is_supported, &Ok(Found::default()));
-                sender.send_replace(state);
                 // Whoever waits for news waits for ever.
                 sender.closed().await;
             } else {

@@ -28,9 +28,9 @@ const IPV4: u8 = 2;
 /// # Errors
 /// The kernel does not tell.
 pub fn list() -> Result<Vec<String>> {
-    let mut netlink = match Netlink::open(NETLINK_NETFILTER) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Vec::new()),
-        result => result.context("open a netlink socket")?,
+    let netlink = Netlink::open_if_there(NETLINK_NETFILTER).context("open a netlink socket")?;
+    let Some(mut netlink) = netlink else {
+        return Ok(Vec::new());
     };
     let question = Message::new(
         SUBSYSTEM,

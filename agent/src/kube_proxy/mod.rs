@@ -29,11 +29,12 @@ mod leavings;
 mod legacy;
 pub(crate) mod message;
 mod names;
-mod nftables;
+pub(crate) mod nftables;
 mod presence;
 mod ruleset;
 mod takeover;
 
+pub(crate) use ipvs::servers as virtual_servers;
 pub use leavings::{Leavings, release, survey};
 pub use presence::{HEALTH, Presence, presence};
 pub use ruleset::{Family, HOLDER, TableName};

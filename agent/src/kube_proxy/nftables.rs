@@ -21,7 +21,7 @@ use super::{
 use crate::attach::netlink::Netlink;
 
 // include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h
-const SUBSYSTEM: u8 = 10;
+pub(crate) const SUBSYSTEM: u8 = 10;
 const BATCH_BEGIN: u8 = 16;
 const BATCH_END: u8 = 17;
 const BATCH_GENERATION: u16 = 1;
@@ -29,7 +29,7 @@ const NEW_TABLE: u8 = 0;
 const GET_TABLE: u8 = 1;
 const DELETE_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
-const GET_CHAIN: u8 = 4;
+pub(crate) const GET_CHAIN: u8 = 4;
 const DELETE_CHAIN: u8 = 5;
 const NEW_RULE: u8 = 6;
 const GET_RULE: u8 = 7;
@@ -37,11 +37,11 @@ const DELETE_RULE: u8 = 8;
 const GET_GENERATION: u8 = 16;
 const GENERATION: u16 = 1;
 const TABLE_NAME: u16 = 1;
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_TYPE: u16 = 7;
-const HOOK_NUMBER: u16 = 1;
+pub(crate) const CHAIN_TABLE: u16 = 1;
+pub(crate) const CHAIN_NAME: u16 = 3;
+pub(crate) const CHAIN_HOOK: u16 = 4;
+pub(crate) const CHAIN_TYPE: u16 = 7;
+pub(crate) const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
 const HOOK_INPUT: u32 = 1;
 /// `NF_IP_PRI_NAT_SRC`
@@ -88,15 +88,12 @@ pub enum Outcome {
 /// # Errors
 /// The kernel does not tell them.
 pub fn read() -> Result<Option<(Ruleset, Generation)>> {
-    let mut netlink = match Netlink::open(NETLINK_NETFILTER) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
-        result => result.context("open a netlink socket")?,
+    let netlink = Netlink::open_if_there(NETLINK_NETFILTER).context("open a netlink socket")?;
+    let Some(mut netlink) = netlink else {
+        return Ok(None);
     };
     let mut generation = match read_generation(&mut netlink) {
-        // Nobody has that subsystem.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
-            return Ok(None);
-        }
+        Err(error) if is_absent(&error) => return Ok(None),
         result => result.context("ask for the rules of nftables (this needs CAP_NET_ADMIN)")?,
     };
     for _ in 0..ATTEMPTS {
@@ -108,6 +105,11 @@ pub fn read() -> Result<Option<(Ruleset, Generation)>> {
         generation = after;
     }
     bail!("the rules of nftables changed each time they were read")
+}
+
+/// Does the kernel say that it does not have that subsystem of netfilter?
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 fn read_generation(netlink: &mut Netlink) -> io::Result<Generation> {

@@ -82,6 +82,13 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
 /// this, and no table between them does.
 #[must_use]
 pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Plan {
+    let mut plan = policies::writes(desired, actual, &limits);
+    plan.extend(of_services(desired, actual, limits));
+    Plan(plan)
+}
+
+/// The writes to all tables but those of policies.
+fn of_services(desired: &Contents, actual: &Contents, limits: Limits) -> Vec<Write> {
     let changes = changes(desired, actual);
     let is_tight = is_tight(desired, &changes, limits);
     let mut handed_over = re_pointed(desired, actual, &changes, Change::is_handed_over);
@@ -122,7 +129,7 @@ pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Pla
         }
     }
 
-    let mut plan = policies::writes(desired, actual, &limits);
+    let mut plan = Vec::new();
     let widened = widened(&desired.node, &actual.node);
     if widened != actual.node {
         plan.push(Write::PutNode(widened));
@@ -148,11 +155,9 @@ pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Pla
             exchange(&mut plan, change);
         }
     } else {
-        settle(&mut plan, &retired_first);
-        for change in shrinking.into_iter().chain(growing) {
-            settle(&mut plan, &[change]);
+        for such in [retired_first, shrinking, growing, new] {
+            settle(&mut plan, &such);
         }
-        settle(&mut plan, &new);
     }
     let put = desired.frontends.iter().filter(|(key, frontend)| {
         handed_over.contains(*key) || actual.frontends.get(*key) != Some(*frontend)
@@ -174,7 +179,7 @@ pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Pla
     if desired.node != widened {
         plan.push(Write::PutNode(desired.node));
     }
-    Plan(plan)
+    plan
 }
 
 /// The writes that [`diff_within`] gives, where the tables are known to differ in nothing but what
@@ -188,14 +193,11 @@ pub fn diff_parts(
     policies: bool,
     limits: Limits,
 ) -> Plan {
-    let of_policies = match policies {
+    let mut plan = match policies {
         true => policies::writes(desired, actual, &limits),
         false => Vec::new(),
     };
-    let (few, mut actual) = (desired.of_numbers(numbers), actual.of_numbers(numbers));
-    if policies {
-        actual.policy = few.policy;
-    }
+    let (few, actual) = (desired.of_numbers(numbers), actual.of_numbers(numbers));
     let others = |all: usize, these: usize| all.saturating_sub(these);
     let limits = Limits {
         backends: limits
@@ -203,8 +205,8 @@ pub fn diff_parts(
             .saturating_sub(others(desired.backends.len(), few.backends.len())),
         ..limits
     };
-    let Plan(of_numbers) = diff_within(&few, &actual, limits);
-    Plan(of_policies.into_iter().chain(of_numbers).collect())
+    plan.extend(of_services(&few, &actual, limits));
+    Plan(plan)
 }
 
 /// The node's entry while tables hold what they held and what they will hold: its guards let

@@ -36,7 +36,9 @@ pub struct Judge<'a> {
 pub fn may_leave_stale(plan: &Plan, before: &Contents) -> bool {
     let is_sticky = |key: &FrontendKey| matches!(key.protocol, Protocol::UDP | Protocol::SCTP);
     plan.0.iter().any(|write| match write {
-        Write::PutFrontend(key, _) => is_sticky(key) && before.frontends.contains_key(key),
+        Write::PutFrontend(key, _) => {
+            is_sticky(key) && frontend(before, key.addr, key.port, key.protocol).is_some()
+        }
         Write::RemoveFrontend(key) => is_sticky(key),
         Write::RemoveNodePortAddr(_) | Write::RemoveSourceRange(_) => true,
         Write::PutService(..)
@@ -113,7 +115,8 @@ impl<'a> Judge<'a> {
         if flow.role != FlowRole::FORWARD || is_connection {
             return false;
         }
-        let Some(frontend) = self.frontend(tuple.dst, tuple.dst_port, tuple.protocol) else {
+        let (addr, port) = (tuple.dst, tuple.dst_port);
+        let Some(frontend) = frontend(self.contents, addr, port, tuple.protocol) else {
             return true;
         };
         let is_hairpin = flow.to.src == flow.to.dst;
@@ -143,19 +146,8 @@ impl<'a> Judge<'a> {
 
     /// Are the node's own processes led to this service port's endpoints there?
     fn leads(&self, addr: Addr, port: Port, service: u32) -> bool {
-        let frontend = self.frontend(addr, port, Protocol::UDP);
+        let frontend = frontend(self.contents, addr, port, Protocol::UDP);
         frontend.is_some_and(|frontend| frontend.service == service)
-    }
-
-    fn frontend(&self, addr: Addr, port: Port, protocol: Protocol) -> Option<Frontend> {
-        let frontends = &self.contents.frontends;
-        let exact = frontends.get(&FrontendKey::new(addr, port, protocol));
-        let node_port = || {
-            let is_here = self.contents.node_port_addrs.contains(&addr);
-            let key = FrontendKey::node_port(addr.is_v4(), port, protocol);
-            is_here.then(|| frontends.get(&key)).flatten()
-        };
-        exact.or_else(node_port).copied()
     }
 
     fn may_come(&self, frontend: &Frontend, client: Addr) -> bool {
@@ -163,6 +155,18 @@ impl<'a> Judge<'a> {
         !frontend.flags.contains(FrontendFlags::SOURCE_RANGES)
             || ranges.any(|range| range.contains(client))
     }
+}
+
+/// Who answers there: a frontend of its own, or a node port's.
+fn frontend(contents: &Contents, addr: Addr, port: Port, protocol: Protocol) -> Option<Frontend> {
+    let frontends = &contents.frontends;
+    let exact = frontends.get(&FrontendKey::new(addr, port, protocol));
+    let node_port = || {
+        let is_here = contents.node_port_addrs.contains(&addr);
+        let key = FrontendKey::node_port(addr.is_v4(), port, protocol);
+        is_here.then(|| frontends.get(&key)).flatten()
+    };
+    exact.or_else(node_port).copied()
 }
 
 #[cfg(test)]
@@ -248,6 +252,22 @@ mod tests {
         assert!(is_stale(&contents, flow_to(SERVICE, Protocol::UDP)));
         contents.node_port_addrs.clear();
         assert!(is_stale(&contents, flow_to(NODE, Protocol::UDP)));
+    }
+
+    #[test]
+    fn a_frontend_may_leave_stale_what_it_takes_over_and_nothing_else() {
+        let node_port = FrontendKey::node_port(true, Port::new(53), Protocol::UDP);
+        let before = tables(node_port, Frontend::to(1, FrontendFlags::NONE));
+        let may_leave = |addr_text: &str, protocol| {
+            let key = FrontendKey::new(addr(addr_text), Port::new(53), protocol);
+            let put = Write::PutFrontend(key, Frontend::to(2, FrontendFlags::NONE));
+            may_leave_stale(&Plan(vec![put]), &before)
+        };
+        assert!(may_leave(NODE, Protocol::UDP));
+        assert!(!may_leave(NODE, Protocol::TCP));
+        assert!(!may_leave(SERVICE, Protocol::UDP));
+        let to_others = Write::PutFrontend(node_port, Frontend::to(2, FrontendFlags::NONE));
+        assert!(may_leave_stale(&Plan(vec![to_others]), &before));
     }
 
     #[test]

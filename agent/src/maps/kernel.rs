@@ -28,9 +28,11 @@ use crate::maps::flows::Judge;
 use crate::maps::pins::Pins;
 use crate::maps::{Contents, Plan, Write};
 
+mod compare;
 mod error;
 mod syscall;
 
+pub use compare::Part;
 pub use error::ApplyError;
 pub use syscall::Entries;
 use syscall::Stopped;
@@ -504,7 +506,7 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     }
 }
 
-/// A table of prefixes: read and written one by one.
+/// A table of prefixes: written one by one, and read so where the kernel has no batches of them.
 struct PrefixTable<K, V>(Table<K, V>);
 
 impl<K: Pod + Ord, V: Pod> PrefixTable<K, V> {
@@ -513,23 +515,30 @@ impl<K: Pod + Ord, V: Pod> PrefixTable<K, V> {
     }
 
     fn keys(&self) -> Result<BTreeSet<K>> {
-        let mut keys = BTreeSet::new();
-        let mut last = None;
-        loop {
-            let next = syscall::next_key(self.0.fd(), last.as_ref())
-                .with_context(|| format!("read the table {}", self.0.name))?;
-            match next {
-                // A key seen twice: the walk has begun again, and everything was seen.
-                Some(key) if keys.insert(key) => last = Some(key),
-                Some(_) | None => return Ok(keys),
-            }
-        }
+        Ok(self.collect()?.into_keys().collect())
     }
 
     fn collect(&self) -> Result<BTreeMap<K, V>> {
+        let entries: io::Result<BTreeMap<K, V>> = self.0.entries().collect();
+        let entries = match entries {
+            Err(error) if syscall::has_no_batches(&error) => self.collect_each(),
+            entries => entries,
+        };
+        entries.with_context(|| format!("read the table {}", self.0.name))
+    }
+
+    fn collect_each(&self) -> io::Result<BTreeMap<K, V>> {
+        let mut keys = BTreeSet::new();
+        let mut last = None;
+        // A key seen twice: the walk has begun again, and everything was seen.
+        while let Some(key) = syscall::next_key(self.0.fd(), last.as_ref())?
+            && keys.insert(key)
+        {
+            last = Some(key);
+        }
         let mut entries = BTreeMap::new();
-        for key in self.keys()? {
-            if let Some(value) = self.0.get(&key)? {
+        for key in keys {
+            if let Some(value) = syscall::lookup(self.0.fd(), &key)? {
                 entries.insert(key, value);
             }
         }

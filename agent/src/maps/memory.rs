@@ -12,7 +12,8 @@ use weir_ebpf::event::Event;
 use weir_ebpf::tables::{
     ANYONE, Affinity, AffinityKey, Backend, BackendKey, Connection, ConnectionKey, Flow, Fragment,
     FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, Receiver,
-    RuleKey, Service, ServingKey, Slot, SocketFlow, SocketKey, Tables, Tuple,
+    RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, Tables,
+    Tuple,
 };
 
 use super::flows::Judge;
@@ -30,6 +31,7 @@ pub struct MemoryTables {
     affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     connections: RefCell<BTreeMap<ConnectionKey, Connection>>,
+    shortcuts: RefCell<BTreeMap<ShortcutKey, Shortcut>>,
     events: RefCell<Vec<Event>>,
     now: Cell<Nanos>,
     random: Cell<u64>,
@@ -211,6 +213,14 @@ impl Tables for MemoryTables {
 
     fn receiver(&self, addr: &Addr) -> Option<Receiver> {
         self.contents.receivers.get(addr).copied()
+    }
+
+    fn shortcut(&self, key: &ShortcutKey) -> Option<Shortcut> {
+        self.shortcuts.borrow().get(key).copied()
+    }
+
+    fn put_shortcut(&self, key: &ShortcutKey, shortcut: &Shortcut) {
+        self.shortcuts.borrow_mut().insert(*key, *shortcut);
     }
 
     fn is_pod_addr(&self, addr: &PodAddr) -> bool {

@@ -33,6 +33,15 @@ impl Family {
         }
     }
 
+    /// The API's name of it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     /// `4` or `6`
     #[must_use]
     pub const fn number(self) -> u8 {
@@ -45,7 +54,7 @@ impl Family {
 
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IPv{}", self.number())
+        f.write_str(self.name())
     }
 }
 

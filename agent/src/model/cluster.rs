@@ -6,10 +6,12 @@
 //! read keeps its last good version.
 
 mod objects;
+mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Change, Event, Kind, Object, ObjectRef, Problem, Report, SourceId};
+use store::Objects;
 
 /// What the cluster says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,8 +47,6 @@ impl Changed {
         }
     }
 }
-
-type Objects = BTreeMap<ObjectRef, Object>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Source {
@@ -118,7 +118,7 @@ impl Cluster {
     pub fn counts(&self, source: SourceId) -> BTreeMap<Kind, usize> {
         let mut counts = BTreeMap::new();
         let objects = self.sources.get(&source).map(|source| &source.objects);
-        for reference in objects.into_iter().flat_map(Objects::keys) {
+        for reference in objects.into_iter().flat_map(Objects::references) {
             *counts.entry(reference.kind).or_default() += 1;
         }
         counts
@@ -130,6 +130,13 @@ impl Cluster {
         self.sources
             .values()
             .find_map(|source| source.objects.get(reference))
+    }
+
+    /// Is there nothing that a source cannot use, and only one that has objects?
+    #[must_use]
+    pub fn is_faultless(&self) -> bool {
+        let mut reports = self.sources.values().map(|source| &source.report);
+        reports.all(|report| *report == Report::default()) && !self.has_several_sources()
     }
 
     /// What each source cannot use, and the objects that come from two.
@@ -144,12 +151,12 @@ impl Cluster {
                 let disputed = (!is_alone).then_some(&source.objects).into_iter();
                 report.problems.extend(
                     disputed
-                        .flat_map(BTreeMap::keys)
+                        .flat_map(Objects::references)
                         .filter_map(|object| {
                             let (first, _) = self
                                 .sources
                                 .range(..id)
-                                .find(|(_, earlier)| earlier.objects.contains_key(object))?;
+                                .find(|(_, earlier)| earlier.objects.contains(object))?;
                             Some((object, first))
                         })
                         .map(|(object, first)| {
@@ -167,17 +174,15 @@ impl Cluster {
 
     /// The objects of a kind that are in force, ordered by namespace and name within a source.
     fn objects(&self, kind: Kind) -> impl Iterator<Item = &Object> {
-        let first = ObjectRef::new(kind, "", "");
         self.sources.iter().flat_map(move |(&id, source)| {
             source
                 .objects
-                .range(first.clone()..)
-                .take_while(move |(reference, _)| reference.kind == kind)
+                .of_kind(kind)
                 .filter(move |(reference, _)| {
                     !self
                         .sources
                         .range(..id)
-                        .any(|(_, earlier)| earlier.objects.contains_key(reference))
+                        .any(|(_, earlier)| earlier.objects.contains(reference))
                 })
                 .map(|(_, object)| object)
         })
@@ -185,11 +190,11 @@ impl Cluster {
 }
 
 impl Source {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             is_ready: false,
-            objects: Objects::new(),
-            listing: Some(Objects::new()),
+            objects: Objects::default(),
+            listing: Some(Objects::default()),
             report: Report {
                 problems: Vec::new(),
                 unknown_kinds: BTreeSet::new(),
@@ -200,23 +205,19 @@ impl Source {
     fn apply(&mut self, change: Change) -> Changed {
         match change {
             Change::Reset => {
-                self.listing = Some(Objects::new());
+                self.listing = Some(Objects::default());
                 Changed::Nothing
             }
-            Change::Apply(object) => {
-                let reference = object.reference();
-                match &mut self.listing {
-                    Some(listing) => {
-                        listing.insert(reference, object);
-                        Changed::Nothing
-                    }
-                    None if self.objects.get(&reference) == Some(&object) => Changed::Nothing,
-                    None => {
-                        self.objects.insert(reference.clone(), object);
-                        Changed::Objects(BTreeSet::from([reference]))
-                    }
+            Change::Apply(object) => match &mut self.listing {
+                Some(listing) => {
+                    listing.put(object);
+                    Changed::Nothing
                 }
-            }
+                None => match self.objects.put(object) {
+                    Some(reference) => Changed::Objects(BTreeSet::from([reference])),
+                    None => Changed::Nothing,
+                },
+            },
             Change::Delete(reference) => match &mut self.listing {
                 Some(listing) => {
                     listing.remove(&reference);
@@ -237,21 +238,18 @@ impl Source {
         }
     }
 
-    fn replace(&mut self, kind: Kind, objects: Vec<Object>) -> Changed {
-        let mut listed: Objects = objects
-            .into_iter()
-            .map(|object| (object.reference(), object))
-            .collect();
+    fn replace(&mut self, kind: Kind, listed: Vec<Object>) -> Changed {
         let is_listing = self.listing.is_some();
         let held = self.listing.as_mut().unwrap_or(&mut self.objects);
-        let before = take_kind(held, kind);
-        keep_rejected(&self.report, &before, &mut listed);
-        let differences = differences(&before, &listed);
-        held.append(&mut listed);
-        if is_listing || differences.is_empty() {
-            Changed::Nothing
-        } else {
-            Changed::Objects(differences)
+        let before = held.take_kind(kind);
+        held.extend(listed);
+        keep_rejected(&self.report, &before, held);
+        if is_listing {
+            return Changed::Nothing;
+        }
+        match differences(&before, held.of_kind(kind), held) {
+            none if none.is_empty() => Changed::Nothing,
+            differences => Changed::Objects(differences),
         }
     }
 
@@ -262,7 +260,7 @@ impl Source {
         keep_rejected(&self.report, &self.objects, &mut listing);
         let is_first = !std::mem::replace(&mut self.is_ready, true);
         let before = std::mem::replace(&mut self.objects, listing);
-        let differences = differences(&before, &self.objects);
+        let differences = differences(&before, self.objects.iter(), &self.objects);
         if is_first || !differences.is_empty() {
             Changed::Objects(differences)
         } else {
@@ -275,36 +273,25 @@ impl Source {
 fn keep_rejected(report: &Report, before: &Objects, listed: &mut Objects) {
     let rejected = report.problems.iter().filter_map(|it| it.object.as_ref());
     for reference in rejected {
-        if let Some(object) = before.get(reference) {
-            listed
-                .entry(reference.clone())
-                .or_insert_with(|| object.clone());
+        if let Some(object) = before.get(reference)
+            && !listed.contains(reference)
+        {
+            listed.put(object.clone());
         }
     }
 }
 
-/// Takes the objects of a kind out of others.
-fn take_kind(objects: &mut Objects, kind: Kind) -> Objects {
-    // Kinds are the first thing by which references are ordered.
-    let mut taken = objects.split_off(&ObjectRef::new(kind, "", ""));
-    let after = taken
-        .keys()
-        .find(|reference| reference.kind != kind)
-        .cloned();
-    if let Some(after) = after {
-        objects.append(&mut taken.split_off(&after));
-    }
-    taken
-}
-
-/// The objects that are in one of the two lists only, or not the same in both.
-fn differences(before: &Objects, after: &Objects) -> BTreeSet<ObjectRef> {
-    let changed = after
-        .iter()
-        .filter(|(reference, object)| before.get(*reference) != Some(object));
+/// The objects that are in one of the two lists only, or not the same in both; of what is held now,
+/// `listed` is what may be in the other list.
+fn differences<'a>(
+    before: &Objects,
+    listed: impl Iterator<Item = (&'a ObjectRef, &'a Object)>,
+    held: &Objects,
+) -> BTreeSet<ObjectRef> {
+    let changed = listed.filter(|(reference, object)| before.get(reference) != Some(*object));
     let gone = before
-        .keys()
-        .filter(|reference| !after.contains_key(*reference));
+        .references()
+        .filter(|reference| !held.contains(reference));
     changed
         .map(|(reference, _)| reference)
         .chain(gone)
@@ -560,7 +547,8 @@ mod tests {
             let mut afresh = Cluster::default();
             let held = [Change::Reset].into_iter().chain(after.iter().map(to_change));
             afresh.apply(event(SOURCE, held.chain([Change::Ready])));
-            let objects = afresh.sources[&SOURCE].objects.values().cloned().collect();
+            let objects = afresh.sources[&SOURCE].objects.iter();
+            let objects = objects.map(|(_, object)| object.clone()).collect();
             let mut replaced = Cluster::default();
             replaced.apply(event(SOURCE, before.iter().map(to_change).chain([Change::Ready])));
             replaced.apply(event(SOURCE, [Change::Replace(Kind::Service, objects)]));

@@ -2,16 +2,20 @@
 //!
 //! Both become [`EndpointGroup`]s, so that everything behind this module knows one form.
 
+mod slice;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::jiff::Timestamp;
 
 use super::metadata::{Metadata, validate_subdomain};
 use super::{Family, Invalid, Kind, NotOurs, Object, Protocol, ServiceRef};
 use super::{address, port};
+
+pub use slice::{EndpointForm, PortForm, SliceForm};
 
 /// Names the service of a slice.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -94,118 +98,12 @@ pub struct Hints {
     pub zones: Vec<String>,
 }
 
-impl TryFrom<discovery::EndpointSlice> for Object {
-    type Error = Invalid;
-
-    fn try_from(slice: discovery::EndpointSlice) -> Result<Self, Invalid> {
-        let metadata = Metadata::read(Kind::EndpointSlice, slice.metadata)?;
-        if metadata.labels.contains_key(HEADLESS_LABEL) {
-            return Ok(Self::NotOurs(metadata.reference, NotOurs::HeadlessSlice));
-        }
-        if slice.address_type == "FQDN" {
-            return Ok(Self::NotOurs(metadata.reference, NotOurs::NamesSlice));
-        }
-        let Some(service) = metadata.label(SERVICE_NAME_LABEL) else {
-            return Ok(Self::NotOurs(metadata.reference, NotOurs::NoService));
-        };
-        let service = ServiceRef {
-            namespace: metadata.reference.namespace.clone(),
-            name: service.to_owned(),
-        };
-        let family = Family::parse(&slice.address_type)
-            .map_err(|message| Invalid::new("addressType", message))?;
-        let ports = slice.ports.unwrap_or_default();
-        let triggered = metadata.annotations.get(TRIGGER_TIME_ANNOTATION);
-        Ok(Self::EndpointSlice(EndpointSlice {
-            triggered: triggered.and_then(|time| time.parse().ok()),
-            name: metadata.reference.name,
-            service,
-            group: EndpointGroup {
-                family,
-                ports: items("ports", &ports, read_slice_port)?
-                    .into_iter()
-                    .flatten()
-                    .collect(),
-                endpoints: items("endpoints", &slice.endpoints, |endpoint| {
-                    read_slice_endpoint(family, endpoint)
-                })?,
-            },
-        }))
-    }
-}
-
-fn read_slice_port(port: &discovery::EndpointPort) -> Result<Option<EndpointPort>, Invalid> {
-    match port.port {
-        // "All ports": a service port cannot mean that.
-        None | Some(0) => Ok(None),
-        Some(number) => read_port(port.name.as_deref(), number, port.protocol.as_deref()).map(Some),
-    }
-}
-
-fn read_slice_endpoint(
-    family: Family,
-    endpoint: &discovery::Endpoint,
-) -> Result<Endpoint, Invalid> {
-    // Further addresses of an endpoint have no meaning (API documentation of `addresses`).
-    let Some(text) = endpoint.addresses.first() else {
-        return Err(Invalid::new("addresses", "is empty"));
-    };
-    let invalid = |message| Invalid::new("", message).at(0).within("addresses");
-    let addr = address::parse_unicast(text).map_err(invalid)?;
-    if Family::of(&addr) != family {
-        return Err(invalid(format!(
-            "{addr} is not of the slice's addressType {family}"
-        )));
-    }
-    let conditions = endpoint.conditions.clone().unwrap_or_default();
-    Ok(Endpoint {
-        addr,
-        node: read_node_name(endpoint.node_name.as_deref())?,
-        zone: endpoint.zone.clone().filter(|zone| !zone.is_empty()),
-        hints: read_hints(endpoint.hints.as_ref())?,
-        is_ready: conditions.ready.unwrap_or(true),
-        is_serving: conditions.serving.unwrap_or(true),
-        is_terminating: conditions.terminating.unwrap_or(false),
-    })
-}
-
 fn read_node_name(name: Option<&str>) -> Result<Option<String>, Invalid> {
     name.map(|name| {
         validate_subdomain(name).map_err(|message| Invalid::new("nodeName", message))?;
         Ok(name.to_owned())
     })
     .transpose()
-}
-
-/// A hint without a name is refused: read as "none", it would send the service's traffic past
-/// the topology that the other hints describe.
-fn read_hints(hints: Option<&discovery::EndpointHints>) -> Result<Hints, Invalid> {
-    let named = |name: &String| match name.as_str() {
-        "" => Err(Invalid::new("name", "is empty")),
-        _ => Ok(name.clone()),
-    };
-    let Some(discovery::EndpointHints {
-        for_nodes,
-        for_zones,
-    }) = hints
-    else {
-        return Ok(Hints::default());
-    };
-    let nodes = items(
-        "forNodes",
-        for_nodes.as_deref().unwrap_or_default(),
-        |hint| named(&hint.name),
-    );
-    let zones = items(
-        "forZones",
-        for_zones.as_deref().unwrap_or_default(),
-        |hint| named(&hint.name),
-    );
-    let within = |invalid: Invalid| invalid.within("hints");
-    Ok(Hints {
-        nodes: nodes.map_err(within)?,
-        zones: zones.map_err(within)?,
-    })
 }
 
 impl TryFrom<core::Endpoints> for Object {
@@ -222,7 +120,7 @@ impl TryFrom<core::Endpoints> for Object {
                 namespace: metadata.reference.namespace,
                 name: metadata.reference.name,
             },
-            groups: items("subsets", &subsets, read_subset)?
+            groups: items("subsets", subsets.iter(), read_subset)?
                 .into_iter()
                 .flatten()
                 .collect(),
@@ -233,7 +131,7 @@ impl TryFrom<core::Endpoints> for Object {
 fn read_subset(subset: &core::EndpointSubset) -> Result<Vec<EndpointGroup>, Invalid> {
     let ports = items(
         "ports",
-        subset.ports.as_deref().unwrap_or_default(),
+        subset.ports.as_deref().unwrap_or_default().iter(),
         |port| read_port(port.name.as_deref(), port.port, port.protocol.as_deref()),
     )?;
     let mut families: BTreeMap<Family, Vec<Endpoint>> = BTreeMap::new();
@@ -242,7 +140,7 @@ fn read_subset(subset: &core::EndpointSubset) -> Result<Vec<EndpointGroup>, Inva
         ("notReadyAddresses", &subset.not_ready_addresses, false),
     ] {
         let addresses = addresses.as_deref().unwrap_or_default();
-        for (addr, node) in items(field, addresses, |address| {
+        for (addr, node) in items(field, addresses.iter(), |address| {
             let addr = address::parse_unicast(&address.ip)
                 .map_err(|message| Invalid::new("ip", message))?;
             Ok((addr, read_node_name(address.node_name.as_deref())?))
@@ -286,18 +184,16 @@ fn read_port(
 /// Reads each item of the list in this field.
 fn items<T, R>(
     field: &str,
-    list: &[T],
-    read: impl Fn(&T) -> Result<R, Invalid>,
+    list: impl ExactSizeIterator<Item = T>,
+    read: impl Fn(T) -> Result<R, Invalid>,
 ) -> Result<Vec<R>, Invalid> {
-    let items = list.iter().enumerate();
-    let read = items.map(|(index, item)| {
+    // There are many, which have no more room than they need.
+    let mut items = Vec::with_capacity(list.len());
+    for (index, item) in list.enumerate() {
         let item = read(item);
-        item.map_err(|invalid| invalid.at(index).within(field))
-    });
-    let mut read: Vec<R> = read.collect::<Result<_, _>>()?;
-    // Most lists are shorter than what a list has room for at first, and there are many.
-    read.shrink_to_fit();
-    Ok(read)
+        items.push(item.map_err(|invalid| invalid.at(index).within(field))?);
+    }
+    Ok(items)
 }
 
 #[cfg(test)]

@@ -15,56 +15,53 @@ pub(super) struct Metadata {
     pub reference: ObjectRef,
     pub created: Option<Timestamp>,
     pub labels: BTreeMap<String, String>,
-    pub annotations: BTreeMap<String, String>,
 }
 
 impl Metadata {
     /// Reads the metadata of an object of this kind.
     pub fn read(kind: Kind, metadata: ObjectMeta) -> Result<Self, Invalid> {
+        Ok(Self {
+            reference: Self::reference(
+                kind,
+                metadata.name.as_deref(),
+                metadata.namespace.as_deref(),
+            )?,
+            created: metadata.creation_timestamp.map(|time| time.0),
+            labels: metadata.labels.unwrap_or_default(),
+        })
+    }
+
+    /// What an object of this kind is called, by its metadata.
+    pub fn reference(
+        kind: Kind,
+        name: Option<&str>,
+        namespace: Option<&str>,
+    ) -> Result<ObjectRef, Invalid> {
         let invalid = |field: &str, message| Invalid::new(field, message).within("metadata");
-        let name = match metadata.name {
+        let name = match name {
             Some(name) if !name.is_empty() => name,
             Some(_) | None => return Err(invalid("name", "is missing".to_owned())),
         };
         match kind {
             // Services give their names to tables, whose fields hold a label; so do namespaces.
-            Kind::Service | Kind::Namespace => validate_label(&name),
+            Kind::Service | Kind::Namespace => validate_label(name),
             Kind::EndpointSlice
             | Kind::Endpoints
             | Kind::Node
             | Kind::ServiceCidr
             | Kind::Pod
-            | Kind::NetworkPolicy => validate_subdomain(&name),
+            | Kind::NetworkPolicy => validate_subdomain(name),
         }
         .map_err(|message| invalid("name", message))?;
         let namespace = if kind.is_namespaced() {
-            let namespace = metadata
-                .namespace
-                .filter(|namespace| !namespace.is_empty())
-                .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-            validate_label(&namespace).map_err(|message| invalid("namespace", message))?;
+            let namespace = namespace.filter(|namespace| !namespace.is_empty());
+            let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
+            validate_label(namespace).map_err(|message| invalid("namespace", message))?;
             namespace
         } else {
-            String::new()
+            ""
         };
-        Ok(Self {
-            reference: ObjectRef {
-                kind,
-                namespace,
-                name,
-            },
-            created: metadata.creation_timestamp.map(|time| time.0),
-            labels: metadata.labels.unwrap_or_default(),
-            annotations: metadata.annotations.unwrap_or_default(),
-        })
-    }
-
-    /// The value of this label, if it has one that is not empty.
-    pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels
-            .get(key)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        Ok(ObjectRef::new(kind, namespace, name))
     }
 }
 

@@ -26,7 +26,10 @@ mod service_cidr;
 
 pub use address::{Family, parse_network};
 pub use cluster::{Changed, Cluster};
-pub use endpoints::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Hints};
+pub use endpoints::{
+    Endpoint, EndpointForm, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Hints, PortForm,
+    SliceForm,
+};
 pub use event::{Change, Event, Problem, Report, SourceId};
 pub use field::{FieldPath, Invalid, Step};
 pub use metadata::{DEFAULT_NAMESPACE, validate_label, validate_subdomain};

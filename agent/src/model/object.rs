@@ -52,28 +52,28 @@ impl Object {
     /// What it is called.
     #[must_use]
     pub fn reference(&self) -> ObjectRef {
+        let (kind, namespace, name) = self.identity();
+        ObjectRef::new(kind, namespace, name)
+    }
+
+    /// The same in parts, which are its own.
+    pub(super) fn identity(&self) -> (Kind, &str, &str) {
         match self {
-            Self::Service(service) => {
-                ObjectRef::new(Kind::Service, &service.id.namespace, &service.id.name)
-            }
+            Self::Service(Service { id, .. }) => (Kind::Service, &id.namespace, &id.name),
             Self::EndpointSlice(slice) => {
-                ObjectRef::new(Kind::EndpointSlice, &slice.service.namespace, &slice.name)
+                (Kind::EndpointSlice, &slice.service.namespace, &slice.name)
             }
-            Self::Endpoints(endpoints) => ObjectRef::new(
-                Kind::Endpoints,
-                &endpoints.service.namespace,
-                &endpoints.service.name,
-            ),
-            Self::Node(node) => ObjectRef::new(Kind::Node, "", &node.name),
-            Self::ServiceCidr(service_cidr) => {
-                ObjectRef::new(Kind::ServiceCidr, "", &service_cidr.name)
+            Self::Endpoints(Endpoints { service, .. }) => {
+                (Kind::Endpoints, &service.namespace, &service.name)
             }
-            Self::Namespace(namespace) => ObjectRef::new(Kind::Namespace, "", &namespace.name),
-            Self::Pod(pod) => ObjectRef::new(Kind::Pod, &pod.id.namespace, &pod.id.name),
-            Self::NetworkPolicy(policy) => {
-                ObjectRef::new(Kind::NetworkPolicy, &policy.id.namespace, &policy.id.name)
+            Self::Node(node) => (Kind::Node, "", &node.name),
+            Self::ServiceCidr(service_cidr) => (Kind::ServiceCidr, "", &service_cidr.name),
+            Self::Namespace(namespace) => (Kind::Namespace, "", &namespace.name),
+            Self::Pod(Pod { id, .. }) => (Kind::Pod, &id.namespace, &id.name),
+            Self::NetworkPolicy(NetworkPolicy { id, .. }) => {
+                (Kind::NetworkPolicy, &id.namespace, &id.name)
             }
-            Self::NotOurs(reference, _) => reference.clone(),
+            Self::NotOurs(reference, _) => reference.identity(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 /// The kinds of objects that Weir reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1` Service
     Service,
@@ -111,6 +111,11 @@ impl ObjectRef {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         }
+    }
+
+    /// Its parts.
+    pub(super) fn identity(&self) -> (Kind, &str, &str) {
+        (self.kind, &self.namespace, &self.name)
     }
 }
 

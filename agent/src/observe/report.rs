@@ -19,7 +19,7 @@ use super::status::{
     Interface, Listener, PodInterface, Problem, Program, RecentError, Remark, Skipped, Source,
     SourceState, Status, Sync, Table,
 };
-use super::status_file::StatusFile;
+use super::status_file::{StatusFile, Unwritten};
 use crate::{
     attach::ProgramReport,
     compile::{self, Desired, PodReport},
@@ -35,6 +35,8 @@ pub struct Reporter {
     told: Told,
     endpoints: endpoints::Files,
     idle: Idle,
+    /// Whether it was last shown that there are no problems.
+    has_no_problems: bool,
     /// What there is to remark of the start.
     of_start: Vec<Remark>,
     /// Whether the last attempt to write what is not chosen failed: said once, not at each change.
@@ -77,7 +79,7 @@ impl Reporter {
     pub fn new(
         config: &Config,
         capacities: BTreeMap<&'static str, u32>,
-        programs: &[ProgramReport],
+        loaded: &[ProgramReport],
         told: Told,
     ) -> Result<Self> {
         let nothing = Contents::default();
@@ -90,13 +92,6 @@ impl Reporter {
                     entries,
                     capacity,
                 })
-            })
-            .collect();
-        let programs = programs
-            .iter()
-            .map(|program| Program {
-                name: program.name.clone(),
-                verified_instructions: program.verified_instructions,
             })
             .collect();
         let status = Status {
@@ -121,7 +116,7 @@ impl Reporter {
             network_interfaces: Vec::new(),
             cgroup_root: Some(config.cgroup_root.clone()),
             layout_version: Some(layout_version()),
-            programs,
+            programs: programs_status(loaded),
             listeners: Vec::new(),
             problems: Vec::new(),
             remarks: Vec::new(),
@@ -137,6 +132,7 @@ impl Reporter {
             file: StatusFile::keep(config.run_dir.clone(), told.clone())?,
             endpoints: endpoints::Files::new(&config.run_dir),
             idle: Idle::default(),
+            has_no_problems: false,
             of_start: Vec::new(),
             told,
             is_unwritable: false,
@@ -145,7 +141,12 @@ impl Reporter {
 
     /// Says what the sources cannot use, and gives how much that is. They have logged it
     /// themselves.
-    pub fn problems(&self, cluster: &Cluster) -> usize {
+    pub fn problems(&mut self, cluster: &Cluster) -> usize {
+        // As nearly always, however often the API server tells of something.
+        let has_none = cluster.is_faultless() && !cluster.has(SourceId::MANIFESTS);
+        if std::mem::replace(&mut self.has_no_problems, has_none) && has_none {
+            return 0;
+        }
         let reports = cluster.reports();
         let problems: Vec<Problem> = reports
             .iter()
@@ -158,13 +159,15 @@ impl Reporter {
             .collect();
         let unknown_kinds = unknown_kinds(&reports);
         let count = problems.len();
-        self.show(|status| {
+        self.show_as(|status| {
+            let mut is_news = status.problems != problems || status.unknown_kinds != unknown_kinds;
             status.problems = problems;
             status.unknown_kinds = unknown_kinds;
             if cluster.has(SourceId::MANIFESTS) {
                 let rows = sources::of_manifests(cluster, &status.sources, Timestamp::now());
-                replace_sources(status, SourceId::MANIFESTS, rows);
+                is_news |= replace_sources(status, SourceId::MANIFESTS, rows);
             }
+            news_or(Unwritten::Progress, is_news)
         });
         count
     }
@@ -173,13 +176,13 @@ impl Reporter {
     pub fn sources(&self, source: SourceId, mut rows: Vec<Source>) {
         rows.sort_by(|a, b| a.kind.cmp(&b.kind));
         let name = source.to_string();
-        self.show_news(|status| {
+        self.show_as(|status| {
             let before = status.sources.iter().filter(|row| row.source == name);
-            let is_news = !before.eq(&rows);
-            if is_news {
-                replace_sources(status, source, rows);
+            if before.eq(&rows) {
+                return Unwritten::Nothing;
             }
-            is_news
+            let is_news = replace_sources(status, source, rows);
+            news_or(Unwritten::Progress, is_news)
         });
     }
 
@@ -239,6 +242,16 @@ impl Reporter {
         self.show(|status| status.kube_proxy = state);
     }
 
+    /// Says which programs are loaded: some are when the first interface needs them.
+    pub fn programs(&self, loaded: &[ProgramReport]) {
+        self.show_news(|status| {
+            let programs = programs_status(loaded);
+            let is_news = status.programs != programs;
+            status.programs = programs;
+            is_news
+        });
+    }
+
     /// Says how it stands with the fast path, now that the programs have been told. Whoever knows
     /// why has logged it.
     pub fn fast_path(&self, state: fast_path::State) {
@@ -264,7 +277,7 @@ impl Reporter {
         };
         self.shown(result);
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.show(|status| {
+        self.show_as(|status| {
             let was_well = status.ready && status.error.is_none();
             status.ready = true;
             status.generation += 1;
@@ -298,8 +311,12 @@ impl Reporter {
                     }
                 }
                 // Hundreds of them a second are no news.
-                Different::Endpoints(_) => debug!(writes, microseconds, "synchronised endpoints"),
+                Different::Endpoints(_) => {
+                    debug!(writes, microseconds, "synchronised endpoints");
+                    return news_or(Unwritten::Progress, !was_well);
+                }
             }
+            Unwritten::News
         });
     }
 
@@ -318,18 +335,23 @@ impl Reporter {
     }
 
     fn show(&self, change: impl FnOnce(&mut Status)) {
-        self.show_news(|status| {
+        self.show_as(|status| {
             change(status);
-            true
+            Unwritten::News
         });
     }
 
     /// Shows a change that says of itself whether it is one.
     fn show_news(&self, change: impl FnOnce(&mut Status) -> bool) {
-        let mut is_news = false;
-        self.told.change(|status| is_news = change(status));
-        if is_news {
-            self.file.changed();
+        self.show_as(|status| news_or(Unwritten::Nothing, change(status)));
+    }
+
+    /// Shows a change that says of itself what it is.
+    fn show_as(&self, change: impl FnOnce(&mut Status) -> Unwritten) {
+        let mut how = Unwritten::Nothing;
+        self.told.change(|status| how = change(status));
+        if how != Unwritten::Nothing {
+            self.file.changed(how);
         }
     }
 
@@ -353,12 +375,23 @@ impl Drop for Reporter {
     }
 }
 
-/// The rows of a source are now these.
-fn replace_sources(status: &mut Status, source: SourceId, rows: Vec<Source>) {
+const fn news_or(otherwise: Unwritten, is_news: bool) -> Unwritten {
+    if is_news { Unwritten::News } else { otherwise }
+}
+
+/// The rows of a source are now these. Tells whether that is news: how a kind is, not how many there
+/// are of it and when it was last heard of.
+fn replace_sources(status: &mut Status, source: SourceId, rows: Vec<Source>) -> bool {
     let name = source.to_string();
     let (before, others): (Vec<_>, Vec<_>) = std::mem::take(&mut status.sources)
         .into_iter()
         .partition(|row| row.source == name);
+    let is_as_before = |row: &Source| {
+        let is_same =
+            |it: &Source| (&it.kind, it.state, &it.error) == (&row.kind, row.state, &row.error);
+        before.iter().any(is_same)
+    };
+    let is_news = before.len() != rows.len() || !rows.iter().all(is_as_before);
     for message in new_errors(&before, &rows) {
         remember(&mut status.recent_errors, message, Timestamp::now());
     }
@@ -366,6 +399,17 @@ fn replace_sources(status: &mut Status, source: SourceId, rows: Vec<Source>) {
     *sources = others;
     sources.extend(rows);
     sources.sort_by(|a, b| (&a.source, &a.kind).cmp(&(&b.source, &b.kind)));
+    is_news
+}
+
+fn programs_status(loaded: &[ProgramReport]) -> Vec<Program> {
+    let loaded = loaded.iter();
+    loaded
+        .map(|program| Program {
+            name: program.name.clone(),
+            verified_instructions: program.verified_instructions,
+        })
+        .collect()
 }
 
 /// What was left out; what was not so the last time is logged.

@@ -1,9 +1,9 @@
 //! The status in its file, for those who come when no agent answers.
 //!
 //! It is written beside the agent's loop, which may change it hundreds of times a second, and not
-//! more often than someone could read it: at once when it has been the same for a while, else
-//! `GAP` after the last time. Ending this writes what is so then. Whoever asks the agent itself
-//! always hears what is so now.
+//! more often than someone could read it: what is news at once, or `GAP` after the last time;
+//! that everything goes on, with what has been counted meanwhile, `SELDOM` after it. Ending this
+//! writes what is so then. Whoever asks the agent itself always hears what is so now.
 
 use std::{
     path::PathBuf,
@@ -19,6 +19,31 @@ use super::account::Told;
 
 /// From one writing to the next.
 const GAP: Duration = Duration::from_millis(500);
+/// From one writing to the next, where there is no news but that everything goes on. Whoever reads
+/// the file wants to know what was wrong with an agent that does not answer, and since when.
+const SELDOM: Duration = Duration::from_secs(15);
+
+/// What the file does not say yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unwritten {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// That everything goes on: how often, how much, and since when there was nothing else.
+    Progress,
+    /// News.
+    News,
+}
+
+impl Unwritten {
+    /// How long after the last writing this is written.
+    const fn gap(self) -> Duration {
+        match self {
+            Self::News => GAP,
+            Self::Progress | Self::Nothing => SELDOM,
+        }
+    }
+}
 
 /// Who writes. Dropping it waits for the last writing.
 #[derive(Debug)]
@@ -35,9 +60,10 @@ struct Work {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Todo {
-    is_stale: bool,
+    unwritten: Unwritten,
     is_ending: bool,
-    is_resting: bool,
+    /// What whoever writes is not to be woken for: he looks himself when his rest is over.
+    ignored: Unwritten,
 }
 
 impl StatusFile {
@@ -61,12 +87,13 @@ impl StatusFile {
         })
     }
 
-    /// What is told has changed.
-    pub fn changed(&self) {
+    /// What is told has changed, as much as this.
+    pub fn changed(&self, how: Unwritten) {
         let mut todo = self.work.lock();
-        // One who rests looks when the rest is over, and one who was told need not be told again.
-        let is_news = !std::mem::replace(&mut todo.is_stale, true);
-        if is_news && !todo.is_resting {
+        // One who was told need not be told again.
+        let is_more = how > todo.unwritten;
+        todo.unwritten = todo.unwritten.max(how);
+        if is_more && how > todo.ignored {
             self.work.changed.notify_one();
         }
     }
@@ -89,24 +116,29 @@ impl Work {
 
     /// Waits until there is something to write; says whether it is the last time.
     fn next(&self) -> bool {
-        let idle = |todo: &mut Todo| !todo.is_stale && !todo.is_ending;
+        let idle = |todo: &mut Todo| todo.unwritten == Unwritten::Nothing && !todo.is_ending;
         let mut todo = self
             .changed
             .wait_while(self.lock(), idle)
             .unwrap_or_else(PoisonError::into_inner);
-        todo.is_stale = false;
+        todo.unwritten = Unwritten::Nothing;
         todo.is_ending
     }
 
-    /// Waits for the gap, but not in the way of the end.
+    /// Waits after a writing, but not in the way of the end: first whatever happens, and then for
+    /// as long as there are no news.
     fn rest(&self) {
         let mut todo = self.lock();
-        todo.is_resting = true;
-        let waited = self
-            .changed
-            .wait_timeout_while(todo, GAP, |todo| !todo.is_ending);
-        let (mut todo, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        todo.is_resting = false;
+        let mut passed = Duration::ZERO;
+        for ignored in [Unwritten::News, Unwritten::Progress] {
+            todo.ignored = ignored;
+            let gap = ignored.gap() - passed;
+            passed = ignored.gap();
+            let rests = |todo: &mut Todo| !todo.is_ending && todo.unwritten <= ignored;
+            let waited = self.changed.wait_timeout_while(todo, gap, rests);
+            (todo, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        todo.ignored = Unwritten::Nothing;
     }
 }
 
@@ -162,7 +194,7 @@ mod tests {
         let file = StatusFile::keep(directory.path().to_owned(), told.clone()).unwrap();
         for generation in 0..1_000 {
             told.tell(status(generation));
-            file.changed();
+            file.changed(Unwritten::News);
         }
         let start = Instant::now();
         while written(directory.path()) != Some(999) {
@@ -173,12 +205,37 @@ mod tests {
     }
 
     #[test]
+    fn news_do_not_wait_for_as_long_as_progress() {
+        let directory = tempfile::tempdir().unwrap();
+        let told = Told::default();
+        let file = StatusFile::keep(directory.path().to_owned(), told.clone()).unwrap();
+        told.tell(status(1));
+        file.changed(Unwritten::Progress);
+        let start = Instant::now();
+        let wait_for = |generation| {
+            while written(directory.path()) != Some(generation) {
+                assert!(start.elapsed() < Duration::from_secs(60), "{generation}");
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        // The first in a long time.
+        wait_for(1);
+        told.tell(status(2));
+        file.changed(Unwritten::Progress);
+        told.tell(status(3));
+        file.changed(Unwritten::News);
+        file.changed(Unwritten::Progress);
+        wait_for(3);
+        drop(file);
+    }
+
+    #[test]
     fn the_end_writes_what_is_so_then() {
         let directory = tempfile::tempdir().unwrap();
         let told = Told::default();
         let file = StatusFile::keep(directory.path().to_owned(), told.clone()).unwrap();
         told.tell(status(1));
-        file.changed();
+        file.changed(Unwritten::News);
         told.tell(status(2));
         drop(file);
         assert_eq!(written(directory.path()), Some(2));
@@ -191,7 +248,7 @@ mod tests {
         let told = Told::default();
         let file = StatusFile::keep(path.clone(), told.clone()).unwrap();
         told.tell(status(1));
-        file.changed();
+        file.changed(Unwritten::News);
         std::fs::create_dir(&path).unwrap();
         drop(file);
         assert_eq!(written(&path), Some(1));

@@ -178,7 +178,13 @@ impl Surface {
             ..
         } = done.desired;
         own.synchronised(done.writes, skipped.len());
-        for table in TABLES {
+        let tables = match done.extent {
+            Compiled::Parts {
+                policies: false, ..
+            } => &TABLES_OF_ENDPOINTS[..],
+            Compiled::Parts { .. } | Compiled::Everything => &TABLES,
+        };
+        for &table in tables {
             if let Some(entries) = contents.entries(table) {
                 own.set_entries(table, entries);
             }
@@ -267,6 +273,9 @@ const TABLES: [&str; 9] = [
     name::NODE_PORT_ADDRS,
     name::INTERFACES,
 ];
+
+/// Those of them that hold others when endpoints change.
+const TABLES_OF_ENDPOINTS: [&str; 3] = [name::SERVICES, name::BACKENDS, name::SERVING];
 
 /// The addresses of node ports, but link-local ones: those mean nothing without an interface, and
 /// no load balancer asks there.

@@ -12,6 +12,7 @@
 pub mod announce;
 pub mod backoff;
 pub mod candidates;
+mod connection;
 pub mod fault;
 pub mod follow;
 pub mod freshness;

@@ -62,13 +62,35 @@ pub fn object_of_text(kind: Kind, manifest: &str) -> Result<Object, Invalid> {
     }
 }
 
-fn try_brief<'a, B>(manifest: &'a str) -> Option<Object>
-where
-    B: Brief<'a>,
-    Object: TryFrom<B::Api, Error = Invalid>,
-{
+/// The object of this kind that was added or modified, and its version, of a whole line of a watch:
+/// read once, where it is of a kind of which there are many and nothing is wrong with it. `None`:
+/// this line is to be looked at in detail.
+#[must_use]
+pub fn change_of_text(kind: Kind, event: &str) -> Option<(Object, Option<String>)> {
+    match kind {
+        Kind::Service => try_change::<brief::Service<'_>>(event),
+        Kind::EndpointSlice => try_change::<brief::EndpointSlice<'_>>(event),
+        Kind::Pod => try_change::<brief::Pod<'_>>(event),
+        Kind::Endpoints
+        | Kind::Node
+        | Kind::ServiceCidr
+        | Kind::Namespace
+        | Kind::NetworkPolicy => None,
+    }
+}
+
+fn try_change<'a, B: Brief<'a>>(event: &'a str) -> Option<(Object, Option<String>)> {
+    let event: brief::Event<'a, B> = serde_json::from_str(event).ok()?;
+    if !["ADDED", "MODIFIED"].contains(&&*event.happened) {
+        return None;
+    }
+    let version = event.object.version().map(str::to_owned);
+    Some((event.object.into_object()?, version))
+}
+
+fn try_brief<'a, B: Brief<'a>>(manifest: &'a str) -> Option<Object> {
     let brief: B = serde_json::from_str(manifest).ok()?;
-    Object::try_from(brief.into_api()?).ok()
+    brief.into_object()
 }
 
 fn try_text<T>(manifest: &str) -> Option<Object>

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions};
 use weir_agent::attach::{
-    AgentLock, Attachment, Dataplane, Features, LOG_DEBUG, Role, TcChoice, TcHook, TcMode, cleanup,
-    netns_cookie, netns_cookie_by_program,
+    AgentLock, Attachment, Dataplane, Features, HAND_OVER, LOG_DEBUG, Role, TcChoice, TcHook,
+    TcMode, cleanup, netns_cookie, netns_cookie_by_program, of_every_node,
 };
 use weir_agent::maps::layout::layouts;
+use weir_ebpf::tables::name;
 
 use crate::bed::{self, Bed, remove_interface, tcx_programs, veths};
 
@@ -50,6 +52,27 @@ fn reversed(mut attachments: Vec<Attachment>) -> Vec<Attachment> {
     attachments
 }
 
+/// All, in the order of their names.
+const PROGRAMS: [&str; 15] = [
+    "connect4",
+    "connect6",
+    "from_network",
+    "from_network_l3",
+    "from_pod",
+    "getpeername4",
+    "getpeername6",
+    "hand_over_to_pod",
+    "recvmsg4",
+    "recvmsg6",
+    "sendmsg4",
+    "sendmsg6",
+    "to_network",
+    "to_network_l3",
+    "to_pod",
+];
+/// Those of interfaces without link headers.
+const NETWORK_L3: [&str; 2] = ["from_network_l3", "to_network_l3"];
+
 fn load(bed: &Bed, tc: TcChoice) -> Dataplane {
     bed.try_load(|options| options.tc = tc).unwrap()
 }
@@ -58,10 +81,24 @@ fn load(bed: &Bed, tc: TcChoice) -> Dataplane {
 #[ignore = "needs root: cargo xtask test program"]
 fn every_program_loads_with_a_record_of_each_packet() {
     bed::run(|bed| {
-        let dataplane = bed
-            .try_load(|options| options.log_level = LOG_DEBUG)
-            .unwrap();
-        let silent = bed.load();
+        let interfaces = veths(&["va", "vb", "vc"]);
+        let roles = interfaces.into_iter().zip([Role::Pod, ETHERNET, BARE]);
+        let wanted = roles.collect();
+        let load = |level| {
+            let loaded = bed.try_load(|options| {
+                options.log_level = level;
+                options.at_once = BTreeSet::from([HAND_OVER]);
+            });
+            loaded.unwrap()
+        };
+        let mut dataplane = load(LOG_DEBUG);
+        let mut silent = load(0);
+        for dataplane in [&mut dataplane, &mut silent] {
+            let report = dataplane.sync_interfaces(&wanted).unwrap();
+            assert!(report.failed.is_empty(), "{report:?}");
+            dataplane.attach_cgroup(bed.cgroup()).unwrap();
+            assert_eq!(loaded(dataplane), PROGRAMS);
+        }
         let instructions = |dataplane: &Dataplane| -> u32 {
             let programs = dataplane.programs().iter();
             programs
@@ -77,39 +114,105 @@ fn every_program_loads_with_a_record_of_each_packet() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test program"]
-fn every_program_loads_and_is_counted() {
+fn every_program_loads_when_it_is_needed_and_is_counted() {
     bed::run(|bed| {
-        let dataplane = bed.load();
-        let names: Vec<&str> = dataplane
-            .programs()
-            .iter()
-            .map(|program| program.name.as_str())
-            .collect();
-        assert_eq!(
-            names,
-            [
-                "connect4",
-                "connect6",
-                "from_network",
-                "from_network_l3",
-                "from_pod",
-                "getpeername4",
-                "getpeername6",
-                "hand_over_to_pod",
-                "recvmsg4",
-                "recvmsg6",
-                "sendmsg4",
-                "sendmsg6",
-                "to_network",
-                "to_network_l3",
-                "to_pod"
-            ]
-        );
+        let at_once = of_every_node().into_iter().chain([HAND_OVER]).collect();
+        let mut dataplane = bed.try_load(|options| options.at_once = at_once).unwrap();
+        let without_l3 = PROGRAMS.into_iter().filter(|it| !NETWORK_L3.contains(it));
+        let without_l3: Vec<&str> = without_l3.collect();
+        assert_eq!(loaded(&dataplane), without_l3);
+
+        // One that has link headers needs none of the others.
+        let interfaces = veths(&["va", "vb"]);
+        let mut wanted = BTreeMap::from([(interfaces[0], ETHERNET)]);
+        dataplane.sync_interfaces(&wanted).unwrap();
+        assert_eq!(loaded(&dataplane), without_l3);
+        wanted.insert(interfaces[1], BARE);
+        let report = dataplane.sync_interfaces(&wanted).unwrap();
+        assert!(report.failed.is_empty(), "{report:?}");
+        assert_eq!(loaded(&dataplane), PROGRAMS);
         for program in dataplane.programs() {
             assert_ne!(program.verified_instructions, Some(0), "{program:?}");
         }
         assert_eq!(dataplane.features(), Features::probe().unwrap());
     });
+}
+
+/// It is left in a pinned table, for programs that are replaced after it.
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn what_an_earlier_agent_hands_packets_over_by_goes_with_it() {
+    bed::run(|bed| {
+        let can = Features::probe().unwrap().redirect_peer;
+        let expected: &[&str] = if can { &[HAND_OVER] } else { &[] };
+        let earlier = bed
+            .try_load(|options| options.at_once = BTreeSet::from([HAND_OVER]))
+            .unwrap();
+        assert_eq!(loaded(&earlier), expected);
+        assert_eq!(take_next_program(&earlier), can);
+        let earlier = bed
+            .try_load(|options| options.at_once = BTreeSet::from([HAND_OVER]))
+            .unwrap();
+        drop(earlier);
+        let dataplane = bed.load();
+        assert_eq!(loaded(&dataplane), [""; 0]);
+        assert!(!take_next_program(&dataplane), "it is still there");
+    });
+}
+
+/// Takes away what packets are handed over by. Was it there?
+fn take_next_program(dataplane: &Dataplane) -> bool {
+    let map = MapData::from_pin(dataplane.pins().map(name::NEXT_PROGRAMS)).unwrap();
+    let mut next = ProgramArray::try_from(Map::ProgramArray(map)).unwrap();
+    next.clear_index(&0).is_ok()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test program"]
+fn a_program_that_is_refused_fails_the_hooks_that_need_it_and_no_other() {
+    bed::run(|bed| {
+        let interfaces = veths(&["va", "vb"]);
+        let wanted = BTreeMap::from([(interfaces[0], BARE), (interfaces[1], ETHERNET)]);
+        let mut dataplane = bed.load();
+        // It is not loaded twice.
+        let program: &mut SchedClassifier = dataplane
+            .ebpf_mut()
+            .program_mut("from_network_l3")
+            .unwrap()
+            .try_into()
+            .unwrap();
+        program.load().unwrap();
+        let report = dataplane.sync_interfaces(&wanted).unwrap();
+        let [(attachment, error)] = report.failed.as_slice() else {
+            panic!("{report:?}");
+        };
+        assert_eq!(
+            (attachment.interface, attachment.hook),
+            (interfaces[0], TcHook::FromNetwork)
+        );
+        let text = format!("{error:#}");
+        assert!(text.contains("load the program from_network_l3"), "{text}");
+        assert_eq!(report.attached.len(), 3, "{report:?}");
+
+        // An earlier agent's stays where it is.
+        assert!(
+            bed.load()
+                .sync_interfaces(&wanted)
+                .unwrap()
+                .failed
+                .is_empty()
+        );
+        let before = tcx_programs("va");
+        assert_eq!(before.len(), 2);
+        let report = dataplane.sync_interfaces(&wanted).unwrap();
+        assert_eq!(report.failed.len(), 1, "{report:?}");
+        assert_eq!(tcx_programs("va"), before);
+    });
+}
+
+fn loaded(dataplane: &Dataplane) -> Vec<&str> {
+    let programs = dataplane.programs().iter();
+    programs.map(|program| program.name.as_str()).collect()
 }
 
 #[test]
@@ -128,7 +231,9 @@ fn a_program_and_a_socket_tell_the_same_cookie() {
 #[ignore = "needs root: cargo xtask test program"]
 fn packets_that_do_not_begin_with_their_ip_header_pass_interfaces_without_link_headers() {
     bed::run(|bed| {
-        let mut dataplane = bed.load();
+        let programs = ["from_network", "from_network_l3", "to_network_l3"];
+        let loaded = bed.try_load(|options| options.at_once = programs.into());
+        let mut dataplane = loaded.unwrap();
         // The kernel runs it as it would after such a tunnel: with the network header behind an
         // Ethernet header.
         let ethernet = [0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 0x08, 0];
@@ -137,7 +242,7 @@ fn packets_that_do_not_begin_with_their_ip_header_pass_interfaces_without_link_h
             53, 0, 8, 0, 0,
         ];
         let frame = [&ethernet[..], &ip[..]].concat();
-        for name in ["from_network", "from_network_l3", "to_network_l3"] {
+        for name in programs {
             let program: &mut SchedClassifier = dataplane
                 .ebpf_mut()
                 .program_mut(name)
@@ -158,11 +263,15 @@ fn packets_that_do_not_begin_with_their_ip_header_pass_interfaces_without_link_h
 /// The same story for both ways of holding programs.
 fn a_restart_replaces_programs_in_place(choice: TcChoice, mode: TcMode) {
     bed::run(move |bed| {
-        let interfaces = veths(&["va", "vb"]);
-        let wanted = BTreeMap::from([(interfaces[0], Role::Pod), (interfaces[1], ETHERNET)]);
+        let interfaces = veths(&["va", "vb", "vc"]);
+        let wanted = BTreeMap::from([
+            (interfaces[0], Role::Pod),
+            (interfaces[1], ETHERNET),
+            (interfaces[2], BARE),
+        ]);
         let all = attachments(&wanted, mode);
 
-        let first = load(bed, choice);
+        let mut first = load(bed, choice);
         assert_eq!(first.tc_mode(), mode);
         let report = first.sync_interfaces(&wanted).unwrap();
         assert_eq!(report.attached, all, "{report:?}");
@@ -177,9 +286,10 @@ fn a_restart_replaces_programs_in_place(choice: TcChoice, mode: TcMode) {
                 "they ended with their agent"
             );
             assert_eq!(tcx_programs("vb"), ["from_network", "to_network"]);
+            assert_eq!(tcx_programs("vc"), NETWORK_L3);
         }
 
-        let second = load(bed, choice);
+        let mut second = load(bed, choice);
         let report = second.sync_interfaces(&wanted).unwrap();
         assert_eq!(report.replaced, all, "{report:?}");
         assert!(report.attached.is_empty(), "{report:?}");
@@ -191,7 +301,7 @@ fn a_restart_replaces_programs_in_place(choice: TcChoice, mode: TcMode) {
         assert!(report.failed.is_empty(), "{report:?}");
         assert!(
             report.removed.ends_with(&reversed(attachments(
-                &BTreeMap::from([(interfaces[1], ETHERNET)]),
+                &BTreeMap::from([(interfaces[1], ETHERNET), (interfaces[2], BARE)]),
                 mode
             ))),
             "{report:?}"
@@ -199,6 +309,7 @@ fn a_restart_replaces_programs_in_place(choice: TcChoice, mode: TcMode) {
         assert!(second.sync_interfaces(&BTreeMap::new()).unwrap().is_empty());
         if mode == TcMode::Tcx {
             assert!(tcx_programs("vb").is_empty());
+            assert!(tcx_programs("vc").is_empty());
         }
     });
 }
@@ -244,7 +355,7 @@ fn an_interface_may_change_its_role() {
     bed::run(|bed| {
         for choice in [TcChoice::Tcx, TcChoice::Clsact] {
             let interface = veths(&["va"])[0];
-            let dataplane = load(bed, choice);
+            let mut dataplane = load(bed, choice);
             let mode = dataplane.tc_mode();
             let of = |role| BTreeMap::from([(interface, role)]);
             dataplane.sync_interfaces(&of(ETHERNET)).unwrap();
@@ -284,7 +395,7 @@ fn an_interface_that_vanishes_is_no_error() {
             let interfaces = veths(&["va", "vb"]);
             let wanted = pods(&interfaces);
             remove_interface(interfaces[0]);
-            let dataplane = load(bed, choice);
+            let mut dataplane = load(bed, choice);
             let report = dataplane.sync_interfaces(&wanted).unwrap();
             assert_eq!(report.vanished, BTreeSet::from([interfaces[0]]));
             let kept = pods(&interfaces[1..]);
@@ -293,6 +404,15 @@ fn an_interface_that_vanishes_is_no_error() {
             remove_interface(interfaces[1]);
         }
     });
+}
+
+/// With the programs of pods' interfaces from the beginning.
+fn load_for_pods(bed: &Bed, tc: TcChoice) -> Dataplane {
+    let loaded = bed.try_load(|options| {
+        options.tc = tc;
+        options.at_once = Role::Pod.hooks().map(|(_, program)| program).into();
+    });
+    loaded.unwrap()
 }
 
 /// A program of someone else at the interface `va`: by TCX, and as a filter with a qdisc of its
@@ -331,7 +451,7 @@ fn others_programs_are_never_touched() {
         for choice in [TcChoice::Tcx, TcChoice::Clsact] {
             let interface = veths(&["va"])[0];
             qdisc_add_clsact("va").unwrap();
-            let mut dataplane = load(bed, choice);
+            let mut dataplane = load_for_pods(bed, choice);
             attach_foreign(&mut dataplane);
             dataplane.sync_interfaces(&pods(&[interface])).unwrap();
             dataplane.sync_interfaces(&BTreeMap::new()).unwrap();
@@ -368,7 +488,7 @@ fn others_programs_are_never_touched() {
 fn our_qdisc_stays_while_another_uses_it() {
     bed::run(|bed| {
         let interface = veths(&["va"])[0];
-        let mut dataplane = load(bed, TcChoice::Clsact);
+        let mut dataplane = load_for_pods(bed, TcChoice::Clsact);
         dataplane.sync_interfaces(&pods(&[interface])).unwrap();
         attach_foreign(&mut dataplane);
         let removed = cleanup(&bed.bpffs()).unwrap();
@@ -385,7 +505,7 @@ fn another_filter_in_our_place_is_left_there_and_named() {
     bed::run(|bed| {
         let interface = veths(&["va"])[0];
         qdisc_add_clsact("va").unwrap();
-        let mut dataplane = load(bed, TcChoice::Clsact);
+        let mut dataplane = load_for_pods(bed, TcChoice::Clsact);
         let program: &mut SchedClassifier = dataplane
             .ebpf_mut()
             .program_mut("to_pod")
@@ -421,7 +541,7 @@ fn socket_programs_are_replaced_in_place_and_follow_the_cgroup() {
         let report = bed.load().attach_cgroup(bed.cgroup()).unwrap();
         assert_eq!(report.attached.len(), 8, "{report:?}");
 
-        let second = bed.load();
+        let mut second = bed.load();
         let report = second.attach_cgroup(bed.cgroup()).unwrap();
         assert_eq!(report.replaced.len(), 8, "{report:?}");
         assert_eq!(report.attached.len() + report.moved.len(), 0, "{report:?}");
@@ -456,7 +576,7 @@ fn cleanup_leaves_nothing_and_can_be_repeated() {
     bed::run(|bed| {
         for choice in [TcChoice::Tcx, TcChoice::Clsact] {
             let interfaces = veths(&["va", "vb"]);
-            let dataplane = load(bed, choice);
+            let mut dataplane = load(bed, choice);
             let wanted = BTreeMap::from([(interfaces[0], Role::Pod), (interfaces[1], ETHERNET)]);
             dataplane.sync_interfaces(&wanted).unwrap();
             dataplane.attach_cgroup(bed.cgroup()).unwrap();

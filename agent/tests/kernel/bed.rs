@@ -153,12 +153,13 @@ impl Bed {
         &self.cgroup
     }
 
-    /// Loads as an agent does, with its defaults.
+    /// Makes the tables as an agent does, with its defaults. Programs come with the first hook that
+    /// needs them: the verifier takes longer than most of these tests.
     pub fn load(&self) -> Dataplane {
         self.try_load(|_| {}).unwrap()
     }
 
-    /// Loads with other options.
+    /// The same with other options.
     pub fn try_load(
         &self,
         change: impl FnOnce(&mut Options<'_>),
@@ -170,6 +171,7 @@ impl Bed {
             capacities: default_capacities(),
             tc: TcChoice::Auto,
             log_level: 0,
+            at_once: BTreeSet::new(),
         };
         change(&mut options);
         Dataplane::load(&options)

@@ -9,6 +9,7 @@
 mod attach;
 mod bed;
 mod commands;
+mod compare;
 mod interfaces;
 mod node;
 mod sockets;

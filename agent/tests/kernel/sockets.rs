@@ -68,7 +68,7 @@ fn greeter(at: &str, word: &'static str) -> SocketAddr {
 #[ignore = "needs root: cargo xtask test program"]
 fn a_cluster_ip_answers_also_when_the_agent_is_gone() {
     bed::run(|bed| {
-        let dataplane = bed.load();
+        let mut dataplane = bed.load();
         serve(
             &dataplane,
             1,
@@ -142,7 +142,7 @@ fn a_socket_whose_backend_has_gone_is_destroyed(frontend: &'static str, at: &'st
     bed::run(move |bed| {
         let server = udp_server(at);
         let backend = server.local_addr().unwrap();
-        let dataplane = bed.load();
+        let mut dataplane = bed.load();
         serve(&dataplane, 1, frontend, Protocol::UDP, backend);
         dataplane.attach_cgroup(bed.cgroup()).unwrap();
         let tables = dataplane.tables().unwrap();
@@ -202,7 +202,7 @@ fn an_ipv6_socket_whose_backend_has_gone_is_destroyed() {
 #[ignore = "needs root: cargo xtask test program"]
 fn sockets_and_counters_can_be_listed() {
     bed::run(|bed| {
-        let dataplane = bed.load();
+        let mut dataplane = bed.load();
         serve(
             &dataplane,
             1,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use aya::maps::{Array, HashMap, MapData, MapInfo};
 use weir_agent::attach::Dataplane;
 use weir_agent::maps::diff::{Limits, diff, diff_within};
-use weir_agent::maps::kernel::KernelTables;
+use weir_agent::maps::kernel::{KernelTables, Part};
 use weir_agent::maps::layout::layouts;
 use weir_agent::maps::pins::{KeptSize, Pins};
 use weir_agent::maps::{Contents, Plan, Write};
@@ -202,6 +202,10 @@ fn what_is_written_is_read_back_and_what_is_removed_is_gone() {
         tables.apply(&puts(&contents)).unwrap();
         let read = tables.read().unwrap();
         assert!(read == contents, "what is read is not what was written");
+        for part in Part::ALL {
+            let differing = tables.differing(part, &contents, read.policy).unwrap();
+            assert_eq!(differing, None, "{part:?}");
+        }
 
         // Removing what is absent is no error, wherever in a run it stands.
         let half = Plan(removals(&contents).0.into_iter().step_by(2).collect());

@@ -61,6 +61,15 @@ impl Decision {
         self.0 & Self::DROP != 0
     }
 
+    /// What becomes of the packet where this was done, or could not be done for that reason.
+    #[inline(always)]
+    pub(super) const fn if_done(self, is_done: Option<()>, otherwise: DropReason) -> Self {
+        match is_done {
+            Some(()) => self,
+            None => Self::drop(otherwise),
+        }
+    }
+
     /// The number of its verdict: below [`crate::verdict::COUNTERS_PER_HOOK`].
     #[inline(always)]
     #[must_use]
@@ -73,6 +82,24 @@ impl Decision {
     #[must_use]
     pub fn verdict(self) -> Verdict {
         Verdict::ALL[usize::from(self.number())]
+    }
+}
+
+/// As one step of a program gives it to the next.
+impl From<Decision> for u32 {
+    #[inline(always)]
+    fn from(decision: Decision) -> Self {
+        decision.0.into()
+    }
+}
+
+/// As one step of a program got it from another: of a number that is none, nothing comes but a
+/// packet that passes or is dropped.
+impl From<u32> for Decision {
+    #[inline(always)]
+    fn from(number: u32) -> Self {
+        #[allow(clippy::cast_possible_truncation, reason = "it was one byte")]
+        Self(number as u8)
     }
 }
 

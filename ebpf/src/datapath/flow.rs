@@ -18,7 +18,7 @@ impl Glance {
     /// Nobody has looked.
     pub(super) const NONE: Self = Self(0);
     /// There is no flow.
-    const ABSENT: Self = Self(1);
+    pub(super) const ABSENT: Self = Self(1);
     /// There is one, it may go on as it does, and nothing is to be noted of it.
     pub(super) const CURRENT: Self = Self(2);
     /// It takes a closer look.
@@ -62,7 +62,7 @@ fn serves_unchanged<T: Tables>(tables: &T, work: &Workspace) -> bool {
 
 /// Finds the flow of a packet and notes that it was seen. `None`: there is none, or none that
 /// still counts.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn known<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
     if work.glance == Glance::NONE {
         glance(tables, work);

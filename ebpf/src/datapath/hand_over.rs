@@ -13,28 +13,24 @@
 //!
 //! Which addresses may be handed over, and whether any may, the agent decides; whether the node's
 //! routes lead to the receiver, and whether the packet is too long for that link, the program asks
-//! the kernel for each packet.
+//! the kernel, for each packet that takes no [shortcut](super::shortcut).
 
-use super::{Decision, Workspace, carry_out, to_pod};
+use super::{Decision, Workspace, to_pod};
 use crate::{
-    addr::Addr,
-    packet::{Headers, Packet, PacketMut},
+    addr::{Addr, Protocol},
+    nat::{self, V4_HOP_LIMIT, V6_HOP_LIMIT},
+    packet::{Headers, Packet, PacketMut, TcpHeader},
     policy::Sender,
     tables::{PolicyFlags, Tables},
     verdict::{DropReason, Hook},
 };
-
-/// Offset of the hop limit in an IPv4 header (RFC 791), with which a word begins that ends with
-/// the checksum; and in an IPv6 header (RFC 8200).
-const V4_HOP_LIMIT: u32 = 8;
-const V6_HOP_LIMIT: u32 = 7;
 
 /// Bytes of the headers without options.
 const V4_LENGTH: u32 = 20;
 const V6_LENGTH: u32 = 40;
 
 /// Where a packet entered the node that is handed over. A number that one program gives to the
-/// next, which may be another version's: [`Entry::number`].
+/// next: see [`Told`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// From a pod of this node, whose own the source is.
@@ -55,13 +51,63 @@ impl Entry {
         }
     }
 
+    #[inline(always)]
+    const fn number(self) -> u32 {
+        match self {
+            Self::FromPod => 1,
+            Self::FromNetwork => 2,
+        }
+    }
+}
+
+/// What one program tells the next of a packet: where it entered the node, and of what a pod sent
+/// that no policy has a say in, in which epoch of the policies that was so. The next one may be
+/// another version's, or the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told(u32);
+
+impl Told {
+    const IS_FREE: u32 = 1 << 8;
+
+    /// What is told of a packet whose headers and case are in `work`.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(work: &Workspace, entry: Entry) -> Self {
+        let is_free = entry == Entry::FromPod && work.case.is_free();
+        let free = if is_free { Self::IS_FREE } else { 0 };
+        let epoch = u32::from(work.case.policy().epoch);
+        Self(epoch << 16 | free | entry.number())
+    }
+
+    /// By its number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
     /// The same as a number.
     #[inline(always)]
     #[must_use]
     pub const fn number(self) -> u32 {
-        match self {
-            Self::FromPod => 1,
-            Self::FromNetwork => 2,
+        self.0
+    }
+
+    /// Did a pod send it, whose own the source is?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_from_pod(self) -> bool {
+        self.0 & 0xff == Entry::FromPod.number()
+    }
+
+    /// The epoch in which no policy has a say in what the pod sends; `None`: one may have.
+    #[inline(always)]
+    #[must_use]
+    pub const fn free_epoch(self) -> Option<u16> {
+        if self.0 & Self::IS_FREE != 0 {
+            Some((self.0 >> 16) as u16)
+        } else {
+            None
         }
     }
 }
@@ -105,48 +151,76 @@ pub fn receiver<T: Tables>(
     may.then_some(receiver)
 }
 
+/// Does anything stand between the network header and the transport header?
 #[inline(always)]
-const fn has_options(headers: &Headers) -> bool {
+pub(super) const fn has_options(headers: &Headers) -> bool {
     let length = if headers.is_v4 { V4_LENGTH } else { V6_LENGTH };
     headers.transport - headers.network != length
 }
 
-/// All that `to_pod` does at the receiver's interface, and a hop taken. What is not dropped is to
-/// be handed over.
+/// The bytes of the IP packet, or of the longest one that it is cut into when it leaves a device.
+#[inline(always)]
+pub fn longest<P: Packet>(packet: &P, headers: &Headers) -> u32 {
+    let payload = packet.segment_payload();
+    if payload == 0 {
+        return packet.len() - headers.network;
+    }
+    let transport = if headers.tuple.protocol == Protocol::TCP {
+        let header: Option<TcpHeader> = packet.load_near(headers.transport);
+        header.map_or(60, |header| u32::from(header.data_offset >> 4) * 4)
+    } else {
+        UDP_LENGTH
+    };
+    headers.transport - headers.network + transport + payload
+}
+
+/// What a segment of a long packet has besides its payload: a UDP header (RFC 768).
+const UDP_LENGTH: u32 = 8;
+
+/// What routes may go by besides addresses: of IPv4 the type of service (RFC 791).
+#[inline(always)]
+pub fn traffic_class<P: Packet>(packet: &P, headers: &Headers) -> u8 {
+    if !headers.is_v4 {
+        return 0;
+    }
+    let class: Option<[u8; 2]> = packet.load_near(headers.network);
+    class.map_or(0, |bytes| bytes[1])
+}
+
+/// What `to_pod` decides at the receiver's interface.
 ///
 /// `work` holds the headers of the packet, which [has a hop left](is_last_hop).
 #[inline(always)]
+pub fn judge<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    receiver: u32,
+    work: &mut Workspace,
+) -> Decision {
+    to_pod(packet, tables, receiver, Sender::Other, work)
+}
+
+/// Takes a hop of a packet of which this was decided and [carried out](super::carry_out). What is
+/// not dropped then is to be handed over.
+#[inline(always)]
+pub fn take_hop_of<P: PacketMut>(packet: &mut P, work: &Workspace, decision: Decision) -> Decision {
+    if !decision.is_dropped() && nat::take_hop(packet, &work.headers).is_none() {
+        return Decision::drop(DropReason::NotRewritten);
+    }
+    decision
+}
+
+/// All of that, for those that are no programs.
+#[cfg(not(target_arch = "bpf"))]
 pub fn deliver<P: PacketMut, T: Tables>(
     packet: &mut P,
     tables: &T,
     receiver: u32,
     work: &mut Workspace,
 ) -> Decision {
-    let decision = to_pod(packet, tables, receiver, Sender::Other, work);
-    let decision = carry_out(packet, work, decision);
-    if !decision.is_dropped() && take_hop(packet, &work.headers).is_none() {
-        return Decision::drop(DropReason::NotRewritten);
-    }
-    decision
-}
-
-/// Takes one hop from a packet, as forwarding does (RFC 1812 section 5.3.1, RFC 8200 section 3).
-/// `None`: it has none left, or cannot be changed.
-#[inline(always)]
-pub fn take_hop<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
-    if headers.is_v4 {
-        let offset = headers.network + V4_HOP_LIMIT;
-        let [hops_and_protocol, checksum]: [u16; 2] = packet.load_near(offset)?;
-        let [hops, protocol] = hops_and_protocol.to_ne_bytes();
-        let fewer = u16::from_ne_bytes([hops.checked_sub(1)?, protocol]);
-        let change = u32::from(!hops_and_protocol) + u32::from(fewer);
-        let checksum = crate::checksum::replace(checksum, change);
-        packet.store(offset, &[fewer, checksum])
-    } else {
-        let offset = headers.network + V6_HOP_LIMIT - 1;
-        let [next, hops]: [u8; 2] = packet.load_near(offset)?;
-        packet.store_v6(offset, &[next, hops.checked_sub(1)?])
-    }
+    let decision = judge(packet, tables, receiver, work);
+    let decision = super::carry_out(packet, work, decision);
+    take_hop_of(packet, work, decision)
 }
 
 /// Does forwarding end a packet here? Its sender is to be told, which the node's IP layer does.

@@ -5,7 +5,8 @@
 //! back.
 
 use super::{
-    Decision, Glance, Step, Workspace, flow, follow, open, refuse_without_port, towards_pod,
+    Decision, Glance, Step, Workspace, covers, flow, follow, open, refuse_without_port, shortcut,
+    towards_pod,
 };
 use crate::{
     conntrack,
@@ -29,13 +30,39 @@ pub fn from_pod<P: Packet, T: Tables>(
     interface: u32,
     work: &mut Workspace,
 ) -> Decision {
+    match from_pod_at_once(packet, tables, interface, work) {
+        Some(decision) => decision,
+        None => from_pod_at_length(packet, tables, work),
+    }
+}
+
+/// [`from_pod`] of nearly all packets: those of which all was asked before. `None`: it takes more,
+/// and nothing has happened.
+#[inline(always)]
+pub fn from_pod_at_once<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    interface: u32,
+    work: &mut Workspace,
+) -> Option<Decision> {
     let (way, sender) = (Direction::EGRESS, Sender::Other);
     policy::begin(tables, &mut work.case, interface, way, sender);
     work.glance = Glance::NONE;
-    if is_vetted_datagram(tables, work) {
-        return Decision::TRANSLATE;
+    work.receiver = 0;
+    if let Some(decision) = shortcut::find(packet, tables, work) {
+        return Some(decision);
     }
-    policy::enter(tables, &mut work.case, sender);
+    is_of_vetted_flow(tables, work).then_some(Decision::TRANSLATE)
+}
+
+/// The rest of [`from_pod`].
+#[inline(always)]
+pub fn from_pod_at_length<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &mut Workspace,
+) -> Decision {
+    policy::enter(tables, &mut work.case, Sender::Other);
     if work.case.is_refused() {
         return refuse_unknown(work);
     }
@@ -69,17 +96,34 @@ pub fn to_pod<P: Packet, T: Tables>(
     sender: Sender,
     work: &mut Workspace,
 ) -> Decision {
-    policy::begin(
-        tables,
-        &mut work.case,
-        interface,
-        Direction::INGRESS,
-        sender,
-    );
-    work.glance = Glance::NONE;
-    if is_vetted_datagram(tables, work) {
-        return Decision::TRANSLATE;
+    match to_pod_at_once(tables, interface, sender, work) {
+        Some(decision) => decision,
+        None => to_pod_at_length(packet, tables, sender, work),
     }
+}
+
+/// [`to_pod`], as [`from_pod_at_once`].
+#[inline(always)]
+pub fn to_pod_at_once<T: Tables>(
+    tables: &T,
+    interface: u32,
+    sender: Sender,
+    work: &mut Workspace,
+) -> Option<Decision> {
+    let way = Direction::INGRESS;
+    policy::begin(tables, &mut work.case, interface, way, sender);
+    work.glance = Glance::NONE;
+    is_of_vetted_flow(tables, work).then_some(Decision::TRANSLATE)
+}
+
+/// The rest of [`to_pod`].
+#[inline(always)]
+pub fn to_pod_at_length<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    sender: Sender,
+    work: &mut Workspace,
+) -> Decision {
     policy::enter(tables, &mut work.case, sender);
     if work.case.is_refused() && sender == Sender::Other {
         return refuse_unknown(work);
@@ -95,17 +139,27 @@ pub fn to_pod<P: Packet, T: Tables>(
     }
 }
 
-/// Is this a datagram of a flow that was vetted here? Then one lookup has told all.
-///
-/// Not asked of TCP first: most of that is translated at the socket and has no flow, and what is
-/// known of its connection tells as much.
+/// Is this a packet of a flow that was vetted here? Then one lookup has told all.
 #[inline(always)]
-fn is_vetted_datagram<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
-    if !matches!(work.headers.kind(), Transport::Udp) {
+fn is_of_vetted_flow<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
+    if !is_likely_of_flow(tables, work) {
         return false;
     }
-    flow::glance(tables, work);
+    if work.glance == Glance::NONE {
+        flow::glance(tables, work);
+    }
     is_vetted(work)
+}
+
+/// Is its flow to be looked for first? Most of TCP is translated at the socket and has none, and
+/// what is known of its connection tells as much; but not what goes to a service's address.
+#[inline(always)]
+fn is_likely_of_flow<T: Tables>(tables: &T, work: &Workspace) -> bool {
+    match work.headers.kind() {
+        Transport::Udp => true,
+        Transport::Tcp(_) => work.case.is_sent() && covers(tables, work.headers.tuple.dst),
+        _ => false,
+    }
 }
 
 /// Has the packet's flow, which is in `work`, been vetted here, and is nothing to be noted of it?
@@ -270,8 +324,8 @@ fn finish<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
     match work.step {
         Step::PASS => Decision::PASS,
         Step::TRANSLATE => {
-            // Else it would be asked no less: see `is_vetted_datagram`.
-            if work.case.is_judged() || matches!(work.headers.kind(), Transport::Udp) {
+            // Else it would be asked no less.
+            if work.case.is_judged() || is_likely_of_flow(tables, work) {
                 vet(tables, work);
             }
             Decision::TRANSLATE

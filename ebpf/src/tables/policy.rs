@@ -219,12 +219,47 @@ pub struct PodAddr {
 
 /// A pod's interface to which a packet may be handed over, by one of the pod's addresses: the value
 /// of `RECEIVERS`. Written by the agent, of interfaces whose other end is in another network
-/// namespace, and to which the node routes the address.
+/// namespace, and of addresses that no service has; whether the node routes the address there, the
+/// kernel is asked, for each packet that takes no [`Shortcut`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Plain, Zeroable)]
 pub struct Receiver {
     /// The interface on the node's side.
     pub interface: u32,
+}
+
+/// Two pods of this node of which one sends to the other: the key of `SHORTCUTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Plain, Zeroable)]
+pub struct ShortcutKey {
+    /// The sender's address.
+    pub src: Addr,
+    /// The receiver's own.
+    pub dst: Addr,
+    /// The sender's interface.
+    pub interface: u32,
+    /// Of IPv4 the type of service, by which routes may go. Zero of IPv6.
+    pub traffic_class: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// What was found out of a packet from one pod to another that was handed over: the source is the
+/// sender's, the destination the receiver's, the node routes it there, and neither pod is under
+/// policy. Written by the programs, for packets that follow within a second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Plain, Zeroable)]
+pub struct Shortcut {
+    /// When.
+    pub found: Nanos,
+    /// The receiver's interface.
+    pub receiver: u32,
+    /// The bytes of the IP packet: one that is longer may not fit.
+    pub longest: u32,
+    /// The epoch of the [`Policy`] that was in force before any of it was asked.
+    pub epoch: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
 }
 
 /// What rules say of an address: the number of its class. Addresses that every rule in force treats

@@ -19,7 +19,8 @@ use weir_ebpf::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey,
         Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend, FrontendFlags,
         FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, PortRange, Receiver, RuleKey,
-        Service, ServingKey, Slot, SocketFlow, SocketKey, SourceRange, Tables, Tuple,
+        Service, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, SourceRange,
+        Tables, Tuple,
     },
     verdict::Verdict,
 };
@@ -65,6 +66,8 @@ pub struct World {
     pub pod_addrs: RefCell<BTreeSet<PodAddr>>,
     /// `RECEIVERS`
     pub receivers: RefCell<BTreeMap<Addr, Receiver>>,
+    /// `SHORTCUTS`
+    pub shortcuts: RefCell<BTreeMap<ShortcutKey, Shortcut>>,
     /// `PEERS`
     pub peers: RefCell<BTreeMap<Addr, Class>>,
     /// `RULES`
@@ -95,6 +98,7 @@ struct Asked {
     policy: Policy,
     pods: BTreeMap<u32, Pod>,
     pod_addrs: BTreeSet<PodAddr>,
+    receivers: BTreeMap<Addr, Receiver>,
 }
 
 impl Default for World {
@@ -118,6 +122,7 @@ impl Default for World {
             pods: RefCell::default(),
             pod_addrs: RefCell::default(),
             receivers: RefCell::default(),
+            shortcuts: RefCell::default(),
             peers: RefCell::default(),
             rules: RefCell::default(),
             policy: Cell::default(),
@@ -380,6 +385,7 @@ impl Tables for World {
             policy: self.policy.get(),
             pods: self.pods.borrow().clone(),
             pod_addrs: self.pod_addrs.borrow().clone(),
+            receivers: self.receivers.borrow().clone(),
         };
         if now != *asked {
             self.policy.set(now.policy.in_next_epoch());
@@ -397,6 +403,14 @@ impl Tables for World {
 
     fn receiver(&self, addr: &Addr) -> Option<Receiver> {
         self.receivers.borrow().get(addr).copied()
+    }
+
+    fn shortcut(&self, key: &ShortcutKey) -> Option<Shortcut> {
+        self.shortcuts.borrow().get(key).copied()
+    }
+
+    fn put_shortcut(&self, key: &ShortcutKey, shortcut: &Shortcut) {
+        self.shortcuts.borrow_mut().insert(*key, *shortcut);
     }
 
     fn is_pod_addr(&self, addr: &PodAddr) -> bool {

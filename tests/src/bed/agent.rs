@@ -65,10 +65,12 @@ pub struct Agent {
 impl Agent {
     /// Starts one on each node, and waits until all are ready.
     pub fn start_all(nodes: &[Node], options: &AgentOptions) -> Result<Vec<Self>> {
-        nodes
-            .iter()
-            .map(|node| Self::start(node, options))
-            .collect()
+        let agents = nodes.iter().map(|node| Self::launch(node, options));
+        let mut agents: Vec<Self> = agents.collect::<Result<_>>()?;
+        for agent in &mut agents {
+            agent.wait_ready()?;
+        }
+        Ok(agents)
     }
 
     /// Starts `weir agent` on a node and waits until it is ready.

@@ -9,6 +9,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State};
 use netlink_packet_route::route::{RouteAttribute, RouteIpTunnel, RouteMetric, RouteScope};
+use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::tc::TcAttribute;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, LinkVxlan,
@@ -307,6 +308,22 @@ impl Links {
             .execute()
             .await
             .with_context(|| format!("route {addr}/{prefix} through {link}"))
+    }
+
+    /// Adds a rule for routes.
+    pub async fn add_rule(&self, rule: RuleMessage) -> Result<()> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = rule.clone();
+        request
+            .execute()
+            .await
+            .with_context(|| format!("add the rule {rule:?}"))
+    }
+
+    /// Removes a rule for routes.
+    pub async fn remove_rule(&self, rule: RuleMessage) -> Result<()> {
+        let what = format!("remove the rule {rule:?}");
+        self.handle.rule().del(rule).execute().await.context(what)
     }
 
     /// Tells a link the hardware address of a neighbour, for good.

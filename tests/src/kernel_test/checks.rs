@@ -73,6 +73,12 @@ fn programs_are_held(world: &mut World, kernel: &Kernel) -> Result<()> {
             "clsact is not at all of them"
         );
     }
+    let status = node.status(Path::new(WEIR))?;
+    for name in ["from_network_l3", "to_network_l3"] {
+        let programs = status["programs"].as_array();
+        let is_there = programs.is_some_and(|all| all.iter().any(|one| one["name"] == name));
+        ensure!(is_there, "{name} is not loaded: {status}");
+    }
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! A node with two pods, its agent, five services, and a host on a VLAN of the node's.
+//! A node with two pods, its agent, five services, a host on a VLAN of the node's, and a link without
+//! link headers that leads nowhere: the verifier has to take its programs, too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -8,6 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::sctp;
+use crate::bed::between::TUNNEL;
 use crate::bed::manifests::{self, Endpoint, Manifests, ServicePort};
 use crate::bed::marker::Marker;
 use crate::bed::namespace::Namespace;
@@ -26,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(150);
 const SERVICE_PORT: u16 = 80;
 /// Where pods serve: another port, so that its translation shows.
 const TARGET_PORT: u16 = 8080;
+
+/// Less than any link's.
+const TUNNEL_MTU: u32 = 1_400;
 
 /// A service, by the last part of its cluster IPs.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +135,8 @@ impl World {
             pod.serve_at(TARGET_PORT)?;
         }
         let neighbour = Neighbour::start(bed.node(0))?;
+        let node = bed.node(0).namespace();
+        node.run(async |links| links.add_tunnel(TUNNEL, TUNNEL_MTU).await)?;
         let sctp = SctpServers::start(server.namespace(), |family| server.addr(family))?;
         let away = |family| Network::Tagged.host(family);
         let sctp_away = SctpServers::start(neighbour.namespace(), away)?;

@@ -2,7 +2,9 @@
 //!
 //! Packets take one of two ways through the node. On the long one each hook sees its packets for
 //! itself; on the short one what is handed over to a pod is, when the test brings it to that pod's
-//! interface, delivered there by what hands it over. What comes of it must be the same.
+//! interface, delivered there by what hands it over. What comes of it must be the same. A packet
+//! that takes a shortcut is done with where it was sent; the test sees it as if it went on from
+//! there.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,8 +15,8 @@ use weir_agent::maps::{Contents, Plan};
 use weir_ebpf::addr::Port;
 use weir_ebpf::buffer::Buffer;
 use weir_ebpf::conntrack::SECOND;
-use weir_ebpf::datapath::hand_over::{self, Entry};
-use weir_ebpf::datapath::{self, At, Decision as Decided, Workspace};
+use weir_ebpf::datapath::hand_over::{self, Entry, Told};
+use weir_ebpf::datapath::{self, At, Decision as Decided, Workspace, shortcut};
 use weir_ebpf::event::Event;
 use weir_ebpf::packet::{self, Headers, Packet as _, PacketMut as _};
 use weir_ebpf::socket::{self, Caller, Decision, Peer};
@@ -29,9 +31,28 @@ use super::runner::{Called, Executor, Sent, SocketCall};
 pub struct Memory {
     tables: MemoryTables,
     way: Way,
-    /// What was handed over last: to which interface, and as what it left.
-    handed_over: Option<(u32, Vec<u8>)>,
+    handed_over: Option<HandedOver>,
     deliveries: usize,
+    shortcuts: usize,
+}
+
+/// What was handed over last.
+#[derive(Debug)]
+struct HandedOver {
+    /// The interface that it goes to.
+    receiver: u32,
+    /// As what it left.
+    left: Vec<u8>,
+    what: What,
+}
+
+/// What is left to be done with it.
+#[derive(Debug)]
+enum What {
+    /// Everything at its receiver's interface.
+    Deliver { from: u32, told: Told },
+    /// Nothing: it has taken a shortcut, as this.
+    Done(Verdict, Box<Buffer>),
 }
 
 /// Which way packets take from one hook to the next.
@@ -55,6 +76,7 @@ impl Memory {
             way: Way::Long,
             handed_over: None,
             deliveries: 0,
+            shortcuts: 0,
         }
     }
 
@@ -70,6 +92,12 @@ impl Memory {
         self.deliveries
     }
 
+    /// How many packets took a shortcut.
+    #[must_use]
+    pub const fn shortcuts(&self) -> usize {
+        self.shortcuts
+    }
+
     /// The tables.
     #[must_use]
     pub const fn tables(&self) -> &MemoryTables {
@@ -79,26 +107,53 @@ impl Memory {
 
 impl Memory {
     /// A packet meets the program at a hook.
-    fn cross(&mut self, packet: &mut Buffer, at: At) -> Verdict {
+    fn cross(&mut self, packet: &mut Buffer, at: At) -> Result<Verdict> {
+        let before = packet.clone();
         let (verdict, work) = datapath::run(packet, &self.tables, at);
-        let passes = match verdict {
-            Verdict::Pass => Some(Decided::PASS),
-            Verdict::Translate => Some(Decided::TRANSLATE),
-            Verdict::PassFragment | Verdict::Reject(_) | Verdict::Drop(_) => None,
+        let decision = match verdict {
+            Verdict::Pass => Decided::PASS,
+            Verdict::Translate => Decided::TRANSLATE,
+            Verdict::PassFragment | Verdict::Reject(_) | Verdict::Drop(_) => return Ok(verdict),
         };
-        if self.way == Way::Short
-            && let (Some(decision), Some(entry)) = (passes, Entry::of(at.hook))
+        if at.hook == Hook::FromPod && work.receiver != 0 {
+            anyhow::ensure!(self.way == Way::Short, "nothing was to be handed over");
+            self.shortcuts += 1;
+            give_hop_back(packet, &work.headers)?;
+            let there = shortcut::decision_there(&work, decision).verdict();
+            let done = Box::new(packet.clone());
+            if decision == Decided::PASS {
+                *packet = before;
+            }
+            self.handed_over = Some(HandedOver {
+                receiver: work.receiver,
+                left: packet.bytes().to_vec(),
+                what: What::Done(there, done),
+            });
+        } else if self.way == Way::Short
+            && let Some(entry) = Entry::of(at.hook)
             && !hand_over::is_last_hop(packet, &work.headers)
         {
             let receiver = hand_over::receiver(&self.tables, &work, decision, entry, at.interface);
-            self.handed_over = receiver.map(|to| (to, packet.bytes().to_vec()));
+            self.handed_over = receiver.map(|receiver| HandedOver {
+                receiver,
+                left: packet.bytes().to_vec(),
+                what: What::Deliver {
+                    from: at.interface,
+                    told: Told::of(&work, entry),
+                },
+            });
         }
-        verdict
+        Ok(verdict)
     }
 
     /// A packet is handed over to a pod, and gets the hop back that this took, as tests compare
     /// what arrives with what was sent.
-    fn deliver(&mut self, packet: &mut Buffer, receiver: u32) -> Result<Verdict> {
+    fn deliver(
+        &mut self,
+        packet: &mut Buffer,
+        receiver: u32,
+        (from, told): (u32, Told),
+    ) -> Result<Verdict> {
         let mut work = Workspace::new();
         let parsed = packet::parse_into(packet, &mut work.headers);
         anyhow::ensure!(parsed.is_ok(), "what was handed over cannot be read");
@@ -106,6 +161,9 @@ impl Memory {
         datapath::report(&self.tables, Hook::ToPod, &mut work, decision);
         self.deliveries += 1;
         if !decision.is_dropped() {
+            if let Some(epoch) = told.free_epoch() {
+                shortcut::remember(packet, &self.tables, &mut work, from, receiver, epoch);
+            }
             give_hop_back(packet, &work.headers)?;
         }
         Ok(decision.verdict())
@@ -139,15 +197,24 @@ impl Executor for Memory {
         let mut buffer: Buffer = Buffer::new(frame).context("the frame is too long")?;
         anyhow::ensure!(at.hook != Hook::Socket, "no packet is seen at a socket");
         let verdict = match self.handed_over.take() {
-            Some((receiver, left)) if at.hook == Hook::ToPod && left == frame => {
+            Some(handed_over) if at.hook == Hook::ToPod && handed_over.left == frame => {
+                let receiver = handed_over.receiver;
                 anyhow::ensure!(
                     receiver == at.interface,
                     "handed over to {receiver}, and led to {}",
                     at.interface
                 );
-                self.deliver(&mut buffer, receiver)?
+                match handed_over.what {
+                    What::Deliver { from, told } => {
+                        self.deliver(&mut buffer, receiver, (from, told))?
+                    }
+                    What::Done(verdict, done) => {
+                        buffer = *done;
+                        verdict
+                    }
+                }
             }
-            _ => self.cross(&mut buffer, at),
+            _ => self.cross(&mut buffer, at)?,
         };
         Ok(Sent {
             verdict,

@@ -1,8 +1,8 @@
 //! The executor in the kernel: one packet at a time through the loaded programs, by
 //! `BPF_PROG_TEST_RUN`. Needs root.
 //!
-//! Maps are created for each executor and pinned nowhere. Programs at socket calls cannot be run
-//! this way. The kernel's clock can neither be advanced nor stopped: flows are made older instead,
+//! Maps are created for each executor and pinned nowhere; programs are loaded when they are run for
+//! the first time. Programs at socket calls cannot be run this way. The kernel's clock can neither be advanced nor stopped: flows are made older instead,
 //! and younger where a busy machine kept the test waiting.
 
 use std::collections::BTreeMap;
@@ -15,14 +15,15 @@ use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
+use weir_agent::maps::diff::diff;
 use weir_agent::maps::kernel::KernelTables;
-use weir_agent::maps::{Contents, Plan};
+use weir_agent::maps::{Contents, Plan, Write};
 use weir_ebpf::conntrack::SECOND;
 use weir_ebpf::datapath::At;
 use weir_ebpf::event::Event;
 use weir_ebpf::tables::{
-    Affinity, AffinityKey, Connection, ConnectionKey, Flow, Fragment, FragmentKey, Nanos, Tuple,
-    name,
+    Affinity, AffinityKey, Connection, ConnectionKey, Flow, Fragment, FragmentKey, Nanos, Policy,
+    Shortcut, ShortcutKey, Tuple, name,
 };
 use weir_ebpf::verdict::{self, Hook, Verdict};
 
@@ -35,9 +36,9 @@ pub const OBJECT: &str = "WEIR_EBPF_OBJECT";
 
 /// Instructions the verifier may look at in one program: a budget to watch. The limit of the
 /// kernel is a million; older kernels need more for the same program than newer ones.
-pub const INSTRUCTION_BUDGET: u32 = 210_000;
+pub const INSTRUCTION_BUDGET: u32 = 110_000;
 
-/// The hooks, in the order in which their programs are loaded.
+/// The hooks.
 pub const HOOKS: [Hook; 4] = [
     Hook::FromPod,
     Hook::ToPod,
@@ -101,6 +102,7 @@ pub struct Program {
     fragments: Memory<{ size_of::<FragmentKey>() }, { size_of::<Fragment>() }>,
     affinity: Memory<{ size_of::<AffinityKey>() }, { size_of::<Affinity>() }>,
     connections: Memory<{ size_of::<ConnectionKey>() }, { size_of::<Connection>() }>,
+    shortcuts: Memory<{ size_of::<ShortcutKey>() }, { size_of::<Shortcut>() }>,
     /// When the kernel's clock and the executor's, which stands still, were last brought together.
     together: Nanos,
     events: RingBuf<MapData>,
@@ -109,10 +111,10 @@ pub struct Program {
 }
 
 impl Program {
-    /// Loads the programs with maps of their own.
+    /// Prepares the programs, with maps of their own.
     ///
     /// # Errors
-    /// [`OBJECT`] is not set, or the kernel refuses the programs.
+    /// [`OBJECT`] is not set, or the kernel refuses the maps.
     pub fn load() -> Result<Self> {
         let path = object_path()?;
         let mut loader = EbpfLoader::new();
@@ -123,14 +125,9 @@ impl Program {
         for (map, entries) in CAPACITIES {
             loader.map_max_entries(map, entries);
         }
-        let mut object = loader
+        let object = loader
             .load_file(&path)
             .with_context(|| format!("load {}", path.display()))?;
-        for hook in HOOKS {
-            classifier(&mut object, hook)?
-                .load()
-                .with_context(|| format!("load the program {}", hook.name()))?;
-        }
         let tables = KernelTables::from_maps(|name| map(&object, name))?;
         let flows = Memory::open(&object, name::FLOWS, offset_of!(Flow, last_seen))?;
         let fragments = Memory::open(&object, name::FRAGMENTS, offset_of!(Fragment, first_seen))?;
@@ -140,6 +137,7 @@ impl Program {
             name::CONNECTIONS,
             offset_of!(Connection, last_seen),
         )?;
+        let shortcuts = Memory::open(&object, name::SHORTCUTS, offset_of!(Shortcut, found))?;
         let events = Map::RingBuf(map(&object, name::EVENTS)?).try_into()?;
         Ok(Self {
             object,
@@ -149,10 +147,35 @@ impl Program {
             fragments,
             affinity,
             connections,
+            shortcuts,
             together: now()?,
             events,
             told: Vec::new(),
         })
+    }
+
+    /// Empties every table and forgets what was told: what comes next finds them as they were made.
+    ///
+    /// # Errors
+    /// The kernel refuses a write, or a table holds something all the same.
+    pub fn empty(&mut self) -> Result<()> {
+        let mut plan = diff(&Contents::default(), &self.contents);
+        // Which the difference only ever raises.
+        plan.0.push(Write::PutPolicy(Policy::default()));
+        self.apply(&plan)?;
+        ensure!(
+            self.contents == Contents::default(),
+            "after {plan:?} the tables hold {:?}",
+            self.contents
+        );
+        self.flows.clear()?;
+        self.fragments.clear()?;
+        self.affinity.clear()?;
+        self.connections.clear()?;
+        self.shortcuts.clear()?;
+        while self.events.next().is_some() {}
+        self.told.clear();
+        Ok(())
     }
 
     /// Instructions that the verifier looks at, by program: of all programs of the object, those
@@ -164,17 +187,12 @@ impl Program {
         self.object
             .programs_mut()
             .map(|(name, program)| {
-                let loaded = match program {
+                let result = match program {
                     aya::programs::Program::CgroupSockAddr(program) => program.load(),
                     aya::programs::Program::SchedClassifier(program) => program.load(),
                     _ => Ok(()),
                 };
-                match loaded {
-                    Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-                    Err(error) => {
-                        return Err(error).with_context(|| format!("load the program {name}"));
-                    }
-                }
+                is_loaded(name, result)?;
                 let count = program
                     .info()?
                     .verified_instruction_count()
@@ -192,7 +210,7 @@ impl Program {
         HOOKS
             .into_iter()
             .map(|hook| {
-                let info = classifier(&mut self.object, hook)?.info()?;
+                let info = loaded(&mut self.object, hook)?.info()?;
                 let bytes = info.size_translated().context("the kernel tells sizes")?;
                 Ok((hook.name().to_owned(), bytes / BYTES_OF_AN_INSTRUCTION))
             })
@@ -211,7 +229,7 @@ impl Program {
     fn run(&mut self, at: At, frame: &[u8], repeat: u32) -> Result<Ran> {
         let hook = at.hook;
         let mut output = vec![0; frame.len() + ROOM];
-        let program = classifier(&mut self.object, hook)?;
+        let program = loaded(&mut self.object, hook)?;
         let context = context(at);
         let options = TestRunOptions {
             data_in: Some(frame),
@@ -364,11 +382,23 @@ pub fn object_path() -> Result<PathBuf> {
         .with_context(|| format!("set {OBJECT} to the object that `cargo xtask build-ebpf` makes"))
 }
 
-fn classifier(object: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+/// The program of a hook.
+fn loaded(object: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+    let name = hook.name();
     let program = object
-        .program_mut(hook.name())
-        .with_context(|| format!("the object has no program {}", hook.name()))?;
-    Ok(program.try_into()?)
+        .program_mut(name)
+        .with_context(|| format!("the object has no program {name}"))?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    is_loaded(name, program.load())?;
+    Ok(program)
+}
+
+/// It is, by now or before.
+fn is_loaded(name: &str, result: Result<(), ProgramError>) -> Result<()> {
+    match result {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("load the program {name}")),
+    }
 }
 
 /// The map of this name, by a descriptor of its own.
@@ -400,6 +430,14 @@ impl<const KEY: usize, const VALUE: usize> Memory<KEY, VALUE> {
     fn open(object: &Ebpf, name: &str, time: usize) -> Result<Self> {
         let map = Map::LruHashMap(map(object, name)?).try_into()?;
         Ok(Self { map, time })
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        let keys: Vec<_> = self.map.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            self.map.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// What was noted longer ago is to the programs as if that time had passed.

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use serde_json::{Value, json};
 use weir_tests::bed::manifests::{self, Endpoint, ServicePort};
 use weir_tests::bed::wait::wait_for;
@@ -64,6 +66,7 @@ fn go_through(world: &mut World) -> Result<()> {
     }
 
     policies_hold(world)?;
+    routes_hold(world)?;
     firewall_ends_it(world)
 }
 
@@ -169,6 +172,61 @@ kind: NetworkPolicy
 metadata: {name: nobody, namespace: shop}
 spec: {podSelector: {matchLabels: {app: near}}, policyTypes: [Ingress]}
 "#;
+
+/// Where the node's routes no longer lead to a pod, what was found out before leads there for a
+/// second at most; and a rule for routes by port closes the way past.
+fn routes_hold(world: &mut World) -> Result<()> {
+    let to = SocketAddr::from((world.near.addr(Family::V4), TARGET_PORT));
+    world.client.tcp_ask(to).context("with the route")?;
+    let unreachable = rule(
+        RuleAction::Unreachable,
+        &[RuleAttribute::Destination(to.ip())],
+    );
+    let node = world.bed.node(0).namespace().clone();
+    node.run(async |links| links.add_rule(unreachable.clone()).await)?;
+    wait_for(
+        || format!("{to} to be out of reach"),
+        PATIENCE,
+        || Ok(world.client.tcp_ask(to).is_err()),
+    )?;
+    node.run(async |links| links.remove_rule(unreachable.clone()).await)?;
+    wait_for(
+        || format!("an answer at {to}"),
+        PATIENCE,
+        || Ok(world.client.tcp_ask(to).is_ok()),
+    )?;
+
+    let by_port = rule(
+        RuleAction::Unreachable,
+        &[RuleAttribute::DestinationPortRange(RulePortRange {
+            start: 9,
+            end: 9,
+        })],
+    );
+    node.run(async |links| links.add_rule(by_port.clone()).await)?;
+    wait_status(&mut world.agents[0], "the fast path to be off", |status| {
+        let reason = status["fastPath"]["reason"].as_str().unwrap_or_default();
+        reason.contains("for routes goes by protocol or port")
+    })?;
+    node.run(async |links| links.remove_rule(by_port.clone()).await)?;
+    wait_status(&mut world.agents[0], "the fast path to be on", |status| {
+        status["fastPath"]["isOn"] == true
+    })
+}
+
+/// A rule for routes of IPv4, before the usual ones.
+fn rule(action: RuleAction, attributes: &[RuleAttribute]) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = AddressFamily::Inet;
+    rule.header.action = action;
+    let has_destination = |it: &RuleAttribute| matches!(it, RuleAttribute::Destination(_));
+    if attributes.iter().any(has_destination) {
+        rule.header.dst_len = 32;
+    }
+    rule.attributes = vec![RuleAttribute::Priority(50)];
+    rule.attributes.extend_from_slice(attributes);
+    rule
+}
 
 /// A rule of the node for what it forwards closes the way past, and holds; without it the way is
 /// open again.

@@ -4,6 +4,7 @@
 //! `WEIR_KILLS` and `WEIR_UPGRADES` make the long test longer: 12 and 3 by default.
 
 mod load;
+mod meddling;
 mod pins;
 
 use std::path::PathBuf;

@@ -8,13 +8,14 @@ use weir_tests::bed::Family;
 use weir_tests::testpod::client::{TIMEOUT, TestPod};
 use weir_tests::testpod::protocol::Failure;
 
-use crate::world::{EMPTY, MIRROR, WEB, World, in_both_wirings};
+use crate::world::{EMPTY, MIRROR, WEB, World, one_after_the_other_in_both_wirings};
 
-in_both_wirings!(
+// What looks for connections to a service comes before what leaves some behind.
+one_after_the_other_in_both_wirings!(
+    only_tcp_outside_the_cgroup_is_translated_packet_by_packet,
     udp_of_a_pod_is_answered_by_the_service,
     udp_of_a_pod_to_a_service_without_endpoints_is_refused,
     a_pod_reaches_itself_by_udp,
-    only_tcp_outside_the_cgroup_is_translated_packet_by_packet,
     tcp_outside_the_cgroup_reaches_both_backends_nobody_and_itself,
     a_large_transfer_arrives_whole_through_the_packet_path,
     datagrams_without_a_checksum_arrive,

@@ -7,9 +7,9 @@ use weir_tests::bed::Family;
 use weir_tests::testpod::client::TestPod;
 use weir_tests::testpod::protocol::Failure;
 
-use crate::world::{EMPTY, MIRROR, WEB, World, in_both_wirings};
+use crate::world::{EMPTY, MIRROR, WEB, World, one_after_the_other_in_both_wirings};
 
-in_both_wirings!(
+one_after_the_other_in_both_wirings!(
     tcp_of_a_pod_reaches_both_backends_and_names_the_service,
     tcp_of_the_node_reaches_both_backends_and_names_the_service,
     udp_of_the_node_is_answered_by_the_service,

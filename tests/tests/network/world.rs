@@ -94,6 +94,9 @@ pub struct World {
     pub bed: Bed,
 }
 
+/// What is tried in a running world, with its name.
+pub type Named = (&'static str, fn(&mut World) -> Result<()>);
+
 /// The binary to test.
 pub fn weir() -> Result<PathBuf> {
     let path = std::env::var_os("WEIR_BINARY")
@@ -202,6 +205,16 @@ impl World {
         Ok(())
     }
 
+    /// Tries these one after the other, with both backends of [`WEB`] each.
+    pub fn play(mut self, all: &[Named]) -> Result<()> {
+        for (name, play) in all {
+            let played = self.set_backends(&["near", "far"]);
+            let played = played.and_then(|()| play(&mut self));
+            self.explain(played).with_context(|| (*name).to_owned())?;
+        }
+        Ok(())
+    }
+
     /// What to show when a test fails: both agents' last words.
     pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| {
@@ -260,3 +273,24 @@ macro_rules! in_both_wirings {
     )+};
 }
 pub(crate) use in_both_wirings;
+
+/// Makes a test in each wiring of functions of a running world that leave it as they find it but for
+/// the backends of [`WEB`], which are both again for the next.
+macro_rules! one_after_the_other_in_both_wirings {
+    ($($name:ident),+ $(,)?) => {
+        const ALL: &[crate::world::Named] = &[$((stringify!($name), $name)),+];
+
+        #[test]
+        #[ignore = "needs root: cargo xtask test network"]
+        fn routed() -> Result<()> {
+            World::start(weir_tests::bed::Wiring::Routed)?.play(ALL)
+        }
+
+        #[test]
+        #[ignore = "needs root: cargo xtask test network"]
+        fn bridged() -> Result<()> {
+            World::start(weir_tests::bed::Wiring::Bridged)?.play(ALL)
+        }
+    };
+}
+pub(crate) use one_after_the_other_in_both_wirings;

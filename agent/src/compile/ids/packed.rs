@@ -1,7 +1,10 @@
 //! Names of sets of endpoints, as short as they are.
 //!
 //! The tables hold a name in a form of fixed length, most of which is padding. Whoever keeps as
-//! many names as there are service ports, only to look something up by them, keeps them like this.
+//! many names as there are service ports, only to look something up by them, keeps them like this,
+//! and looks for one without keeping it.
+
+use std::borrow::Borrow;
 
 use weir_ebpf::tables::ServiceName;
 
@@ -11,21 +14,54 @@ const TEXT: usize = 64;
 const TEXTS: usize = 3 * TEXT;
 
 /// A [`ServiceName`] without the padding of its texts: before each stands how long it is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PackedName(Box<[u8]>);
 
-impl From<&ServiceName> for PackedName {
+/// The same of a name that is only looked for: it takes no memory of its own.
+pub(super) struct Sought {
+    bytes: [u8; 3 + size_of::<ServiceName>()],
+    length: usize,
+}
+
+impl From<&ServiceName> for Sought {
     fn from(name: &ServiceName) -> Self {
         let (texts, rest) = bytemuck::bytes_of(name).split_at(TEXTS);
-        let mut packed = Vec::with_capacity(size_of::<ServiceName>());
+        let mut sought = Self {
+            bytes: [0; 3 + size_of::<ServiceName>()],
+            length: 0,
+        };
         for text in texts.chunks(TEXT) {
             let end = text.iter().rposition(|byte| *byte != 0);
             let text = &text[..end.map_or(0, |last| last + 1)];
-            packed.push(u8::try_from(text.len()).expect("a text has 64 bytes at most"));
-            packed.extend_from_slice(text);
+            sought.push(&[u8::try_from(text.len()).expect("a text has 64 bytes at most")]);
+            sought.push(text);
         }
-        packed.extend_from_slice(rest);
-        Self(packed.into())
+        sought.push(rest);
+        sought
+    }
+}
+
+impl Sought {
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..][..bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// What a [`PackedName`] of it is found by.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Borrow<[u8]> for PackedName {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&ServiceName> for PackedName {
+    fn from(name: &ServiceName) -> Self {
+        Self(Sought::from(name).key().into())
     }
 }
 

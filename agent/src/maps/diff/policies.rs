@@ -76,6 +76,7 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
     let receivers = differences(&desired.receivers, &actual.receivers);
     let gone = receivers.filter(|(_, _, old)| old.is_some());
     plan.extend(gone.map(|(addr, ..)| Write::RemoveReceiver(*addr)));
+    let loses_receivers = !plan.is_empty();
     let new = desired.pod_addrs.difference(&actual.pod_addrs);
     plan.extend(new.map(|addr| Write::PutPodAddr(*addr)));
     let put = rules.put.iter();
@@ -132,7 +133,10 @@ fn steps(desired: &Contents, actual: &Contents) -> Vec<Write> {
     let gone = actual.pod_addrs.difference(&desired.pod_addrs);
     plan.extend(gone.map(|addr| Write::RemovePodAddr(*addr)));
     let loses_addrs = !actual.pod_addrs.is_subset(&desired.pod_addrs);
-    if loses_addrs || pods_are_asked_otherwise(desired, actual, is_judged_otherwise) {
+    if loses_addrs
+        || loses_receivers
+        || pods_are_asked_otherwise(desired, actual, is_judged_otherwise)
+    {
         plan.push(Write::PutPolicy(policy.in_next_epoch()));
     }
     let receivers = differences(&desired.receivers, &actual.receivers);

@@ -3,7 +3,8 @@
 //!
 //! Batches exist since Linux 5.6. Every access of the agent to its hash tables and arrays goes
 //! through them, a single entry being a batch of one. Longest-prefix tables have batches only
-//! since Linux 5.13, and are small: theirs go one by one, on every kernel.
+//! since Linux 5.13: they are written one by one, on every kernel, and read in batches where that can
+//! be, since all of them are read again and again.
 //!
 //! Callers promise that `K` and `V` are the map's key and value: the kernel copies as many bytes
 //! as the *map* says. [`pins`](crate::maps::pins) compares both before a table is opened.
@@ -27,6 +28,14 @@ const MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// `BPF_F_RDONLY`: what the descriptor may do, not what the map is.
 const READ_ONLY: u32 = 1 << 3;
+
+/// `ENOTSUPP`, which is the kernel's own.
+const NOT_SUPPORTED: i32 = 524;
+
+/// Does the kernel have no batches for such a map?
+pub(super) fn has_no_batches(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(NOT_SUPPORTED)
+}
 
 /// `struct { … } batch` of `union bpf_attr`.
 #[repr(C)]
@@ -251,28 +260,41 @@ pub struct Entries<'map, K, V> {
     place: [u64; 8],
     begun: bool,
     ended: bool,
+    /// How many more are wanted.
+    left: usize,
     keys: Vec<K>,
     values: Vec<V>,
     /// Which of the fetched ones come next.
     next: std::ops::Range<usize>,
 }
 
-/// How many entries a call asks for at first.
-const CHUNK: usize = 1024;
+/// How many bytes a call asks for at first. The kernel copies bucket by bucket, so that more entries
+/// in a call make none of them cheaper; what fits here comes from the allocator's own memory, not
+/// from fresh pages, and stays in the processor's cache until it has been looked at.
+const CHUNK: usize = 32 * 1024;
+/// No fewer entries than this, however large they are: a bucket is to fit.
+const FEWEST: usize = 64;
 
 impl<'map, K: Pod, V: Pod> Entries<'map, K, V> {
     pub(super) fn new(map: BorrowedFd<'map>) -> Self {
+        Self::first(map, usize::MAX)
+    }
+
+    /// Only the first so many of an array: of a hash table the kernel gives whole buckets.
+    pub(super) fn first(map: BorrowedFd<'map>, count: usize) -> Self {
         assert!(
             size_of::<K>() <= size_of::<[u64; 8]>(),
             "the kernel may keep a key as its place"
         );
+        let room = (CHUNK / (size_of::<K>() + size_of::<V>())).max(FEWEST);
         Self {
             map,
             place: [0; 8],
             begun: false,
-            ended: false,
-            keys: vec![K::zeroed(); CHUNK],
-            values: vec![V::zeroed(); CHUNK],
+            ended: count == 0,
+            left: count,
+            keys: vec![K::zeroed(); room],
+            values: vec![V::zeroed(); room],
             next: 0..0,
         }
     }
@@ -288,7 +310,7 @@ impl<'map, K: Pod, V: Pod> Entries<'map, K, V> {
             out_batch: after.as_mut_ptr().addr() as u64,
             keys: self.keys.as_mut_ptr().addr() as u64,
             values: self.values.as_mut_ptr().addr() as u64,
-            count: u32::try_from(self.keys.len()).unwrap_or(u32::MAX),
+            count: u32::try_from(self.keys.len().min(self.left)).unwrap_or(u32::MAX),
             map_fd: descriptor(self.map),
             ..Batch::default()
         };
@@ -311,7 +333,10 @@ impl<'map, K: Pod, V: Pod> Entries<'map, K, V> {
                 return Err(error);
             }
         }
-        self.next = 0..(batch.count as usize).min(self.keys.len());
+        let count = (batch.count as usize).min(self.keys.len());
+        self.next = 0..count;
+        self.left = self.left.saturating_sub(count);
+        self.ended |= self.left == 0;
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ pub(super) const PREDECESSOR: Predecessor = Predecessor {
 };
 
 /// What numbers, slots and revisions are in.
-fn contents(pins: &Pins) -> Result<Contents> {
+pub(super) fn contents(pins: &Pins) -> Result<Contents> {
     let services: Vec<(u32, Service)> = read_alone(pins, name::SERVICES)?;
     let serving: Vec<(ServingKey, Present)> = read_alone(pins, name::SERVING)?;
     let services = services.into_iter();

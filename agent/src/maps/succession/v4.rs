@@ -10,11 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use bytemuck::{Pod, Zeroable};
 use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::{
-    Pod as PodEntry, PodAddr, PodState, Present, Service, ServingKey, Slots, name,
-};
+use weir_ebpf::tables::{Pod as PodEntry, PodAddr, PodState, Present, Slots, name};
 
-use super::Predecessor;
+use super::{Predecessor, v3};
 use crate::maps::Contents;
 use crate::maps::kernel::{read_alone, read_older, read_prefixes};
 use crate::maps::pins::Pins;
@@ -65,20 +63,11 @@ impl From<Older> for PodEntry {
 }
 
 fn contents(pins: &Pins) -> Result<Contents> {
-    let services: Vec<(u32, Service)> = read_alone(pins, name::SERVICES)?;
-    let serving: BTreeMap<ServingKey, Present> = read_alone(pins, name::SERVING)?;
     let node_port_addrs: BTreeMap<Addr, Present> = read_alone(pins, name::NODE_PORT_ADDRS)?;
     let pod_addrs: BTreeMap<PodAddr, Present> = read_alone(pins, name::POD_ADDRS)?;
     let pods: Vec<(u32, Older)> = read_older(pins, name::PODS)?;
     Ok(Contents {
         frontends: read_alone(pins, name::FRONTENDS)?,
-        services: services
-            .into_iter()
-            .filter(|(_, service)| *service != Service::default())
-            .collect(),
-        backends: read_alone(pins, name::BACKENDS)?,
-        serving: keys(serving),
-        service_names: read_alone(pins, name::SERVICE_NAMES)?,
         node_port_addrs: keys(node_port_addrs),
         source_ranges: keys(read_prefixes::<_, Present>(pins, name::SOURCE_RANGES)?),
         service_cidrs: keys(read_prefixes::<_, Present>(pins, name::SERVICE_CIDRS)?),
@@ -95,6 +84,8 @@ fn contents(pins: &Pins) -> Result<Contents> {
         peer_ranges: read_prefixes(pins, name::PEER_RANGES)?,
         rules: read_prefixes(pins, name::RULES)?,
         policy: only(pins, name::POLICY)?,
+        // What numbers are in has not changed since.
+        ..v3::contents(pins)?
     })
 }
 

@@ -163,10 +163,9 @@ impl KubeProxy {
             Extent::Partial => &self.sync_partial_duration,
         };
         for family in FAMILIES {
-            let family = family.to_string();
             for histogram in [&self.sync_duration, part] {
                 histogram
-                    .with_label_values(&[&family])
+                    .with_label_values(&[family.name()])
                     .observe(took.as_secs_f64());
             }
         }
@@ -178,7 +177,7 @@ impl KubeProxy {
         self.set_pending(Counts::default());
         for (family, latency) in latencies {
             self.network_programming_duration
-                .with_label_values(&[family.to_string()])
+                .with_label_values(&[family.name()])
                 .observe(latency.as_secs_f64());
         }
     }
@@ -188,7 +187,7 @@ impl KubeProxy {
         for (family, count) in NoLocalEndpoints::of(contents, dropping) {
             for (policy, count) in [("internal", count.internal), ("external", count.external)] {
                 self.no_local_endpoints
-                    .with_label_values(&[&family.to_string(), policy])
+                    .with_label_values(&[family.name(), policy])
                     .set(count);
             }
         }
@@ -289,8 +288,9 @@ fn alpha(help: &str) -> String {
 }
 
 fn set_time(gauges: &GaugeVec, time: Timestamp) {
+    let seconds = time.as_second() as f64 + f64::from(time.subsec_nanosecond()) / 1e9;
     for family in FAMILIES {
-        let gauge: Gauge = gauges.with_label_values(&[family.to_string()]);
-        gauge.set(time.as_nanosecond() as f64 / 1e9);
+        let gauge: Gauge = gauges.with_label_values(&[family.name()]);
+        gauge.set(seconds);
     }
 }

@@ -6,7 +6,7 @@
 //! again.
 //!
 //! What is heard at once is told at once, and how often it is listened while changes do not cease to
-//! come is `pace`'s business.
+//! come is the connection's business.
 
 use std::{
     collections::HashSet,
@@ -15,14 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{AsyncBufReadExt as _, StreamExt as _};
+use futures_util::{AsyncBufReadExt as _, FutureExt as _, StreamExt as _};
 use kube::{
     Client,
     api::{ListParams, Request, WatchParams},
 };
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout, timeout_at},
+    task::yield_now,
+    time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -31,7 +32,6 @@ use super::{
     backoff::Backoff,
     fault::Fault,
     merge::News,
-    pace::Pace,
     protocol::{self, Heard, Line, Told},
     resources::Need,
 };
@@ -44,8 +44,6 @@ use crate::{
 const PAGE: u32 = 500;
 /// Lines of a watch that are told together at most.
 const AT_ONCE: usize = 1024;
-/// After a rest: what came meanwhile is there by then.
-const GATHERING: Duration = Duration::from_millis(1);
 /// An answer that has not begun by then does not come.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// A page that is not complete by then never will be.
@@ -225,8 +223,6 @@ impl Follower {
         }
         let mut lines = Box::pin(stream).lines().ready_chunks(AT_ONCE);
         let mut was_told = false;
-        let mut pace = Pace::default();
-        let mut has_rested = false;
         loop {
             let patience = match listing {
                 Some(_) => STREAM_PATIENCE,
@@ -241,25 +237,16 @@ impl Follower {
                 }
             };
             was_told = true;
-            if has_rested {
-                // The connection hands out piece by piece what came while nobody listened.
-                let end = tokio::time::Instant::now() + GATHERING;
-                while told.len() < AT_ONCE
-                    && let Ok(Some(more)) = timeout_at(end, lines.next()).await
-                {
-                    told.extend(more);
+            // The connection hands out what came together piece by piece: whenever one was taken
+            // the next is there once it has had its turn.
+            while told.len() < AT_ONCE {
+                yield_now().await;
+                match lines.next().now_or_never() {
+                    Some(Some(more)) => told.extend(more),
+                    Some(None) | None => break,
                 }
             }
-            let is_listing = listing.is_some();
             self.hear(told, &mut listing).await?;
-            let rest = match is_listing {
-                true => None,
-                false => pace.looked(Instant::now()),
-            };
-            has_rested = rest.is_some();
-            if let Some(rest) = rest {
-                sleep(rest).await;
-            }
         }
         if listing.is_some() {
             return Err(Fault::Cut(
@@ -278,7 +265,10 @@ impl Follower {
         lines: Vec<std::io::Result<String>>,
         listing: &mut Option<Vec<Heard>>,
     ) -> Result<(), Fault> {
-        let mut told = Vec::new();
+        let mut told = match listing {
+            Some(_) => Vec::new(),
+            None => Vec::with_capacity(lines.len()),
+        };
         let mut result = Ok(());
         for line in lines {
             let line = match line {

@@ -67,6 +67,7 @@ impl Merge {
                     changes.push(Change::Replace(kind, objects));
                 }
                 News::Changed(told) => {
+                    changes.reserve(told.len());
                     for told in told {
                         changes.extend(self.change(kind, told));
                     }

@@ -1,7 +1,8 @@
 //! What the API server's answers say.
 //!
 //! An object is taken out of the answer as text before anybody looks into it, so that one that
-//! cannot be read spoils neither the list nor the watch that it came in. Of fields of metadata
+//! cannot be read spoils neither the list nor the watch that it came in; only of a line of a watch,
+//! which has one, it is first tried to read all of it at once. Of fields of metadata
 //! only those are read here that make an object one object and place it in time.
 
 use std::borrow::Cow;
@@ -108,6 +109,13 @@ pub fn line(kind: Kind, text: &str) -> Result<Line, String> {
         happened: Cow<'a, str>,
         #[serde(borrow)]
         object: &'a RawValue,
+    }
+    if let Some((object, version)) = decode::change_of_text(kind, text) {
+        let told = Told::Put(Heard {
+            reference: Some(object.reference()),
+            outcome: Ok(object),
+        });
+        return Ok(Line::Told(told, version.filter(|it| !it.is_empty())));
     }
     let event: Event<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let object = event.object.get();
@@ -259,6 +267,39 @@ mod tests {
             };
             assert_eq!(version, "7");
             assert!(heard.outcome.is_ok());
+        }
+    }
+
+    #[test]
+    fn a_change_is_the_same_whether_it_is_read_at_once_or_in_detail() {
+        let slice = |version: serde_json::Value| {
+            json!({
+                "metadata": {
+                    "name": "web-1", "namespace": "shop", "resourceVersion": version,
+                    "labels": {"kubernetes.io/service-name": "web"},
+                },
+                "addressType": "IPv4", "ports": [{"port": 80}],
+                "endpoints": [{"addresses": ["10.200.0.5"]}],
+            })
+        };
+        for (version, expected) in [
+            (json!("7"), Some("7")),
+            (json!(""), None),
+            (json!(null), None),
+            // Only read in detail: of metadata nothing else is known.
+            (json!(7), None),
+        ] {
+            let object = slice(version);
+            for happened in ["ADDED", "MODIFIED"] {
+                let text = json!({"type": happened, "object": object}).to_string();
+                let Line::Told(Told::Put(told), version) =
+                    line(Kind::EndpointSlice, &text).unwrap()
+                else {
+                    panic!("{text}")
+                };
+                assert_eq!(version.as_deref(), expected, "{text}");
+                assert_eq!(told, heard(Kind::EndpointSlice, &object.to_string()));
+            }
         }
     }
 

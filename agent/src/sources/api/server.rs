@@ -28,9 +28,13 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::sync::{Mutex, watch};
+use tower::ServiceExt as _;
 use tracing::{info, warn};
 
-use super::candidates::{Candidate, Origin, in_cluster};
+use super::{
+    candidates::{Candidate, Origin, in_cluster},
+    connection::Paced,
+};
 use crate::observe::metrics::RestClient;
 
 /// A connection that is not made by then cannot be made.
@@ -282,7 +286,7 @@ impl Server {
         connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
         connector.set_tcp_user_timeout(Some(SEND_PATIENCE));
         let connector = config
-            .rustls_https_connector_with_connector(connector)
+            .rustls_https_connector_with_connector(connector.map_response(Paced::made))
             .context("prepare TLS")?;
         let http = HttpClient::builder(TokioExecutor::new())
             .http1_max_buf_size(READ_AHEAD)

@@ -6,35 +6,61 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use k8s_openapi::Resource;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// A form of which the API's own is made.
-pub(super) trait Brief<'a>: Deserialize<'a> {
-    /// The API's own.
-    type Api;
+use crate::model::{EndpointForm, Object, PortForm, SliceForm};
 
-    /// What was read, and nothing else; `None`: it says that it is of another kind.
-    fn into_api(self) -> Option<Self::Api>;
+/// What a watch tells of an object of which there is such a form.
+#[derive(serde::Deserialize)]
+#[serde(bound(deserialize = "B: Deserialize<'de>"))]
+pub(super) struct Event<'a, B> {
+    #[serde(borrow, rename = "type")]
+    pub happened: Cow<'a, str>,
+    pub object: B,
 }
 
+/// A form that is shorter than the API's own.
+pub(super) trait Brief<'a>: Deserialize<'a> {
+    /// The API's own form of the same.
+    type Api: Resource;
+
+    /// The object's version.
+    fn version(&self) -> Option<&str>;
+
+    /// What was read, and nothing else, as the model's object; `None`: it says that it is of another
+    /// kind, or something is wrong with it.
+    fn into_object(self) -> Option<Object>;
+}
+
+/// A text that is borrowed where it has nothing escaped.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// What an object says of its kind. Those of lists say nothing.
-type Said<'a> = Option<Cow<'a, str>>;
+type Said<'a> = Option<Text<'a>>;
 
 fn is<T: Resource>(api_version: &Said<'_>, kind: &Said<'_>) -> bool {
-    let agrees = |said: &Said<'_>, wanted| said.as_deref().is_none_or(|said| said == wanted);
+    let agrees = |said: &Said<'_>, wanted| said.as_ref().is_none_or(|said| said.0 == wanted);
     agrees(api_version, T::API_VERSION) && agrees(kind, T::KIND)
 }
 
-#[derive(Default, Deserialize)]
+fn text<'a>(said: &'a Said<'_>) -> Option<&'a str> {
+    said.as_ref().map(|text| &*text.0)
+}
+
+#[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
     uid: Option<String>,
+    resource_version: Option<String>,
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
@@ -47,6 +73,7 @@ impl From<Metadata> for ObjectMeta {
             name,
             namespace,
             uid,
+            resource_version,
             creation_timestamp,
             deletion_timestamp,
             labels,
@@ -56,6 +83,7 @@ impl From<Metadata> for ObjectMeta {
             name,
             namespace,
             uid,
+            resource_version,
             creation_timestamp,
             deletion_timestamp,
             labels,
@@ -66,7 +94,7 @@ impl From<Metadata> for ObjectMeta {
 }
 
 /// A Pod.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Pod<'a> {
     #[serde(borrow)]
@@ -78,7 +106,7 @@ pub(super) struct Pod<'a> {
     status: Option<PodStatus>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PodSpec {
     node_name: Option<String>,
@@ -87,14 +115,14 @@ struct PodSpec {
     init_containers: Option<Vec<Container>>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Container {
     restart_policy: Option<String>,
     ports: Option<Vec<core::ContainerPort>>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct PodStatus {
     phase: Option<String>,
     #[serde(rename = "podIP")]
@@ -106,7 +134,11 @@ struct PodStatus {
 impl<'a> Brief<'a> for Pod<'a> {
     type Api = core::Pod;
 
-    fn into_api(self) -> Option<core::Pod> {
+    fn version(&self) -> Option<&str> {
+        self.metadata.resource_version.as_deref()
+    }
+
+    fn into_object(self) -> Option<Object> {
         let containers = |containers: Vec<Container>| -> Vec<core::Container> {
             let containers = containers.into_iter().map(|container| core::Container {
                 restart_policy: container.restart_policy,
@@ -115,7 +147,7 @@ impl<'a> Brief<'a> for Pod<'a> {
             });
             containers.collect()
         };
-        is::<core::Pod>(&self.api_version, &self.kind).then(|| core::Pod {
+        let pod = is::<Self::Api>(&self.api_version, &self.kind).then(|| core::Pod {
             metadata: self.metadata.into(),
             spec: self.spec.map(|spec| core::PodSpec {
                 node_name: spec.node_name,
@@ -130,12 +162,13 @@ impl<'a> Brief<'a> for Pod<'a> {
                 pod_ips: status.pod_ips,
                 ..core::PodStatus::default()
             }),
-        })
+        });
+        Object::try_from(pod?).ok()
     }
 }
 
 /// A Service.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Service<'a> {
     #[serde(borrow)]
@@ -150,60 +183,145 @@ pub(super) struct Service<'a> {
 impl<'a> Brief<'a> for Service<'a> {
     type Api = core::Service;
 
-    fn into_api(self) -> Option<core::Service> {
-        is::<core::Service>(&self.api_version, &self.kind).then(|| core::Service {
+    fn version(&self) -> Option<&str> {
+        self.metadata.resource_version.as_deref()
+    }
+
+    fn into_object(self) -> Option<Object> {
+        let is_one = is::<Self::Api>(&self.api_version, &self.kind);
+        let service = is_one.then(|| core::Service {
             metadata: self.metadata.into(),
             spec: self.spec,
             status: self.status,
-        })
+        });
+        Object::try_from(service?).ok()
     }
 }
 
-/// An `EndpointSlice`.
-#[derive(Deserialize)]
+/// An `EndpointSlice`: of these there are the most changes. Nothing is copied before the model does.
+#[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EndpointSlice<'a> {
     #[serde(borrow)]
     api_version: Said<'a>,
     #[serde(borrow)]
     kind: Said<'a>,
-    metadata: Metadata,
-    address_type: String,
-    ports: Option<Vec<discovery::EndpointPort>>,
-    endpoints: Option<Vec<Endpoint>>,
+    #[serde(borrow)]
+    metadata: SliceMetadata<'a>,
+    #[serde(borrow)]
+    address_type: Text<'a>,
+    #[serde(borrow)]
+    ports: Option<Vec<Port<'a>>>,
+    #[serde(borrow)]
+    endpoints: Option<Vec<Endpoint<'a>>>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Endpoint {
-    addresses: Vec<String>,
+struct SliceMetadata<'a> {
+    #[serde(borrow)]
+    name: Said<'a>,
+    #[serde(borrow)]
+    namespace: Said<'a>,
+    #[serde(borrow)]
+    resource_version: Said<'a>,
+    #[serde(borrow)]
+    labels: Option<Pairs<'a>>,
+    #[serde(borrow)]
+    annotations: Option<Pairs<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Port<'a> {
+    #[serde(borrow)]
+    name: Said<'a>,
+    port: Option<i32>,
+    #[serde(borrow)]
+    protocol: Said<'a>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint<'a> {
+    #[serde(borrow)]
+    addresses: Vec<Text<'a>>,
     conditions: Option<discovery::EndpointConditions>,
     hints: Option<discovery::EndpointHints>,
-    node_name: Option<String>,
-    zone: Option<String>,
+    #[serde(borrow)]
+    node_name: Said<'a>,
+    #[serde(borrow)]
+    zone: Said<'a>,
 }
 
 impl<'a> Brief<'a> for EndpointSlice<'a> {
     type Api = discovery::EndpointSlice;
 
-    fn into_api(self) -> Option<discovery::EndpointSlice> {
-        let endpoints = self.endpoints.unwrap_or_default().into_iter();
-        let endpoints = endpoints.map(|endpoint| discovery::Endpoint {
-            addresses: endpoint.addresses,
-            conditions: endpoint.conditions,
-            hints: endpoint.hints,
-            node_name: endpoint.node_name,
-            zone: endpoint.zone,
-            ..discovery::Endpoint::default()
-        });
-        is::<discovery::EndpointSlice>(&self.api_version, &self.kind).then(|| {
-            discovery::EndpointSlice {
-                metadata: self.metadata.into(),
-                address_type: self.address_type,
-                ports: self.ports,
-                endpoints: endpoints.collect(),
+    fn version(&self) -> Option<&str> {
+        text(&self.metadata.resource_version)
+    }
+
+    fn into_object(self) -> Option<Object> {
+        if !is::<Self::Api>(&self.api_version, &self.kind) {
+            return None;
+        }
+        let metadata = &self.metadata;
+        let ports = self.ports.as_deref().unwrap_or_default().iter();
+        let endpoints = self.endpoints.as_deref().unwrap_or_default().iter();
+        let form = SliceForm {
+            name: text(&metadata.name),
+            namespace: text(&metadata.namespace),
+            label: |key: &str| metadata.labels.as_ref()?.value(key),
+            annotation: |key: &str| metadata.annotations.as_ref()?.value(key),
+            address_type: &self.address_type.0,
+            ports: ports.map(|port| PortForm {
+                name: text(&port.name),
+                port: port.port,
+                protocol: text(&port.protocol),
+            }),
+            endpoints: endpoints.map(|endpoint| EndpointForm {
+                address: endpoint.addresses.first().map(|text| &*text.0),
+                node: text(&endpoint.node_name),
+                zone: text(&endpoint.zone),
+                conditions: endpoint.conditions.as_ref(),
+                hints: endpoint.hints.as_ref(),
+            }),
+        };
+        form.read().ok()
+    }
+}
+
+/// Labels or annotations, of which few are looked for.
+struct Pairs<'a>(Vec<(Text<'a>, Text<'a>)>);
+
+impl Pairs<'_> {
+    /// Of a key that is there twice the last value counts, as in any map.
+    fn value(&self, key: &str) -> Option<&str> {
+        let mut pairs = self.0.iter().rev();
+        pairs.find_map(|(own, value)| (own.0 == key).then_some(&*value.0))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each<'a>(PhantomData<&'a ()>);
+
+        impl<'de: 'a, 'a> Visitor<'de> for Each<'a> {
+            type Value = Pairs<'a>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("texts by key")
             }
-        })
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Pairs<'a>, M::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Each(PhantomData))
     }
 }
 
@@ -213,7 +331,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::{Invalid, Object};
+    use crate::model::Invalid;
 
     /// What is read in brief, and what is read in full.
     fn both<'a, B>(text: &'a str) -> (Option<Object>, Option<Object>)
@@ -223,10 +341,9 @@ mod tests {
         Object: TryFrom<B::Api, Error = Invalid>,
     {
         let brief = serde_json::from_str::<B>(text).ok();
-        let brief = brief.and_then(Brief::into_api);
         let full: Option<B::Api> = serde_json::from_str(text).ok();
         let object = |api: B::Api| Object::try_from(api).ok();
-        (brief.and_then(object), full.and_then(object))
+        (brief.and_then(Brief::into_object), full.and_then(object))
     }
 
     fn assert_read_alike<'a, B>(text: &'a str)

@@ -15,8 +15,8 @@ use weir_ebpf::{
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, Class, Connection, ConnectionKey, Flow,
         Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy,
-        Present, Receiver, RuleKey, Service, ServiceName, ServingKey, Slot, SocketFlow, SocketKey,
-        Tables, Tuple, capacity,
+        Present, Receiver, RuleKey, Service, ServiceName, ServingKey, Shortcut, ShortcutKey, Slot,
+        SocketFlow, SocketKey, Tables, Tuple, capacity,
     },
     verdict::{self, Hook, Verdict},
 };
@@ -86,6 +86,9 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENTS, 0);
 #[map]
 static RECEIVERS: HashMap<Addr, Receiver> =
     HashMap::with_max_entries(capacity::POD_ADDRS, BPF_F_NO_PREALLOC);
+#[map]
+static SHORTCUTS: LruHashMap<ShortcutKey, Shortcut> =
+    LruHashMap::with_max_entries(capacity::SHORTCUTS, 0);
 #[map]
 pub static NEXT_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
@@ -285,6 +288,18 @@ impl Tables for KernelTables {
     fn receiver(&self, addr: &Addr) -> Option<Receiver> {
         // SAFETY: as in `frontend`.
         unsafe { RECEIVERS.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn shortcut(&self, key: &ShortcutKey) -> Option<Shortcut> {
+        // SAFETY: as in `update_flow`: what is read is an entry, or for one packet a mixture of two
+        // of one key, which are of one time.
+        unsafe { SHORTCUTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn put_shortcut(&self, key: &ShortcutKey, shortcut: &Shortcut) {
+        let _ = SHORTCUTS.insert(key, shortcut, u64::from(BPF_ANY));
     }
 
     #[inline(always)]

@@ -1,24 +1,19 @@
-//! What the node's routes say of a packet: asked of the kernel, for each packet anew.
+//! What the node's routes say of a packet: asked of the kernel, of each packet that takes no shortcut.
 //!
 //! So a route that changes, a rule, forwarding turned off or a neighbour that does not answer is
-//! heeded at once: what is not plainly routed takes the long way.
+//! heeded within a second: what is not plainly routed takes the long way.
 
 use aya_ebpf::{
     EbpfContext as _, bindings::bpf_fib_lookup as Question, helpers::bpf_fib_lookup,
     programs::TcContext,
 };
-use weir_ebpf::{
-    addr::Protocol,
-    packet::{Headers, Packet as _, TcpHeader},
-};
+use weir_ebpf::{datapath::hand_over, packet::Headers};
 
 use crate::skb::{ETHERNET, Skb};
 
 /// `AF_INET`, `AF_INET6`.
 const V4: u8 = 2;
 const V6: u8 = 10;
-/// What a segment of a long packet has besides its payload: a UDP header (RFC 768).
-const UDP_LENGTH: u32 = 8;
 
 /// Which way is asked about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,7 +41,7 @@ pub fn lead(ctx: &TcContext, headers: &Headers, way: Way, from: u32, to: u32) ->
     question.dport = dport.0;
     question.ifindex = from;
     let length = match way {
-        Way::There => longest(ctx, headers),
+        Way::There => hand_over::longest(&Skb::<ETHERNET>(ctx), headers),
         Way::Back => 1,
     };
     // Longer than this field has room for is nothing that is sent.
@@ -57,8 +52,7 @@ pub fn lead(ctx: &TcContext, headers: &Headers, way: Way, from: u32, to: u32) ->
     };
     if headers.is_v4 {
         question.family = V4;
-        let class: Option<[u8; 2]> = Skb::<ETHERNET>(ctx).load_near(headers.network);
-        question.__bindgen_anon_2.tos = class.map_or(0, |bytes| bytes[1]);
+        question.__bindgen_anon_2.tos = hand_over::traffic_class(&Skb::<ETHERNET>(ctx), headers);
         question.__bindgen_anon_3.ipv4_src = src.0[3];
         question.__bindgen_anon_4.ipv4_dst = dst.0[3];
     } else {
@@ -76,21 +70,4 @@ pub fn lead(ctx: &TcContext, headers: &Headers, way: Way, from: u32, to: u32) ->
         )
     };
     answer == 0 && question.ifindex == to
-}
-
-/// The bytes of the IP packet, or of the longest one that it is cut into when it leaves a device.
-#[inline(always)]
-fn longest(ctx: &TcContext, headers: &Headers) -> u32 {
-    // SAFETY: the context is valid as long as the program runs.
-    let payload = unsafe { (*ctx.skb.skb).gso_size };
-    if payload == 0 {
-        return ctx.len() - headers.network;
-    }
-    let transport = if headers.tuple.protocol == Protocol::TCP {
-        let header: Option<TcpHeader> = Skb::<ETHERNET>(ctx).load_near(headers.transport);
-        header.map_or(60, |header| u32::from(header.data_offset >> 4) * 4)
-    } else {
-        UDP_LENGTH
-    };
-    headers.transport - headers.network + transport + payload
 }

@@ -80,6 +80,20 @@ impl<const LINK: u32> Packet for Skb<'_, LINK> {
         LINK
     }
 
+    #[inline(always)]
+    fn segment_payload(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0.skb.skb).gso_size }
+    }
+
+    #[inline(always)]
+    fn is_for_ip_layer(&self) -> bool {
+        // SAFETY: as above.
+        let (kind, is_tagged) =
+            unsafe { ((*self.0.skb.skb).pkt_type, (*self.0.skb.skb).vlan_present) };
+        kind == PACKET_HOST && is_tagged == 0
+    }
+
     #[inline(never)]
     fn opener(&self, netns: i32, connection: &ConnectionKey) -> Opener {
         match sockets::has_connection(self.0, netns, connection) {
@@ -119,6 +133,9 @@ pub fn begins_with_ip_header(ctx: &TcContext) -> bool {
                 == 0
         })
 }
+
+/// `PACKET_HOST` (`linux/if_packet.h`): addressed to this machine.
+const PACKET_HOST: u32 = 0;
 
 /// Offsets that [`Skb::at_hand`] looks at: an Ethernet header and the longest IPv4 one, or that of
 /// IPv6 and some options. The verifier wants a bound.

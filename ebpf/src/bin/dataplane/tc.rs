@@ -1,6 +1,7 @@
 //! The programs at interfaces: pods', and those that lead beyond the node.
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     helpers::{bpf_redirect, bpf_redirect_peer},
     macros::classifier,
     programs::TcContext,
@@ -9,9 +10,11 @@ use aya_log_ebpf::macro_support;
 use weir_ebpf::{
     datapath::{
         self, Decision, Sender, Workspace,
-        hand_over::{self, Entry},
+        hand_over::{self, Entry, Told},
+        shortcut,
     },
-    packet::{self, Headers},
+    packet::{Headers, Packet as _},
+    tables::{PolicyFlags, Tables as _},
     verdict::Hook,
 };
 
@@ -19,6 +22,7 @@ use crate::{
     maps::{self, KernelTables},
     routes::{self, Way},
     skb::{ETHERNET, NO_LINK_HEADER, Skb, begins_with_ip_header},
+    steps::{self, Rest, UNDECIDED},
     trace,
 };
 
@@ -27,12 +31,39 @@ const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`, `TCX_DROP`.
 const DROP: i32 = 2;
 
+/// The rest of a program, as [`steps`] says: what it decides, if it has not yet, and what becomes of
+/// that.
+macro_rules! rest {
+    ($link:expr, $hook:expr, $name:ident, |$ctx:ident, $packet:ident, $work:ident| $decide:expr) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        unsafe extern "C" fn $name(skb: *mut __sk_buff, decided: u32) -> i32 {
+            let ctx = TcContext::new(skb);
+            let Some(work) = maps::workspace() else {
+                return NEXT;
+            };
+            let decision = if decided == UNDECIDED {
+                let ($ctx, $packet, $work) = (&ctx, &Skb::<{ $link }>(&ctx), work);
+                $decide
+            } else {
+                decided.into()
+            };
+            finish::<{ $link }>(&ctx, $hook, decision)
+        }
+    };
+}
+
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
     let interface = interface(&ctx);
-    run::<ETHERNET>(&ctx, Hook::FromPod, |packet, tables, work| {
-        datapath::from_pod(packet, tables, interface, work)
+    run::<ETHERNET>(&ctx, Hook::FromPod, rest_of_from_pod, |packet, work| {
+        datapath::from_pod_at_once(packet, &KernelTables, interface, work)
     })
+}
+
+rest! {
+    ETHERNET, Hook::FromPod, rest_of_from_pod,
+    |_ctx, packet, work| datapath::from_pod_at_length(packet, &KernelTables, work)
 }
 
 /// What `from_pod` and `from_network` go on with where a packet goes to a pod of this node: `to_pod`
@@ -42,21 +73,27 @@ pub fn hand_over_to_pod(ctx: TcContext) -> i32 {
     let Some(work) = maps::workspace() else {
         return NEXT;
     };
-    // SAFETY: the context is valid as long as the program runs.
-    let [receiver, entry] = unsafe {
-        [
-            (&raw const (*ctx.skb.skb).cb[0]).read_volatile(),
-            (&raw const (*ctx.skb.skb).cb[1]).read_volatile(),
-        ]
-    };
-    if packet::parse_into(&Skb::<ETHERNET>(&ctx), &mut work.headers).is_err()
+    if steps::read_headers::<ETHERNET>(&ctx, work).is_err()
         || hand_over::is_last_hop(&Skb::<ETHERNET>(&ctx), &work.headers)
-        || !is_routed(&ctx, &work.headers, entry, receiver)
+        || !is_routed(&ctx, &work.headers)
     {
         return NEXT;
     }
-    let decision = hand_over::deliver(&mut Skb::<ETHERNET>(&ctx), &KernelTables, receiver, work);
-    if macro_support::level_enabled(macro_support::Level::Debug) {
+    let packet = &Skb::<ETHERNET>(&ctx);
+    let decision = hand_over::judge(packet, &KernelTables, receiver(&ctx), work);
+    // SAFETY: the context is this program's own.
+    unsafe { finish_delivery(ctx.skb.skb, decision.into()) }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn finish_delivery(skb: *mut __sk_buff, decision: u32) -> i32 {
+    let ctx = TcContext::new(skb);
+    let Some(work) = maps::workspace() else {
+        return NEXT;
+    };
+    let decision = Decision::from(decision);
+    if is_logged() {
         trace::packet(
             &ctx,
             Hook::ToPod,
@@ -65,12 +102,31 @@ pub fn hand_over_to_pod(ctx: TcContext) -> i32 {
             &work.flow.to,
         );
     }
+    let decision = steps::carry_out::<ETHERNET>(&ctx, work, decision);
+    let decision = hand_over::take_hop_of(&mut Skb::<ETHERNET>(&ctx), work, decision);
     maps::count_packet(Hook::ToPod, decision);
     datapath::report(&KernelTables, Hook::ToPod, work, decision);
     if decision.is_dropped() {
         return DROP;
     }
-    // As what crosses a pair of interfaces arrives: nothing that the node noted on it goes with it.
+    if let Some(epoch) = told(&ctx).free_epoch() {
+        let packet = &Skb::<ETHERNET>(&ctx);
+        shortcut::remember(
+            packet,
+            &KernelTables,
+            work,
+            interface(&ctx),
+            receiver(&ctx),
+            epoch,
+        );
+    }
+    put_into(&ctx, receiver(&ctx))
+}
+
+/// Puts the packet where the other end of an interface receives, as what crosses a pair of them
+/// arrives: nothing that the node noted on it goes with it.
+#[inline(always)]
+fn put_into(ctx: &TcContext, receiver: u32) -> i32 {
     // SAFETY: the context is this program's own. Volatile, because the verifier takes no store to
     // both fields at once. The helper only takes numbers.
     unsafe {
@@ -80,24 +136,52 @@ pub fn hand_over_to_pod(ctx: TcContext) -> i32 {
     }
 }
 
+/// Does with a packet that takes a shortcut all that is left to be done.
+#[inline(always)]
+fn take_shortcut(ctx: &TcContext, work: &mut Workspace, decision: Decision) -> i32 {
+    let decision = shortcut::carry_out(&mut Skb::<ETHERNET>(ctx), work, decision);
+    maps::count_packet(Hook::FromPod, decision);
+    if decision.is_dropped() {
+        datapath::report(&KernelTables, Hook::FromPod, work, decision);
+        return DROP;
+    }
+    let there = shortcut::decision_there(work, decision);
+    maps::count_packet(Hook::ToPod, there);
+    if is_logged() {
+        let (tuple, to) = (&work.headers.tuple, &work.flow.to);
+        trace::packet(ctx, Hook::FromPod, tuple, decision, to);
+        trace::packet(ctx, Hook::ToPod, tuple, there, to);
+    }
+    put_into(ctx, work.receiver)
+}
+
+/// The interface of the pod that the packet is handed over to, as the program before has said.
+#[inline(always)]
+fn receiver(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid as long as the program runs.
+    unsafe { (&raw const (*ctx.skb.skb).cb[0]).read_volatile() }
+}
+
+/// What else it has said of it.
+#[inline(always)]
+fn told(ctx: &TcContext) -> Told {
+    // SAFETY: as above.
+    Told::from_number(unsafe { (&raw const (*ctx.skb.skb).cb[1]).read_volatile() })
+}
+
 /// Would the node's own IP layer take the packet in, and put it there?
 #[inline(always)]
-fn is_routed(ctx: &TcContext, headers: &Headers, entry: u32, receiver: u32) -> bool {
+fn is_routed(ctx: &TcContext, headers: &Headers) -> bool {
     let from = interface(ctx);
     // Where a pod sent it, its tables have told that the source is its own.
-    let is_taken_in =
-        entry == Entry::FromPod.number() || routes::lead(ctx, headers, Way::Back, from, from);
-    is_taken_in && routes::lead(ctx, headers, Way::There, from, receiver)
+    let is_taken_in = told(ctx).is_from_pod() || routes::lead(ctx, headers, Way::Back, from, from);
+    is_taken_in && routes::lead(ctx, headers, Way::There, from, receiver(ctx))
 }
 
 /// Hands a packet over, of which this was decided. Comes back where it goes on by itself.
 #[inline(always)]
 fn hand_over(ctx: &TcContext, work: &Workspace, decision: Decision, entry: Entry) {
-    // SAFETY: the context is valid as long as the program runs.
-    let (kind, is_tagged) = unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).vlan_present) };
-    // What is not addressed to the node on this link is none of its IP layer's business, either
-    // (`PACKET_HOST`); what has a VLAN tag is another device's.
-    if kind != 0 || is_tagged != 0 {
+    if !Skb::<ETHERNET>(ctx).is_for_ip_layer() {
         return;
     }
     let from = interface(ctx);
@@ -107,7 +191,7 @@ fn hand_over(ctx: &TcContext, work: &Workspace, decision: Decision, entry: Entry
         // SAFETY: the context is this program's own, and the program there is of the same kind.
         unsafe {
             (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(receiver);
-            (&raw mut (*ctx.skb.skb).cb[1]).write_volatile(entry.number());
+            (&raw mut (*ctx.skb.skb).cb[1]).write_volatile(Told::of(work, entry).number());
             maps::NEXT_PROGRAMS.tail_call(ctx, 0);
         }
     }
@@ -117,9 +201,17 @@ fn hand_over(ctx: &TcContext, work: &Workspace, decision: Decision, entry: Entry
 pub fn to_pod(ctx: TcContext) -> i32 {
     let interface = interface(&ctx);
     let sender = sender(&ctx, interface);
-    run::<ETHERNET>(&ctx, Hook::ToPod, |packet, tables, work| {
-        datapath::to_pod(packet, tables, interface, sender, work)
+    run::<ETHERNET>(&ctx, Hook::ToPod, rest_of_to_pod, |_, work| {
+        datapath::to_pod_at_once(&KernelTables, interface, sender, work)
     })
+}
+
+rest! {
+    ETHERNET, Hook::ToPod, rest_of_to_pod,
+    |ctx, packet, work| {
+        let sender = sender(ctx, interface(ctx));
+        datapath::to_pod_at_length(packet, &KernelTables, sender, work)
+    }
 }
 
 /// The index of the interface that the hook belongs to.
@@ -146,7 +238,14 @@ pub fn from_network(ctx: TcContext) -> i32 {
     if is_tagged(&ctx) {
         return NEXT;
     }
-    run::<ETHERNET>(&ctx, Hook::FromNetwork, datapath::from_network)
+    run::<ETHERNET>(&ctx, Hook::FromNetwork, rest_of_from_network, |_, work| {
+        datapath::from_network_at_once(&KernelTables, work)
+    })
+}
+
+rest! {
+    ETHERNET, Hook::FromNetwork, rest_of_from_network,
+    |_ctx, packet, work| datapath::from_network_at_length(packet, &KernelTables, work)
 }
 
 #[classifier]
@@ -154,7 +253,14 @@ pub fn to_network(ctx: TcContext) -> i32 {
     if is_tagged(&ctx) {
         return NEXT;
     }
-    leave::<ETHERNET>(&ctx)
+    run::<ETHERNET>(&ctx, Hook::ToNetwork, rest_of_to_network, |_, work| {
+        datapath::to_network_at_once(&KernelTables, work)
+    })
+}
+
+rest! {
+    ETHERNET, Hook::ToNetwork, rest_of_to_network,
+    |ctx, packet, work| datapath::to_network_at_length(packet, &KernelTables, interface(ctx), work)
 }
 
 /// `from_network` at a device without link-layer header.
@@ -163,7 +269,17 @@ pub fn from_network_l3(ctx: TcContext) -> i32 {
     if !begins_with_ip_header(&ctx) {
         return NEXT;
     }
-    run::<NO_LINK_HEADER>(&ctx, Hook::FromNetwork, datapath::from_network)
+    run::<NO_LINK_HEADER>(
+        &ctx,
+        Hook::FromNetwork,
+        rest_of_from_network_l3,
+        |_, work| datapath::from_network_at_once(&KernelTables, work),
+    )
+}
+
+rest! {
+    NO_LINK_HEADER, Hook::FromNetwork, rest_of_from_network_l3,
+    |_ctx, packet, work| datapath::from_network_at_length(packet, &KernelTables, work)
 }
 
 /// `to_network` at a device without link-layer header.
@@ -172,15 +288,14 @@ pub fn to_network_l3(ctx: TcContext) -> i32 {
     if !begins_with_ip_header(&ctx) {
         return NEXT;
     }
-    leave::<NO_LINK_HEADER>(&ctx)
+    run::<NO_LINK_HEADER>(&ctx, Hook::ToNetwork, rest_of_to_network_l3, |_, work| {
+        datapath::to_network_at_once(&KernelTables, work)
+    })
 }
 
-#[inline(always)]
-fn leave<const LINK: u32>(ctx: &TcContext) -> i32 {
-    let interface = interface(ctx);
-    run::<LINK>(ctx, Hook::ToNetwork, |packet, tables, work| {
-        datapath::to_network(packet, tables, interface, work)
-    })
+rest! {
+    NO_LINK_HEADER, Hook::ToNetwork, rest_of_to_network_l3,
+    |ctx, packet, work| datapath::to_network_at_length(packet, &KernelTables, interface(ctx), work)
 }
 
 /// Is it another network's? A packet with a VLAN tag is the business of its VLAN device, where it
@@ -192,25 +307,72 @@ fn is_tagged(ctx: &TcContext) -> bool {
     present != 0 && tag & 0xfff != 0
 }
 
+/// What happens to nearly all packets happens here, without a call: with what processors do against
+/// speculation, to return from one can cost as much as half a lookup. The rest is left to `rest`.
 #[inline(always)]
 fn run<'a, const LINK: u32>(
     ctx: &'a TcContext,
     hook: Hook,
-    decide: impl FnOnce(&Skb<'a, LINK>, &KernelTables, &mut Workspace) -> Decision,
+    rest: Rest,
+    at_once: impl FnOnce(&Skb<'a, LINK>, &mut Workspace) -> Option<Decision>,
 ) -> i32 {
     let Some(work) = maps::workspace() else {
         return NEXT;
     };
-    if let Err(why) = packet::parse_into(&Skb::<LINK>(ctx), &mut work.headers) {
+    if let Err(why) = steps::read_headers::<LINK>(ctx, work) {
         let decision = datapath::not_parsed(why);
         maps::count_packet(hook, decision);
         return action(ctx, decision);
     }
-    let decision = decide(&Skb(ctx), &KernelTables, work);
-    if macro_support::level_enabled(macro_support::Level::Debug) {
+    let decided = match at_once(&Skb(ctx), work) {
+        Some(decision) if hook == Hook::FromPod && work.receiver != 0 => {
+            return take_shortcut(ctx, work, decision);
+        }
+        Some(decision) => {
+            if !is_logged() && !is_handed_over(hook, work) {
+                let packet = &mut Skb::<LINK>(ctx);
+                if let Some(done) = datapath::carry_out_plainly(packet, work, decision) {
+                    maps::count_packet(hook, done);
+                    if done.is_dropped() {
+                        datapath::report(&KernelTables, hook, work, done);
+                    }
+                    return action(ctx, done);
+                }
+            }
+            decision.into()
+        }
+        None => UNDECIDED,
+    };
+    // SAFETY: the context is this program's own.
+    unsafe { rest(ctx.skb.skb, decided) }
+}
+
+/// Is each packet traced?
+#[inline(always)]
+fn is_logged() -> bool {
+    macro_support::level_enabled(macro_support::Level::Debug)
+}
+
+/// May packets at this hook be handed over to pods?
+#[inline(always)]
+fn is_handed_over(hook: Hook, work: &Workspace) -> bool {
+    match Entry::of(hook) {
+        Some(Entry::FromPod) => work.hands_over(),
+        Some(Entry::FromNetwork) => KernelTables.policy().flags.contains(PolicyFlags::HAND_OVER),
+        None => false,
+    }
+}
+
+/// Performs what was decided.
+#[inline(always)]
+fn finish<const LINK: u32>(ctx: &TcContext, hook: Hook, decision: Decision) -> i32 {
+    let Some(work) = maps::workspace() else {
+        return NEXT;
+    };
+    if is_logged() {
         trace::packet(ctx, hook, &work.headers.tuple, decision, &work.flow.to);
     }
-    let decision = datapath::carry_out(&mut Skb::<LINK>(ctx), work, decision);
+    let decision = steps::carry_out::<LINK>(ctx, work, decision);
     maps::count_packet(hook, decision);
     datapath::report(&KernelTables, hook, work, decision);
     if LINK == ETHERNET

@@ -9,7 +9,7 @@ use weir_tests::bed::process::{Process, Streams};
 use weir_tests::bed::wait::wait_for;
 use weir_tests::bed::{Family, Node, Wiring};
 
-use super::{PATIENCE, serves, wait_until_said};
+use super::{PATIENCE, meddling, serves, wait_until_said};
 use crate::world::{WEB, World};
 
 /// An agent with a run directory of its own on a node that has another.
@@ -90,8 +90,8 @@ fn an_agent_with_another_run_directory_waits_for_the_first() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: cargo xtask test network"]
-fn pins_that_go_from_under_an_agent_are_put_back() -> Result<()> {
-    let mut world = World::start_with(Wiring::Routed, &["--resync-seconds=1"])?;
+fn pins_and_entries_that_go_from_under_an_agent_are_put_back() -> Result<()> {
+    let mut world = World::start_with(Wiring::Routed, &["--resync-seconds=3"])?;
     let node = world.bed.node(0).clone();
     let result = (|| {
         let stream = world.client.start_transfer(WEB.at(Family::V4))?.handle;
@@ -123,7 +123,11 @@ fn pins_that_go_from_under_an_agent_are_put_back() -> Result<()> {
         serves(&world)?;
         let transferred = world.client.finish_transfer(stream)?;
         ensure!(transferred.is_complete(), "{transferred:?}");
-        Ok(())
+        // Until somebody else writes there, tables hold what the agent wrote.
+        let log = world.agents[0].log()?;
+        ensure!(!log.contains("holds something else"), "{log}");
+        meddling::is_undone(&world.agents[0])?;
+        serves(&world)
     })();
     world.explain(result)
 }
