@@ -38,7 +38,7 @@ const LINK_FLAGS: [&str; 4] = [
     "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
 
-/// Builds the object and prints the size of each program.
+/// Builds the object and prints the size of each program, and the bytes of stack that it needs.
 pub fn run(workspace: &Workspace) -> Result<()> {
     let functions = build(workspace)?;
     println!("{}", table(&functions));
@@ -133,21 +133,26 @@ fn table(functions: &[Function]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
-        .set_header(["section", "function", "instructions"]);
+        .set_header(["section", "function", "instructions", "stack"]);
     for function in functions {
         table.add_row([
             function.section.clone(),
             function.path(),
             function.instructions.to_string(),
+            function
+                .stack
+                .map_or_else(String::new, |bytes| bytes.to_string()),
         ]);
     }
     let total = functions
         .iter()
         .map(|function| function.instructions)
         .sum::<u64>();
-    table.add_row(["total", "", &total.to_string()]);
-    if let Some(column) = table.column_mut(2) {
-        column.set_cell_alignment(CellAlignment::Right);
+    table.add_row(["total", "", &total.to_string(), ""]);
+    for number in [2, 3] {
+        if let Some(column) = table.column_mut(number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table
 }

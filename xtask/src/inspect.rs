@@ -1,6 +1,8 @@
 //! What a built file is: the BPF object's programs and their faults, and whether a binary is
 //! static. Pure: bytes in, findings out.
 
+mod stack;
+
 use std::fmt;
 
 use object::{
@@ -23,16 +25,22 @@ pub struct Function {
     pub name: String,
     /// How many instructions it has.
     pub instructions: u64,
+    /// Of a program: the bytes of stack that it and what it calls need at most.
+    pub stack: Option<u64>,
 }
 
 impl Function {
     /// Its path in the source, without what it is generic over.
     pub fn path(&self) -> String {
-        let path = format!("{:#}", rustc_demangle::demangle(&self.name));
-        match path.split_once("::<") {
-            Some((before, _arguments)) => before.to_owned(),
-            None => path,
-        }
+        path(&self.name)
+    }
+}
+
+fn path(symbol: &str) -> String {
+    let path = format!("{:#}", rustc_demangle::demangle(symbol));
+    match path.split_once("::<") {
+        Some((before, _arguments)) => before.to_owned(),
+        None => path,
     }
 }
 
@@ -47,6 +55,8 @@ pub enum Fault {
         /// The panicking function, or the section that holds one.
         symbol: String,
     },
+    /// Functions call each other deeper than a program's stack allows.
+    Stack(stack::Chain),
     /// Another licence, or none.
     Licence(Option<String>),
     /// No program at all.
@@ -62,6 +72,18 @@ impl fmt::Display for Fault {
                 "a panic can be reached: {symbol} (an unchecked index, `unwrap`, `expect`, or a \
                  division by what may be zero)"
             ),
+            Self::Stack(chain) => {
+                write!(
+                    formatter,
+                    "a kernel refuses functions that call each other so deep (they need {} bytes of stack, \
+                     a program has {}):",
+                    chain.bytes(),
+                    stack::BUDGET
+                )?;
+                chain.functions.iter().try_for_each(|(name, bytes)| {
+                    write!(formatter, "\n    {bytes:>3}  {}", path(name))
+                })
+            }
             Self::Licence(Some(licence)) => write!(
                 formatter,
                 "the programs declare the licence {licence:?} instead of \"Dual MIT/GPL\""
@@ -83,8 +105,9 @@ pub fn bpf_object(bytes: &[u8]) -> Result<Vec<Function>, Vec<Fault>> {
             file.architecture()
         ))]);
     }
-    let functions = functions(&file);
+    let mut functions = functions(&file);
     let mut faults = panics(&file, &functions);
+    faults.extend(stack(&file, &mut functions));
     faults.extend(licence(&file));
     if functions.iter().all(is_library) {
         faults.push(Fault::Empty);
@@ -116,6 +139,7 @@ fn functions(file: &object::File<'_>) -> Vec<Function> {
                 section: section.name().unwrap_or("?").to_owned(),
                 name: symbol.name().unwrap_or("?").to_owned(),
                 instructions: symbol.size() / INSTRUCTION,
+                stack: None,
             })
         })
         .collect::<Vec<_>>();
@@ -144,6 +168,21 @@ fn panics(file: &object::File<'_>, functions: &[Function]) -> Vec<Fault> {
         .collect()
 }
 
+/// Notes how much stack each program needs. What kernels refuse is a fault, of each program the worst.
+fn stack(file: &object::File<'_>, functions: &mut [Function]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (program, chains) in stack::chains(file) {
+        let deepest = chains.iter().map(stack::Chain::bytes).max();
+        let of_program = functions
+            .iter_mut()
+            .filter(|function| function.name == program);
+        of_program.for_each(|function| function.stack = deepest);
+        let refused = chains.into_iter().filter(stack::Chain::is_refused);
+        faults.extend(refused.max_by_key(stack::Chain::bytes).map(Fault::Stack));
+    }
+    faults
+}
+
 fn licence(file: &object::File<'_>) -> Option<Fault> {
     let declared = file
         .section_by_name("license")
@@ -170,19 +209,28 @@ mod tests {
     use super::*;
 
     /// An object with functions (section, name, size in bytes) and a licence.
-    fn object(functions: &[(&str, &str, u64)], licence: Option<&[u8]>) -> Vec<u8> {
+    fn object(functions: &[(&str, &str, usize)], licence: Option<&[u8]>) -> Vec<u8> {
+        let empty = functions.iter();
+        let empty = empty.map(|&(section, name, size)| (section, name, vec![0; size]));
+        object_of(&empty.collect::<Vec<_>>(), licence)
+    }
+
+    /// An object with functions (section, name, code) and a licence.
+    pub(super) fn object_of(
+        functions: &[(&str, &str, Vec<u8>)],
+        licence: Option<&[u8]>,
+    ) -> Vec<u8> {
         let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
         let mut sections = BTreeMap::new();
-        for &(section, name, size) in functions {
+        for &(section, name, ref code) in functions {
             let section = *sections.entry(section).or_insert_with_key(|name| {
                 object.add_section(vec![], (*name).into(), SectionKind::Text)
             });
-            let code = vec![0; usize::try_from(size).unwrap()];
-            let value = object.append_section_data(section, &code, 8);
+            let value = object.append_section_data(section, code, 8);
             object.add_symbol(Symbol {
                 name: name.into(),
                 value,
-                size,
+                size: code.len() as u64,
                 kind: SymbolKind::Text,
                 scope: SymbolScope::Linkage,
                 weak: false,
@@ -218,6 +266,7 @@ mod tests {
                 section: ".text".to_owned(),
                 name: name.to_owned(),
                 instructions: 1,
+                stack: None,
             }
             .path()
         };

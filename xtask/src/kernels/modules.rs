@@ -15,7 +15,7 @@ use lzma_rust2::XzReader;
 use object::{Object as _, ObjectSection as _};
 
 /// Pods' interfaces, the test bed's switch, packet hooks below Linux 6.6, the closing of the node's
-/// UDP sockets, VLAN devices, and SCTP.
+/// UDP sockets, VLAN devices, SCTP, and a link without link headers.
 pub const NEEDED: &[&str] = &[
     "veth",
     "bridge",
@@ -24,6 +24,7 @@ pub const NEEDED: &[&str] = &[
     "udp_diag",
     "8021q",
     "sctp",
+    "vxlan",
 ];
 
 /// Name and content of the modules of these names and of all that they need, in the order in which
