@@ -191,7 +191,7 @@ pub fn from_network_at_length<P: Packet, T: Tables>(
         Some(role) if role.is_entering() => Decision::TRANSLATE,
         Some(_) => Decision::PASS,
         None => match open::choose(tables, work, Origin::Outside) {
-            Decision::TRANSLATE => open::begin(tables, work),
+            Decision::TRANSLATE => open::begin(tables, work, false),
             decision => decision,
         },
     };

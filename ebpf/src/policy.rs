@@ -149,6 +149,11 @@ impl Case {
         !self.is_known && self.policy.flags.contains(PolicyFlags::DENY_UNKNOWN)
     }
 
+    /// The number of the pod's network namespace; negative where it is not known.
+    pub(crate) const fn netns(&self) -> i32 {
+        self.pod.netns
+    }
+
     /// Do policies have a say?
     pub(crate) const fn is_judged(&self) -> bool {
         self.is_judged
@@ -282,6 +287,9 @@ pub(crate) fn begin<T: Tables>(
     case.finding = Finding::NONE;
 }
 
+/// As [`Pod::netns`](crate::tables::Pod) of an interface that is in no table.
+const NOT_KNOWN: i32 = -1;
+
 /// Finds out whose interface it is, and whether policies have a say in the packet.
 #[inline(always)]
 pub(crate) fn enter<T: Tables>(tables: &T, case: &mut Case, sender: Sender) {
@@ -290,7 +298,10 @@ pub(crate) fn enter<T: Tables>(tables: &T, case: &mut Case, sender: Sender) {
             case.pod = pod;
             pod.state != PodState::UNKNOWN
         }
-        None => false,
+        None => {
+            case.pod.netns = NOT_KNOWN;
+            false
+        }
     };
     case.is_judged = case.is_known
         && !matches!(sender, Sender::Itself)

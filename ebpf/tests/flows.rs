@@ -5,6 +5,7 @@ mod common;
 use common::{
     addr, backend,
     frame::{self, ACK, FIN_ACK, SYN, SYN_ACK},
+    policy::{POD, V4},
     tuple,
     world::{
         Hook::{FromPod, ToPod},
@@ -14,7 +15,7 @@ use common::{
 use weir_ebpf::{
     addr::{Port, Protocol},
     conntrack::SECOND,
-    packet::TcpFlags,
+    packet::{Opener, TcpFlags},
     tables::{FlowRole, FlowState, Node, PolicyFlags, Tuple},
     verdict::{DropReason, RejectReason, Verdict},
 };
@@ -451,4 +452,51 @@ fn a_port_that_a_service_answers_at_is_another_one_to_the_pod_itself() {
     assert_eq!(send(&world, &direct, ACK), moved);
     // The other connection goes on.
     assert_eq!(answer(&world, &sent, ACK), asked.reversed());
+}
+
+#[test]
+fn a_port_from_which_the_pod_talks_to_the_backend_itself_is_another_one_to_the_service() {
+    let of_pod = |netns| {
+        let world = World::with_pods();
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            world.add_frontend(addr(V4.service), 80, protocol, 1);
+        }
+        world.set_backends(1, &[backend(V4.friend, 8_080)]);
+        let mut pods = world.pods.borrow_mut();
+        pods.get_mut(&POD).expect("the pod").netns = netns;
+        drop(pods);
+        world
+    };
+    // Nobody knows of sockets behind an interface that no table has.
+    const NOBODYS: u32 = 99;
+    for (opener, netns, interface, protocol, is_moved) in [
+        (Opener::Pod, 3, POD, Protocol::TCP, true),
+        (Opener::Peer, 3, POD, Protocol::TCP, true),
+        (Opener::Pod, 0, POD, Protocol::TCP, true),
+        (Opener::Unknown, 3, POD, Protocol::TCP, false),
+        (Opener::Pod, -1, POD, Protocol::TCP, false),
+        (Opener::Pod, 3, NOBODYS, Protocol::TCP, false),
+        // Of a datagram's socket the kernel does not choose the port by whom it talks to.
+        (Opener::Pod, 3, POD, Protocol::UDP, false),
+    ] {
+        let world = of_pod(netns);
+        world.opener.set(opener);
+        let asked = tuple(protocol, (V4.pod, 40_000), (V4.service, 80));
+        let sent = |flags| {
+            let outcome = world.send(interface, &frame::of(&asked, flags, b""));
+            frame::tuple_of(&outcome.expect("no policy").frame)
+        };
+        let first = sent(SYN);
+        let what = format!("{opener:?}, {netns}, {interface}, {protocol:?}");
+        assert_eq!(
+            (first.dst, first.dst_port),
+            (addr(V4.friend), Port::new(8_080))
+        );
+        assert_eq!(first.src_port != asked.src_port, is_moved, "{what}");
+        let answered = world.receive(interface, &frame::of(&first.reversed(), SYN_ACK, b""));
+        let answered = answered.expect("no policy");
+        assert_eq!(frame::tuple_of(&answered.frame), asked.reversed(), "{what}");
+        // It stays what it was, also where the first segment is sent again.
+        assert_eq!((sent(SYN), sent(ACK)), (first, first), "{what}");
+    }
 }

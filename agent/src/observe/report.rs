@@ -215,13 +215,9 @@ impl Reporter {
             return;
         }
         self.idle.update(changed, cluster);
-        let policies = self.idle.policies();
         let mut remarks = self.of_start.clone();
         remarks.extend(remarks_status(&self.idle));
-        self.show(|status| {
-            status.policies = policies;
-            status.remarks = remarks;
-        });
+        self.show(|status| status.remarks = remarks);
     }
 
     /// Says where the agent answers. Whoever listens has logged it.
@@ -276,12 +272,14 @@ impl Reporter {
             Different::Endpoints(services) => self.endpoints.update_of(services, &desired.unchosen),
         };
         self.shown(result);
+        let policies = self.idle.policies();
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.show_as(|status| {
             let was_well = status.ready && status.error.is_none();
             status.ready = true;
             status.generation += 1;
             status.error = None;
+            status.policies = policies;
             for table in &mut status.tables {
                 let entries = desired.contents.entries(&table.name);
                 table.entries = entries.unwrap_or(table.entries);

@@ -73,7 +73,7 @@ pub struct Status {
     /// What is no fault, but may not be meant. An agent before this one did not tell.
     #[serde(default)]
     pub remarks: Vec<Remark>,
-    /// Network policies. An agent before this one did not tell.
+    /// Network policies in force. An agent before this one did not tell.
     #[serde(default)]
     pub policies: usize,
     /// What was left out of the tables.

@@ -95,9 +95,10 @@ fn beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Choi
     })
 }
 
-/// Writes the entries of a new flow to what was chosen.
+/// Writes the entries of a new flow to what was chosen. Is its client's port taken, by what has no
+/// flow here?
 #[inline(never)]
-pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
+pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace, is_taken: bool) -> Decision {
     let Workspace {
         headers,
         flow,
@@ -130,7 +131,7 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace) -> Decision {
     let is_own_reply = is_hairpin && flow.to.src_port == flow.to.dst_port;
     // Else the port is taken where the client already talks from it to this backend through
     // another address.
-    if (is_own_reply || !claim_reply(tuple, flow, spare, tables))
+    if (is_taken || is_own_reply || !claim_reply(tuple, flow, spare, tables))
         && !claim_with_other_port(tuple, flow, spare, tables)
     {
         return Decision::drop(DropReason::NoSourcePort);

@@ -12,7 +12,7 @@ use crate::{
     conntrack,
     event::Direction,
     fragments,
-    packet::{Packet, Transport},
+    packet::{Opener, Packet, Transport},
     policy::{self, Sender},
     service::Origin,
     tables::Tables,
@@ -232,12 +232,35 @@ fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> D
         return Decision::drop(reason);
     }
     if work.step == Step::BEGIN {
-        match open::begin(tables, work) {
+        let is_taken = talks_past_services(packet, work);
+        match open::begin(tables, work, is_taken) {
             Decision::TRANSLATE => {}
             decision => return decision,
         }
     }
     finish(tables, work)
+}
+
+/// Has the pod a connection past all services, from the port of a packet that opens one and to the
+/// very backend that was chosen for it? The kernel that chose the port saw another address, as
+/// where the older connection was translated at the socket, or is to the pod itself. The backend
+/// would take one for the other; connection tracking gives the new one another port, too.
+#[inline(never)]
+fn talks_past_services<P: Packet>(packet: &P, work: &mut Workspace) -> bool {
+    let Workspace {
+        headers,
+        choice,
+        case,
+        ..
+    } = work;
+    let kind = headers.kind();
+    if !matches!(kind, Transport::Tcp(_)) || !conntrack::is_opening(kind) || case.netns() < 0 {
+        return false;
+    }
+    case.set_conversation(&headers.tuple);
+    case.key.peer = choice.backend.addr;
+    case.key.peer_port = choice.backend.port;
+    packet.opener(case.netns(), &case.key) != Opener::Unknown
 }
 
 /// Judges a packet with ports that a pod under policy sends.

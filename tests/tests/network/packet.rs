@@ -8,7 +8,7 @@ use weir_tests::bed::Family;
 use weir_tests::testpod::client::{TIMEOUT, TestPod};
 use weir_tests::testpod::protocol::Failure;
 
-use crate::world::{EMPTY, MIRROR, WEB, World, one_after_the_other_in_both_wirings};
+use crate::world::{EMPTY, MIRROR, TARGET_PORT, WEB, World, one_after_the_other_in_both_wirings};
 
 // What looks for connections to a service comes before what leaves some behind.
 one_after_the_other_in_both_wirings!(
@@ -17,6 +17,7 @@ one_after_the_other_in_both_wirings!(
     udp_of_a_pod_to_a_service_without_endpoints_is_refused,
     a_pod_reaches_itself_by_udp,
     tcp_outside_the_cgroup_reaches_both_backends_nobody_and_itself,
+    connections_from_one_port_to_a_service_and_to_its_backend_are_two,
     a_large_transfer_arrives_whole_through_the_packet_path,
     datagrams_without_a_checksum_arrive,
     datagrams_as_long_as_the_link_allows_arrive,
@@ -128,6 +129,41 @@ fn tcp_outside_the_cgroup_reaches_both_backends_nobody_and_itself(world: &mut Wo
             .tcp_ask(mirror)
             .with_context(|| format!("a pod to itself by {mirror}"))?;
         ensure!(answer.server == world.client.name(), "{mirror}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// The kernel lets them share a port: to it they have two peers.
+fn connections_from_one_port_to_a_service_and_to_its_backend_are_two(
+    world: &mut World,
+) -> Result<()> {
+    for name in ["near", "far"] {
+        world.set_backends(&[name])?;
+        let backend = if name == "near" {
+            &world.near
+        } else {
+            &world.far
+        };
+        let foreign = world.client.outside_the_cgroup()?;
+        for family in Family::ALL {
+            let itself = SocketAddr::from((backend.addr(family), TARGET_PORT));
+            let service = WEB.at(family);
+            for [first, second] in [[itself, service], [service, itself]] {
+                let context = || format!("{first}, then {second}");
+                let any = SocketAddr::from((world.client.addr(family), 0));
+                let older = foreign.connect_from(Some(any), first)?;
+                let newer = foreign
+                    .connect_from(Some(older.local), second)
+                    .with_context(context)?;
+                for handle in [older.handle, newer.handle, older.handle] {
+                    let answer = foreign.ask(handle).with_context(context)?;
+                    ensure!(answer.server == name, "{}: {answer:?}", context());
+                }
+                for handle in [older.handle, newer.handle] {
+                    foreign.close(handle)?;
+                }
+            }
+        }
     }
     Ok(())
 }
