@@ -42,7 +42,7 @@ pub use cgroup::CgroupReport;
 pub use cleanup::{Removed, cleanup};
 pub use events::EventReader;
 pub use features::Features;
-pub use foreign::{Guests, foreign_programs};
+pub use foreign::{Guests, OwnPrograms, foreign_programs};
 pub use inspect::{Attached, SocketHook, attached};
 pub use load::{Dataplane, LOG_DEBUG, Options, TcChoice, default_capacities};
 pub use lock::AgentLock;

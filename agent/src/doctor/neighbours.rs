@@ -7,7 +7,7 @@ use nix::net::if_::if_nameindex;
 
 use super::Finding;
 use crate::{
-    attach::{AgentLock, Features},
+    attach::{AgentLock, Features, OwnPrograms},
     config::{Paths, Places, lock_file},
     fast_path::{self, Choice, judge},
     kube_proxy::{self, Leavings, Presence},
@@ -78,7 +78,8 @@ pub(super) async fn examine(paths: &Paths, places: &Places) -> Vec<Finding> {
 async fn fast_path(paths: &Paths, places: &Places) -> Finding {
     let found = node::list(&places.netns_dir).await.and_then(|node| {
         let interfaces = fast_path::Places::of(&node);
-        fast_path::look(&Pins::new(&paths.bpffs), &interfaces)
+        let own = &mut OwnPrograms::default();
+        fast_path::look(&Pins::new(&paths.bpffs), &interfaces, own)
     });
     let is_supported = Features::probe().is_ok_and(|features| features.redirect_peer);
     let state = judge(

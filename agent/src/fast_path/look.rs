@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{judge::Found, netfilter, rules};
 use crate::{
-    attach::{Guests, foreign_programs},
+    attach::{Guests, OwnPrograms, foreign_programs},
     kube_proxy::virtual_servers,
     maps::pins::Pins,
     sources::node::NodeState,
@@ -40,17 +40,17 @@ impl Places {
     }
 }
 
-/// Looks. The calling thread's network namespace is the node's.
+/// Looks; notes which programs are ours, for the next time. The calling thread's network namespace is the node's.
 ///
 /// # Errors
 /// Something cannot be looked at.
-pub fn look(pins: &Pins, places: &Places) -> Result<Found> {
+pub fn look(pins: &Pins, places: &Places, own: &mut OwnPrograms) -> Result<Found> {
     Ok(Found {
         chains: netfilter::chains()?,
         legacy: netfilter::legacy()?,
         servers: virtual_servers()?,
         ipsec: netfilter::ipsec_policies()?,
-        programs: foreign_programs(pins, &places.guests)?,
+        programs: foreign_programs(pins, &places.guests, own)?,
         apart: places.apart.clone(),
         rules: rules::by_port()?,
     })

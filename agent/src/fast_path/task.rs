@@ -19,7 +19,7 @@ use super::{
     judge::{Choice, Found, State, judge},
     look::{Places, look},
 };
-use crate::maps::pins::Pins;
+use crate::{attach::OwnPrograms, maps::pins::Pins};
 
 /// Between two looks, where nothing tells of a change: programs of others, IPVS, IPsec and
 /// iptables-legacy tell nobody.
@@ -105,11 +105,12 @@ async fn run(
     let mut news = News::listen()
         .inspect_err(|error| warn!("changes of nftables are seen after seconds only: {error:#}"))
         .ok();
+    let mut own = OwnPrograms::default();
     loop {
         let places = told.borrow_and_update().clone();
         let start = Instant::now();
         if let Some(places) = places {
-            let now = judge(choice, true, &found(&pins, places).await);
+            let now = judge(choice, true, &found(&pins, places, &mut own).await);
             state.send_if_modified(|before| {
                 let is_news = *before != now;
                 if is_news {
@@ -132,10 +133,18 @@ async fn run(
     }
 }
 
-async fn found(pins: &Pins, places: Places) -> Result<Found, String> {
+async fn found(pins: &Pins, places: Places, own: &mut OwnPrograms) -> Result<Found, String> {
     let pins = pins.clone();
-    let looked = spawn_blocking(move || look(&pins, &places)).await;
-    let looked = looked.context("a task panicked").and_then(|looked| looked);
+    let mut known = std::mem::take(own);
+    let looked = spawn_blocking(move || {
+        let found = look(&pins, &places, &mut known);
+        (found, known)
+    });
+    let looked = looked.await.context("a task panicked");
+    let looked = looked.and_then(|(found, known)| {
+        *own = known;
+        found
+    });
     looked.map_err(|error| format!("{error:#}"))
 }
 
