@@ -116,12 +116,8 @@ impl Cluster {
     /// How many objects of each kind a source has, of those kinds of which it has any.
     #[must_use]
     pub fn counts(&self, source: SourceId) -> BTreeMap<Kind, usize> {
-        let mut counts = BTreeMap::new();
         let objects = self.sources.get(&source).map(|source| &source.objects);
-        for reference in objects.into_iter().flat_map(Objects::references) {
-            *counts.entry(reference.kind).or_default() += 1;
-        }
-        counts
+        objects.into_iter().flat_map(Objects::counts).collect()
     }
 
     /// The object of this name that is in force.
@@ -151,12 +147,12 @@ impl Cluster {
                 let disputed = (!is_alone).then_some(&source.objects).into_iter();
                 report.problems.extend(
                     disputed
-                        .flat_map(Objects::references)
+                        .flat_map(Objects::iter)
                         .filter_map(|object| {
                             let (first, _) = self
                                 .sources
                                 .range(..id)
-                                .find(|(_, earlier)| earlier.objects.contains(object))?;
+                                .find(|(_, earlier)| earlier.objects.contains_like(object))?;
                             Some((object, first))
                         })
                         .map(|(object, first)| {
@@ -164,7 +160,7 @@ impl Cluster {
                                 "comes from {first} as well, whose version is in force; \
                                  remove one of the two"
                             ))
-                            .about(object.clone())
+                            .about(object.reference())
                         }),
                 );
                 (id, report)
@@ -175,16 +171,12 @@ impl Cluster {
     /// The objects of a kind that are in force, ordered by namespace and name within a source.
     fn objects(&self, kind: Kind) -> impl Iterator<Item = &Object> {
         self.sources.iter().flat_map(move |(&id, source)| {
-            source
-                .objects
-                .of_kind(kind)
-                .filter(move |(reference, _)| {
-                    !self
-                        .sources
-                        .range(..id)
-                        .any(|(_, earlier)| earlier.objects.contains(reference))
-                })
-                .map(|(_, object)| object)
+            source.objects.of_kind(kind).filter(move |object| {
+                !self
+                    .sources
+                    .range(..id)
+                    .any(|(_, earlier)| earlier.objects.contains_like(object))
+            })
         })
     }
 }
@@ -284,19 +276,13 @@ fn keep_rejected(report: &Report, before: &Objects, listed: &mut Objects) {
 /// The objects that are in one of the two lists only, or not the same in both; of what is held now,
 /// `listed` is what may be in the other list.
 fn differences<'a>(
-    before: &Objects,
-    listed: impl Iterator<Item = (&'a ObjectRef, &'a Object)>,
+    before: &'a Objects,
+    listed: impl Iterator<Item = &'a Object>,
     held: &Objects,
 ) -> BTreeSet<ObjectRef> {
-    let changed = listed.filter(|(reference, object)| before.get(reference) != Some(*object));
-    let gone = before
-        .references()
-        .filter(|reference| !held.contains(reference));
-    changed
-        .map(|(reference, _)| reference)
-        .chain(gone)
-        .cloned()
-        .collect()
+    let changed = listed.filter(|object| before.like(object) != Some(*object));
+    let gone = before.iter().filter(|object| !held.contains_like(object));
+    changed.chain(gone).map(Object::reference).collect()
 }
 
 #[cfg(test)]
@@ -548,7 +534,7 @@ mod tests {
             let held = [Change::Reset].into_iter().chain(after.iter().map(to_change));
             afresh.apply(event(SOURCE, held.chain([Change::Ready])));
             let objects = afresh.sources[&SOURCE].objects.iter();
-            let objects = objects.map(|(_, object)| object.clone()).collect();
+            let objects = objects.cloned().collect();
             let mut replaced = Cluster::default();
             replaced.apply(event(SOURCE, before.iter().map(to_change).chain([Change::Ready])));
             replaced.apply(event(SOURCE, [Change::Replace(Kind::Service, objects)]));

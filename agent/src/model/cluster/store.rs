@@ -2,10 +2,11 @@
 //!
 //! There are tens of thousands of them, of which one changes now and then: nothing of them is in
 //! the processor's caches by then. A search by order reads dozens of names for one object; by hash
-//! it reads that object. The order is for whoever wants all of them.
+//! it reads that object. The order is for whoever wants all of them. No name is kept beside the
+//! object that has it: they would take more room than all else here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, RandomState},
 };
 
@@ -13,14 +14,20 @@ use hashbrown::{HashTable, hash_table::Entry};
 
 use super::super::{Kind, Object, ObjectRef};
 
+/// A kind, a namespace and a name.
+type Identity<'a> = (Kind, &'a str, &'a str);
+
 /// Objects, each under its own name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Objects {
     places: Places,
-    order: BTreeMap<ObjectRef, u32>,
+    order: Order,
     by_hash: HashTable<u32>,
     hasher: RandomState,
 }
+
+/// Where the objects of each kind and namespace are, in the order of their names. Nothing is empty.
+type Order = BTreeMap<Kind, BTreeMap<Box<str>, Vec<u32>>>;
 
 /// Where objects are.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +49,12 @@ enum Put {
 impl Objects {
     /// The object of this name.
     pub fn get(&self, reference: &ObjectRef) -> Option<&Object> {
-        let is_it = |place: &u32| self.places.is(*place, reference);
-        let hash = self.hasher.hash_one(reference.identity());
+        self.at(reference.identity())
+    }
+
+    fn at(&self, identity: Identity<'_>) -> Option<&Object> {
+        let is_it = |place: &u32| self.places.is(*place, identity);
+        let hash = self.hasher.hash_one(identity);
         self.places.get(*self.by_hash.find(hash, is_it)?)
     }
 
@@ -52,32 +63,45 @@ impl Objects {
         self.get(reference).is_some()
     }
 
+    /// Is there an object of the name that this one of another list has?
+    pub fn contains_like(&self, object: &Object) -> bool {
+        self.like(object).is_some()
+    }
+
+    /// The object of the name that this one of another list has.
+    pub fn like(&self, object: &Object) -> Option<&Object> {
+        self.at(object.identity())
+    }
+
     /// Takes in an object. Gives its name if that is news.
     pub fn put(&mut self, object: Object) -> Option<ObjectRef> {
         let reference = object.reference();
-        match self.put_as(&reference, object) {
+        match self.put_as(reference.identity(), object) {
             Put::Same => return None,
             Put::Changed => {}
             Put::New(place) => {
-                self.order.insert(reference.clone(), place);
+                let (kind, namespace, name) = reference.identity();
+                let places = places_of(&mut self.order, kind, namespace);
+                let end = self.places.rank(places, name).unwrap_or_else(|end| end);
+                places.insert(end, place);
             }
         }
         Some(reference)
     }
 
-    fn put_as(&mut self, reference: &ObjectRef, object: Object) -> Put {
+    fn put_as(&mut self, identity: Identity<'_>, object: Object) -> Put {
         let Self {
             places,
             order: _,
             by_hash,
             hasher,
         } = self;
-        let is_it = |place: &u32| places.is(*place, reference);
+        let is_it = |place: &u32| places.is(*place, identity);
         let hash_of = |place: &u32| {
             let object = places.get(*place);
             object.map_or(0, |object| hasher.hash_one(object.identity()))
         };
-        let hash = hasher.hash_one(reference.identity());
+        let hash = hasher.hash_one(identity);
         match by_hash.entry(hash, is_it, hash_of) {
             Entry::Occupied(known) => places.change(*known.get(), object),
             Entry::Vacant(vacant) => {
@@ -90,19 +114,48 @@ impl Objects {
 
     /// Takes away the object of this name, and gives it if it was there.
     pub fn remove(&mut self, reference: &ObjectRef) -> Option<Object> {
-        let is_it = |place: &u32| self.places.is(*place, reference);
-        let hash = self.hasher.hash_one(reference.identity());
-        let known = self.by_hash.find_entry(hash, is_it).ok()?;
-        let (place, _) = known.remove();
-        self.order.remove(reference);
+        let (kind, namespace, name) = reference.identity();
+        let place = self.forget((kind, namespace, name))?;
+        if let Some(namespaces) = self.order.get_mut(&kind)
+            && let Some(places) = namespaces.get_mut(namespace)
+        {
+            if let Ok(rank) = self.places.rank(places, name) {
+                places.remove(rank);
+            }
+            if places.is_empty() {
+                namespaces.remove(namespace);
+            }
+            if namespaces.is_empty() {
+                self.order.remove(&kind);
+            }
+        }
         self.places.take(place)
+    }
+
+    /// From now on it is not found. Gives where it is.
+    fn forget(&mut self, identity: Identity<'_>) -> Option<u32> {
+        let is_it = |place: &u32| self.places.is(*place, identity);
+        let hash = self.hasher.hash_one(identity);
+        let known = self.by_hash.find_entry(hash, is_it).ok()?;
+        Some(known.remove().0)
     }
 
     /// Takes away the objects of a kind.
     pub fn take_kind(&mut self, kind: Kind) -> Self {
-        let of_kind = self.references_from(kind);
-        let names: Vec<ObjectRef> = of_kind.map(|(reference, _)| reference.clone()).collect();
-        names.iter().filter_map(|name| self.remove(name)).collect()
+        let namespaces = self.order.remove(&kind).unwrap_or_default();
+        let mut taken = Vec::new();
+        for place in namespaces.into_values().flatten() {
+            let is_it = |known: &u32| *known == place;
+            let object = self.places.take(place);
+            if let Some(object) = &object {
+                let hash = self.hasher.hash_one(object.identity());
+                if let Ok(known) = self.by_hash.find_entry(hash, is_it) {
+                    known.remove();
+                }
+            }
+            taken.extend(object);
+        }
+        taken.into_iter().collect()
     }
 
     /// Are there none?
@@ -110,30 +163,37 @@ impl Objects {
         self.order.is_empty()
     }
 
-    /// Every object with its name, in the order of these.
-    pub fn iter(&self) -> impl Iterator<Item = (&ObjectRef, &Object)> {
-        let order = self.order.iter();
-        order.filter_map(|(reference, place)| Some((reference, self.places.get(*place)?)))
+    /// Every object, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Object> {
+        self.order.values().flat_map(|it| self.all_of(it))
     }
 
-    /// The name of every object, in order.
-    pub fn references(&self) -> impl Iterator<Item = &ObjectRef> {
-        self.order.keys()
+    /// The objects of a kind, in the order of their names.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        let namespaces = self.order.get(&kind).into_iter();
+        namespaces.flat_map(|it| self.all_of(it))
     }
 
-    /// The objects of a kind with their names, in order.
-    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectRef, &Object)> {
-        let places = self.references_from(kind);
-        places.filter_map(|(reference, place)| Some((reference, self.places.get(place)?)))
+    /// How many objects there are of each kind of which there are any.
+    pub fn counts(&self) -> impl Iterator<Item = (Kind, usize)> {
+        let of_all = |namespaces: &BTreeMap<_, Vec<u32>>| namespaces.values().map(Vec::len).sum();
+        let kinds = self.order.iter();
+        kinds.map(move |(kind, namespaces)| (*kind, of_all(namespaces)))
     }
 
-    fn references_from(&self, kind: Kind) -> impl Iterator<Item = (&ObjectRef, u32)> {
-        // Kinds are the first thing by which references are ordered.
-        self.order
-            .range(ObjectRef::new(kind, "", "")..)
-            .take_while(move |(reference, _)| reference.kind == kind)
-            .map(|(reference, place)| (reference, *place))
+    fn all_of<'a>(
+        &'a self,
+        namespaces: &'a BTreeMap<Box<str>, Vec<u32>>,
+    ) -> impl Iterator<Item = &'a Object> {
+        let places = namespaces.values().flatten();
+        places.filter_map(|place| self.places.get(*place))
     }
+}
+
+/// Those of a kind and namespace, which get one more.
+fn places_of<'a>(order: &'a mut Order, kind: Kind, namespace: &str) -> &'a mut Vec<u32> {
+    let namespaces = order.entry(kind).or_default();
+    namespaces.entry(namespace.into()).or_default()
 }
 
 impl PartialEq for Objects {
@@ -147,15 +207,30 @@ impl Eq for Objects {}
 /// Many at once: their order is made once.
 impl Extend<Object> for Objects {
     fn extend<I: IntoIterator<Item = Object>>(&mut self, objects: I) {
-        let mut new = Vec::new();
+        let mut kinds = BTreeSet::new();
         for object in objects {
             let reference = object.reference();
-            match self.put_as(&reference, object) {
+            let (kind, namespace, _) = reference.identity();
+            match self.put_as(reference.identity(), object) {
                 Put::Same | Put::Changed => {}
-                Put::New(place) => new.push((reference, place)),
+                Put::New(place) => {
+                    places_of(&mut self.order, kind, namespace).push(place);
+                    kinds.insert(kind);
+                }
             }
         }
-        self.order.append(&mut new.into_iter().collect());
+        let Self {
+            places,
+            order,
+            by_hash: _,
+            hasher: _,
+        } = self;
+        for kind in kinds {
+            for of_namespace in order.entry(kind).or_default().values_mut() {
+                of_namespace.sort_by_key(|place| places.name(*place));
+                of_namespace.shrink_to_fit();
+            }
+        }
     }
 }
 
@@ -173,9 +248,20 @@ impl Places {
     }
 
     /// Is this the place of the object of this name?
-    fn is(&self, place: u32, reference: &ObjectRef) -> bool {
+    fn is(&self, place: u32, identity: Identity<'_>) -> bool {
         let object = self.get(place);
-        object.is_some_and(|object| object.identity() == reference.identity())
+        object.is_some_and(|object| object.identity() == identity)
+    }
+
+    /// What the object there is called within its namespace.
+    fn name(&self, place: u32) -> Option<&str> {
+        self.get(place).map(|object| object.identity().2)
+    }
+
+    /// Which of these places, all of one kind and namespace and in order, is that of this name, or
+    /// which it would be.
+    fn rank(&self, places: &[u32], name: &str) -> Result<usize, usize> {
+        places.binary_search_by(|place| self.name(*place).cmp(&Some(name)))
     }
 
     /// Gives an object the place that was last freed, or a new one.
@@ -224,7 +310,8 @@ mod tests {
 
     fn object((kind, name, version): (bool, u8, u8)) -> Object {
         let kind = if kind { Kind::Service } else { Kind::Pod };
-        let reference = ObjectRef::new(kind, "default", &format!("o-{name}"));
+        let namespace = ["default", "shop", "team"][usize::from(name % 3)];
+        let reference = ObjectRef::new(kind, namespace, &format!("o-{name}"));
         Object::NotOurs(reference, NotOurs::OtherProxy(version.to_string()))
     }
 
@@ -281,13 +368,18 @@ mod tests {
                         let taken = objects.take_kind(Kind::Pod);
                         let pods = known.extract_if(.., |it, _| it.kind == Kind::Pod);
                         let pods: BTreeMap<ObjectRef, Object> = pods.collect();
-                        prop_assert!(taken.iter().eq(pods.iter()));
+                        prop_assert!(taken.iter().eq(pods.values()));
                     }
                 }
-                prop_assert!(objects.iter().eq(known.iter()));
-                prop_assert!(objects.references().eq(known.keys()));
+                prop_assert!(objects.iter().eq(known.values()));
+                let mut counts = BTreeMap::new();
+                for reference in known.keys() {
+                    *counts.entry(reference.kind).or_default() += 1;
+                }
+                prop_assert!(objects.counts().eq(counts));
                 prop_assert_eq!(objects.is_empty(), known.is_empty());
                 let services = known.iter().filter(|(it, _)| it.kind == Kind::Service);
+                let services = services.map(|(_, object)| object);
                 prop_assert!(objects.of_kind(Kind::Service).eq(services));
                 for name in 0..20 {
                     for kind in [false, true] {
