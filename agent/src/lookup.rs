@@ -38,6 +38,11 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
         self.0.contains_key(key)
     }
 
+    /// Has no key anything?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Gives a key a value, and what it had before.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         self.0.insert(key, value)

@@ -25,13 +25,20 @@ use super::{Account, Capacities, Desired, HealthCheck, Ids, Reason};
 pub(super) struct Slices {
     /// The names of each service's slices, in order, by the service's namespace and name.
     of: Lookup<Box<str>, Box<[Box<str>]>>,
-    /// The name of each slice's service, by the slice's namespace and name.
+    /// The name of each slice's service, by the slice's namespace and name, but of those that are
+    /// called as the API's controller calls them: see [`service_by_name`].
     services: Lookup<Box<str>, Box<str>>,
 }
 
 /// Neither a namespace nor a name has a slash in it.
 fn key(namespace: &str, name: &str) -> String {
     [namespace, "/", name].concat()
+}
+
+/// Whose slice this is if it is called as the API's controller calls a service's slices: by the
+/// service's name, a hyphen, and letters and digits.
+fn service_by_name(slice: &ObjectRef) -> Option<&str> {
+    Some(slice.name.rsplit_once('-')?.0)
 }
 
 impl Slices {
@@ -45,21 +52,17 @@ impl Slices {
         let mut services = BTreeSet::new();
         let is_slice = |object: &&ObjectRef| object.kind == Kind::EndpointSlice;
         for object in objects.iter().filter(is_slice) {
-            let key = key(&object.namespace, &object.name);
             let after = match cluster.get(object) {
                 Some(Object::EndpointSlice(slice)) => Some(&slice.service),
                 Some(_) | None => None,
             };
-            let before = self.services.get(key.as_str()).map(|name| ServiceRef {
-                namespace: object.namespace.clone(),
-                name: name.clone().into(),
-            });
+            let before = self.service_of(object);
             if before.as_ref() != after {
                 if let Some(service) = &before {
-                    self.remove(service, object, &key);
+                    self.remove(service, object);
                 }
                 if let Some(service) = after {
-                    self.insert(service, object, key);
+                    self.insert(service, object);
                 }
             }
             services.extend(before);
@@ -68,8 +71,34 @@ impl Slices {
         services
     }
 
-    fn remove(&mut self, service: &ServiceRef, slice: &ObjectRef, slice_key: &str) {
-        self.services.remove(slice_key);
+    /// The service that a slice was noted with.
+    fn service_of(&self, slice: &ObjectRef) -> Option<ServiceRef> {
+        let by_name = || {
+            let service = service_by_name(slice)?;
+            let key = key(&slice.namespace, service);
+            let is_listed = place_of(self.of.get(key.as_str())?, &slice.name).is_ok();
+            is_listed.then_some(service)
+        };
+        // Few are called otherwise.
+        let other = match self.services.is_empty() {
+            true => None,
+            false => {
+                let key = key(&slice.namespace, &slice.name);
+                self.services.get(key.as_str())
+            }
+        };
+        let name = other.map(|name| &**name).or_else(by_name)?;
+        Some(ServiceRef {
+            namespace: slice.namespace.clone(),
+            name: name.to_owned(),
+        })
+    }
+
+    fn remove(&mut self, service: &ServiceRef, slice: &ObjectRef) {
+        if service_by_name(slice) != Some(&service.name) {
+            let key = key(&slice.namespace, &slice.name);
+            self.services.remove(key.as_str());
+        }
         let key = key(&service.namespace, &service.name);
         let names = self.of.remove(key.as_str()).unwrap_or_default();
         let left = names.into_iter().filter(|name| **name != *slice.name);
@@ -79,13 +108,16 @@ impl Slices {
         }
     }
 
-    fn insert(&mut self, service: &ServiceRef, slice: &ObjectRef, slice_key: String) {
-        self.services
-            .insert(slice_key.into(), service.name.as_str().into());
+    fn insert(&mut self, service: &ServiceRef, slice: &ObjectRef) {
+        if service_by_name(slice) != Some(&service.name) {
+            let key = key(&slice.namespace, &slice.name);
+            self.services
+                .insert(key.into(), service.name.as_str().into());
+        }
         let names = self.of.entry(key(&service.namespace, &service.name).into());
         let names = names.or_default();
         let mut all = std::mem::take(names).into_vec();
-        if let Err(place) = all.binary_search_by(|name| (**name).cmp(&slice.name)) {
+        if let Err(place) = place_of(&all, &slice.name) {
             all.insert(place, slice.name.as_str().into());
         }
         *names = all.into();
@@ -112,6 +144,11 @@ impl Slices {
             .collect();
         (!groups.is_empty()).then_some(groups)
     }
+}
+
+/// Where a name is among others, or where it would be.
+fn place_of(names: &[Box<str>], name: &str) -> Result<usize, usize> {
+    names.binary_search_by(|known| (**known).cmp(name))
 }
 
 /// A set of endpoints, and its number.
