@@ -12,6 +12,7 @@ mod cluster;
 mod endpoints;
 mod event;
 mod field;
+mod labels;
 mod metadata;
 mod namespace;
 mod node;
@@ -32,6 +33,7 @@ pub use endpoints::{
 };
 pub use event::{Change, Event, Problem, Report, SourceId};
 pub use field::{FieldPath, Invalid, Step};
+pub use labels::Labels;
 pub use metadata::{DEFAULT_NAMESPACE, validate_label, validate_subdomain};
 pub use namespace::Namespace;
 pub use node::Node;

@@ -1,11 +1,9 @@
 //! Namespaces.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1 as api;
 
 use super::metadata::{Metadata, unusual_label};
-use super::{Invalid, Kind, Object};
+use super::{Invalid, Kind, Labels, Object};
 
 /// The label that the API server gives every namespace: its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -16,7 +14,7 @@ pub struct Namespace {
     /// Its name, a DNS label.
     pub name: String,
     /// Its labels, as selectors see them.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// What is wrong in it; the rest of it is in force.
     pub ignored: Vec<Invalid>,
 }
@@ -35,7 +33,7 @@ impl TryFrom<api::Namespace> for Object {
         Ok(Self::Namespace(Namespace {
             name: reference.name,
             ignored: unusual_label(&labels).into_iter().collect(),
-            labels,
+            labels: labels.into(),
         }))
     }
 }
@@ -62,11 +60,11 @@ mod tests {
             json!(null),
         ] {
             let namespace = read(json!({"name": "shop", "labels": labels})).unwrap();
-            assert_eq!(namespace.labels[NAME_LABEL], "shop");
-            assert_eq!(namespace.labels.len(), 1);
+            assert_eq!(namespace.labels.get(NAME_LABEL), Some("shop"));
+            assert_eq!(namespace.labels.iter().count(), 1);
         }
         let namespace = read(json!({"name": "shop", "labels": {"team": "a"}})).unwrap();
-        assert_eq!(namespace.labels["team"], "a");
+        assert_eq!(namespace.labels.get("team"), Some("a"));
         assert_eq!(
             Object::Namespace(namespace).reference().to_string(),
             "Namespace shop"

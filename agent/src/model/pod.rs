@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::jiff::Timestamp;
 
 use super::metadata::{Metadata, unusual_label};
-use super::{Invalid, Kind, Object, ObjectRef, PodRef, Protocol};
+use super::{Invalid, Kind, Labels, Object, ObjectRef, PodRef, Protocol};
 use super::{address, port};
 
 /// A pod.
@@ -24,7 +24,7 @@ pub struct Pod {
     /// When it was created; a manifest does not say.
     pub created: Option<Timestamp>,
     /// Its labels, as selectors see them.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The node that it was given to.
     pub node: Option<String>,
     /// `status.podIPs` in order, none twice. Whether they are its own says [`Pod::own_addrs`].
@@ -127,7 +127,7 @@ impl TryFrom<api::Pod> for Object {
             id: PodRef { namespace, name },
             uid,
             created: metadata.created,
-            labels: metadata.labels,
+            labels: metadata.labels.into(),
             addrs: read_addrs(&status, &mut ignored),
             is_host_network: spec.host_network == Some(true),
             ports: read_ports(&spec, &mut ignored),
@@ -253,7 +253,7 @@ mod tests {
             (pod.uid.as_str(), pod.node.as_deref()),
             ("u-1", Some("worker-0"))
         );
-        assert_eq!(pod.labels["app"], "cart");
+        assert_eq!(pod.labels.get("app"), Some("cart"));
         let expected: [IpAddr; 2] = [
             "10.200.1.2".parse().unwrap(),
             "fd00:10:200:1::2".parse().unwrap(),
@@ -374,7 +374,7 @@ mod tests {
         let Ok(Object::Pod(pod)) = api.try_into() else {
             panic!("a pod")
         };
-        assert_eq!(pod.labels.len(), 10_001);
+        assert_eq!(pod.labels.iter().count(), 10_001);
         assert_eq!(
             ignored(&pod),
             ["metadata.labels: \"\" is not a label's key; no selector can ask for it"]

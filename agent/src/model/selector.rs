@@ -5,12 +5,12 @@
 //! written. No requirement selects everything. A selector that is absent is not an empty one:
 //! what it means is for the field that lacks it to say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as api;
 
-use super::Invalid;
 use super::metadata::{validate_label_key, validate_label_value};
+use super::{Invalid, Labels};
 
 /// A `meta/v1` LabelSelector.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ impl LabelSelector {
 
     /// Does it select an object with these labels?
     #[must_use]
-    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn selects(&self, labels: &Labels) -> bool {
         self.requirements
             .iter()
             .all(|requirement| requirement.is_met_by(labels))
@@ -95,7 +95,7 @@ impl LabelSelector {
 impl Requirement {
     /// Do these labels meet it?
     #[must_use]
-    pub fn is_met_by(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn is_met_by(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         match &self.condition {
             Condition::In(values) => value.is_some_and(|value| values.contains(value)),
@@ -153,6 +153,8 @@ impl Requirement {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -162,11 +164,10 @@ mod tests {
         LabelSelector::read(&serde_json::from_value(selector).unwrap())
     }
 
-    fn labels(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
-        labels
-            .iter()
-            .map(|&(key, value)| (key.to_owned(), value.to_owned()))
-            .collect()
+    fn labels(labels: &[(&str, &str)]) -> Labels {
+        let labels = labels.iter();
+        let labels = labels.map(|&(key, value)| (key.to_owned(), value.to_owned()));
+        labels.collect::<BTreeMap<_, _>>().into()
     }
 
     #[test]
@@ -288,10 +289,10 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(selector.requirements().count(), 10_001);
-        assert!(selector.selects(&many));
+        assert!(selector.selects(&many.clone().into()));
         let mut other = many;
         other.insert("key-9999".to_owned(), "other".to_owned());
-        assert!(!selector.selects(&other));
+        assert!(!selector.selects(&other.into()));
     }
 
     /// A requirement as written, of few keys and values so that they often meet.
@@ -343,7 +344,8 @@ mod tests {
                     },
                 );
             }
-            let labels = present.iter().map(|(&k, &v)| (key(k), value(v))).collect();
+            let labels = present.iter().map(|(&k, &v)| (key(k), value(v)));
+            let labels = labels.collect::<BTreeMap<_, _>>().into();
             let selector = LabelSelector::read(&selector).unwrap();
             prop_assert_eq!(selector.selects(&labels), expected);
         }

@@ -189,7 +189,6 @@ impl<'a> Selectors<'a> {
     /// The labels of a pod that count.
     fn relevant<'p>(&self, pod: &'p Pod) -> Vec<(&'p str, &'p str)> {
         let labels = pod.labels.iter();
-        let labels = labels.map(|(key, value)| (key.as_str(), value.as_str()));
         labels.filter(|(key, _)| self.keys.contains(key)).collect()
     }
 
@@ -217,7 +216,7 @@ impl<'a> Selectors<'a> {
     fn selecting(&self, pod: &Pod) -> BTreeSet<usize> {
         let labels = pod.labels.iter();
         let by_label = labels
-            .filter_map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str())))
+            .filter_map(|(key, value)| self.by_label.get(&(key, value)))
             .flatten();
         let candidates = by_label.chain(&self.others).copied();
         candidates
