@@ -50,8 +50,14 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn is(self, other: Self) -> bool {
+        self.difference(other) == 0
+    }
+
+    /// Zero where it is the same.
+    #[inline(always)]
+    pub(crate) const fn difference(self, other: Self) -> u32 {
         let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
-        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h)
     }
 
     /// Is this `::`, that is, no address?

@@ -34,7 +34,7 @@ use crate::{
     packet::{Headers, NotParsed, Packet, PacketMut, Transport},
     policy, reject,
     service::{self, Choice, Origin},
-    tables::{Flow, FlowRole, PolicyFlags, ShortcutKey, Tables, Tuple},
+    tables::{Flow, FlowRole, Place, PolicyFlags, ShortcutKey, Tables, Tuple},
     verdict::{DropReason, RejectReason},
 };
 #[cfg(not(target_arch = "bpf"))]
@@ -67,6 +67,8 @@ pub struct Workspace {
     spare: Spare,
     choice: Choice,
     glance: Glance,
+    /// The tuple's, where a glance was cast.
+    pub place: Place,
     /// What the service step says.
     step: Step,
     /// The interface that the packet goes to by a [shortcut]; zero: it takes none.
@@ -112,6 +114,7 @@ impl Workspace {
                 is_masqueraded: false,
             },
             glance: Glance::NONE,
+            place: Place::NONE,
             step: Step::PASS,
             receiver: 0,
             shortcut: bytemuck::Zeroable::zeroed(),

@@ -60,7 +60,7 @@ pub(crate) fn find_flow<T: Tables>(tables: &T, work: &mut Workspace, is_entering
     let now = tables.now();
     let answer = quote.tuple.reversed();
     tables
-        .update_flow(&answer, |entry| {
+        .flow_entry(&answer, |entry| {
             *flow = *entry;
             entry.role.is_entering() == is_entering
                 // Its source is not known before a packet has left the node.

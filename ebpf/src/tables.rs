@@ -55,7 +55,9 @@ mod socket;
 use crate::addr::Addr;
 use crate::event::Event;
 
-pub use flow::{Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Tuple, Vetting};
+pub use flow::{
+    CachedFlow, Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Place, Tuple, Vetting,
+};
 pub use node::{Cidr, Cover, Interface, Node, PortRange};
 pub use policy::{
     ANYONE, Class, Connection, ConnectionFlags, ConnectionKey, NOBODY, Pod, PodAddr, PodState,
@@ -100,6 +102,12 @@ pub mod name {
     pub const AFFINITY: &str = "AFFINITY";
     /// [`Tuple`](super::Tuple) → [`Flow`](super::Flow); least recently used goes.
     pub const FLOWS: &str = "FLOWS";
+    /// [`Place::changes`](super::Place::changes) of a tuple → how often entries of `FLOWS` with such
+    /// tuples were written; array.
+    pub const FLOW_CHANGES: &str = "FLOW_CHANGES";
+    /// [`Place::slot`](super::Place::slot) of a tuple → [`CachedFlow`](super::CachedFlow); per CPU
+    /// array, not pinned: nothing in it lasts.
+    pub const FLOW_CACHE: &str = "FLOW_CACHE";
     /// [`SocketKey`](super::SocketKey) → [`SocketFlow`](super::SocketFlow); least recently used goes.
     pub const SOCKETS: &str = "SOCKETS";
     /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment); least recently used
@@ -180,6 +188,15 @@ pub mod capacity {
     pub const SOCKETS: u32 = 32_768;
 }
 
+/// Looks for a tuple's entry in `FLOWS`, and keeps what was found; when, the caller notes.
+#[inline(never)]
+fn look_up<T: Tables + ?Sized>(tables: &T, tuple: &Tuple, cached: &mut CachedFlow) {
+    let entry = tables.flow_entry(tuple, |entry| cached.flow = *entry);
+    cached.is_present = entry.is_some() as u32;
+    cached.tuple = *tuple;
+    cached.way.interface = 0;
+}
+
 /// The reads and writes the datapath makes.
 ///
 /// Two implementations: the kernel's maps in the programs, ordered maps in memory on the host.
@@ -211,16 +228,84 @@ pub trait Tables {
     ) -> Option<R>;
     /// Writes an entry, whatever was there.
     fn put_affinity(&self, key: &AffinityKey, affinity: &Affinity);
+    /// Finds what becomes of packets with this tuple, in `FLOWS` itself, lets `visit` see it in
+    /// place, and gives back what `visit` returns; `None` without calling it where there is no
+    /// entry. One lookup. `visit` must not touch the tables itself; what alters the entry goes by
+    /// [`Tables::update_flow`].
+    fn flow_entry<R>(&self, tuple: &Tuple, visit: impl FnOnce(&mut Flow) -> R) -> Option<R>;
+    /// Writes an entry, whatever was there. For [`Tables::put_flow`], as the next two for theirs.
+    fn put_flow_entry(&self, tuple: &Tuple, flow: &Flow);
+    /// Writes an entry where there is none. `false`: there is one already.
+    fn add_flow_entry(&self, tuple: &Tuple, flow: &Flow) -> bool;
+    /// Removes an entry, if there is one.
+    fn remove_flow_entry(&self, tuple: &Tuple);
+    /// How often entries of `FLOWS` with tuples of this place were written.
+    fn flow_changes(&self, place: Place) -> u64;
+    /// Counts one more.
+    fn note_flow_change(&self, place: Place);
+    /// The slot of this processor for a place, in place; `None`: it has none. `visit` may look in
+    /// `FLOWS`, and touches no other table.
+    fn flow_cache<R>(&self, place: Place, visit: impl FnOnce(&mut CachedFlow) -> R) -> Option<R>;
+
+    /// Copies what becomes of packets with this tuple, whose place this is, as it was found last or
+    /// as it is found now. `false`: there is no entry, and `found` may hold anything. Where this
+    /// processor has a slot for the place, it is the tuple's afterwards.
+    #[inline(always)]
+    fn find_flow(&self, tuple: &Tuple, place: Place, now: Nanos, found: &mut Flow) -> bool {
+        let changes = self.flow_changes(place);
+        // Read again: else all of it is kept on the stack from where its place was calculated.
+        let tuple = core::hint::black_box(tuple);
+        let looked = self.flow_cache(place, |cached| {
+            if !cached.counts(tuple, changes, now) {
+                look_up(self, tuple, cached);
+                cached.found = now;
+                cached.changes = changes;
+            }
+            *found = cached.flow;
+            cached.is_present != 0
+        });
+        match looked {
+            Some(is_present) => is_present,
+            None => self.flow_entry(tuple, |entry| *found = *entry).is_some(),
+        }
+    }
+    /// Is there an entry with this tuple?
+    #[inline(always)]
+    fn has_flow(&self, tuple: &Tuple) -> bool {
+        self.flow_entry(tuple, |_| ()).is_some()
+    }
     /// Finds what becomes of packets with this tuple, lets `change` read and alter it in place,
     /// and gives back what `change` returns; `None` without calling it where there is no entry.
-    /// One lookup. `change` must not touch the tables itself.
-    fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R>;
+    /// `change` must not touch the tables itself.
+    #[inline(always)]
+    fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        let changed = self.flow_entry(tuple, change);
+        if changed.is_some() {
+            self.note_flow_change(Place::of(tuple));
+        }
+        changed
+    }
     /// Writes an entry, whatever was there.
-    fn put_flow(&self, tuple: &Tuple, flow: &Flow);
+    #[inline(always)]
+    fn put_flow(&self, tuple: &Tuple, flow: &Flow) {
+        self.put_flow_entry(tuple, flow);
+        self.note_flow_change(Place::of(tuple));
+    }
     /// Writes an entry where there is none. `false`: there is one already.
-    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> bool;
+    #[inline(always)]
+    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> bool {
+        let is_free = self.add_flow_entry(tuple, flow);
+        if is_free {
+            self.note_flow_change(Place::of(tuple));
+        }
+        is_free
+    }
     /// Removes an entry, if there is one.
-    fn remove_flow(&self, tuple: &Tuple);
+    #[inline(always)]
+    fn remove_flow(&self, tuple: &Tuple) {
+        self.remove_flow_entry(tuple);
+        self.note_flow_change(Place::of(tuple));
+    }
     /// The other name of a socket's peer, read and altered as in [`Tables::update_flow`].
     fn update_socket<R>(
         &self,

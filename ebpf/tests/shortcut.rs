@@ -15,7 +15,7 @@ use weir_ebpf::{
     datapath::{
         self, At, Workspace,
         hand_over::{self, Entry, Told},
-        shortcut,
+        shortcut::{self, Entrance},
     },
     packet::TcpFlags,
     tables::{
@@ -109,7 +109,11 @@ fn hand_over(world: &World, from: u32, sent: &Sent) -> Vec<u8> {
     let delivered = hand_over::deliver(&mut buffer, world, receiver, &mut work);
     assert!(!delivered.is_dropped());
     if let Some(epoch) = told.free_epoch() {
-        shortcut::remember(&buffer, world, &mut work, from, receiver, epoch);
+        let entrance = Entrance {
+            interface: from,
+            place: sent.work.place,
+        };
+        shortcut::remember(&buffer, world, &mut work, entrance, receiver, epoch);
     }
     buffer.bytes().to_vec()
 }

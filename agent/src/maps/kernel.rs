@@ -20,8 +20,9 @@ use bytemuck::Pod;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{
     Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey, Flow,
-    Frontend, FrontendKey, Interface, Node, Pod as LocalPod, PodAddr, Policy, Present, Receiver,
-    RuleKey, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple, name,
+    Frontend, FrontendKey, Interface, Node, Place, Pod as LocalPod, PodAddr, Policy, Present,
+    Receiver, RuleKey, Service, ServiceName, ServingKey, SocketFlow, SocketKey, SourceRange, Tuple,
+    name,
 };
 
 use crate::maps::flows::Judge;
@@ -59,6 +60,7 @@ pub struct KernelTables {
     connections: Table<ConnectionKey, Connection>,
     affinity: Table<AffinityKey, Affinity>,
     flows: Table<Tuple, Flow>,
+    flow_changes: Table<u32, u64>,
     sockets: Table<SocketKey, SocketFlow>,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -167,6 +169,7 @@ impl KernelTables {
             connections: Table::new(name::CONNECTIONS, map(name::CONNECTIONS)?)?,
             affinity: Table::new(name::AFFINITY, map(name::AFFINITY)?)?,
             flows: Table::new(name::FLOWS, map(name::FLOWS)?)?,
+            flow_changes: Table::new(name::FLOW_CHANGES, map(name::FLOW_CHANGES)?)?,
             sockets: Table::new(name::SOCKETS, map(name::SOCKETS)?)?,
             counters,
         })
@@ -318,10 +321,34 @@ impl KernelTables {
         let flows = self
             .flows
             .forget(|tuple, flow| judge.stale_entries(tuple, flow))?;
+        self.note_flow_changes(&flows)?;
         let peers = self
             .sockets
             .forget(|key, peer| judge.stale_peers(key, peer))?;
-        Ok(flows + peers)
+        Ok(flows.len() + peers.len())
+    }
+
+    /// Tells the programs that entries of `FLOWS` with these tuples were written: what a processor
+    /// has found of them counts no more.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to read or write the table.
+    pub fn note_flow_changes(&self, tuples: &[Tuple]) -> Result<()> {
+        let places: BTreeSet<u32> = tuples
+            .iter()
+            .map(|tuple| Place::of(tuple).changes())
+            .collect();
+        let table = &self.flow_changes;
+        for place in places {
+            let changes = table.get(&place)?.unwrap_or_default();
+            // Whatever the programs count meanwhile, it is another number than any before.
+            let changes = changes.wrapping_add(1 << 32);
+            syscall::update(table.fd(), &[place], &[changes])
+                .map_err(|Stopped { error, .. }| error)
+                .with_context(|| format!("write to the table {}", table.name))?;
+        }
+        Ok(())
     }
 
     /// What the programs judged about pods' conversations.
@@ -474,8 +501,8 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         syscall::lookup(self.fd(), key).with_context(|| format!("read the table {}", self.name))
     }
 
-    /// Removes the entries that this says of any of them, and says how many.
-    fn forget(&self, stale_by: impl Fn(&K, &V) -> Vec<K>) -> Result<usize> {
+    /// Removes the entries that this says of any of them, and says which.
+    fn forget(&self, stale_by: impl Fn(&K, &V) -> Vec<K>) -> Result<Vec<K>> {
         let mut stale = Vec::new();
         for entry in self.entries() {
             let (key, value) = entry.with_context(|| format!("read the table {}", self.name))?;
@@ -484,7 +511,7 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         syscall::delete(self.fd(), &stale)
             .map_err(|Stopped { error, .. }| error)
             .with_context(|| format!("remove from the table {}", self.name))?;
-        Ok(stale.len())
+        Ok(stale)
     }
 
     fn put(

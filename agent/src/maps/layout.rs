@@ -167,6 +167,10 @@ pub fn layouts() -> BTreeMap<&'static str, Layout> {
         ),
         (name::FLOWS, Layout::of::<Tuple, Flow>(MapType::LruHash, 0)),
         (
+            name::FLOW_CHANGES,
+            Layout::of::<u32, u64>(MapType::Array, 0),
+        ),
+        (
             name::SOCKETS,
             Layout::of::<SocketKey, SocketFlow>(MapType::LruHash, 0),
         ),

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::event::Event;
 use weir_ebpf::tables::{
-    ANYONE, Affinity, AffinityKey, Backend, BackendKey, Connection, ConnectionKey, Flow, Fragment,
-    FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, Receiver,
-    RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, Tables,
-    Tuple,
+    ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Connection, ConnectionKey,
+    Flow, Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Place, Pod,
+    PodAddr, Policy, Receiver, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot,
+    SocketFlow, SocketKey, Tables, Tuple,
 };
 
 use super::flows::Judge;
@@ -27,6 +27,8 @@ pub struct MemoryTables {
     /// The agent's tables.
     pub contents: Contents,
     flows: RefCell<BTreeMap<Tuple, Flow>>,
+    flow_changes: RefCell<BTreeMap<u32, u64>>,
+    flow_cache: RefCell<BTreeMap<u32, CachedFlow>>,
     sockets: RefCell<BTreeMap<SocketKey, SocketFlow>>,
     affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
@@ -56,7 +58,7 @@ impl MemoryTables {
         let judge = Judge::new(&self.contents);
         for (tuple, flow) in self.flows() {
             for stale in judge.stale_entries(&tuple, &flow) {
-                self.flows.get_mut().remove(&stale);
+                self.remove_flow(&stale);
             }
         }
         for (key, peer) in self.sockets() {
@@ -158,15 +160,15 @@ impl Tables for MemoryTables {
         self.affinity.borrow_mut().insert(*key, *affinity);
     }
 
-    fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
-        self.flows.borrow_mut().get_mut(tuple).map(change)
+    fn flow_entry<R>(&self, tuple: &Tuple, visit: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        self.flows.borrow_mut().get_mut(tuple).map(visit)
     }
 
-    fn put_flow(&self, tuple: &Tuple, flow: &Flow) {
+    fn put_flow_entry(&self, tuple: &Tuple, flow: &Flow) {
         self.flows.borrow_mut().insert(*tuple, *flow);
     }
 
-    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> bool {
+    fn add_flow_entry(&self, tuple: &Tuple, flow: &Flow) -> bool {
         let mut flows = self.flows.borrow_mut();
         if flows.contains_key(tuple) {
             return false;
@@ -175,8 +177,27 @@ impl Tables for MemoryTables {
         true
     }
 
-    fn remove_flow(&self, tuple: &Tuple) {
+    fn remove_flow_entry(&self, tuple: &Tuple) {
         self.flows.borrow_mut().remove(tuple);
+    }
+
+    fn flow_changes(&self, place: Place) -> u64 {
+        let changes = self.flow_changes.borrow();
+        changes.get(&place.changes()).copied().unwrap_or_default()
+    }
+
+    fn note_flow_change(&self, place: Place) {
+        *self
+            .flow_changes
+            .borrow_mut()
+            .entry(place.changes())
+            .or_default() += 1;
+    }
+
+    fn flow_cache<R>(&self, place: Place, visit: impl FnOnce(&mut CachedFlow) -> R) -> Option<R> {
+        let mut slots = self.flow_cache.borrow_mut();
+        let slot = slots.entry(place.slot());
+        Some(visit(slot.or_insert_with(bytemuck::Zeroable::zeroed)))
     }
 
     fn update_socket<R>(

@@ -51,6 +51,7 @@ struct Predecessor {
 const SAME: Predecessor = Predecessor {
     handed_over: &[
         name::FLOWS,
+        name::FLOW_CHANGES,
         name::SOCKETS,
         name::AFFINITY,
         name::FRAGMENTS,

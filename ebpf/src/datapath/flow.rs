@@ -6,7 +6,7 @@ use crate::{
     conntrack,
     packet::Transport,
     service::{self, Standing},
-    tables::{Backend, Flow, FlowFlags, FlowRole, Tables, Tuple, Vetting},
+    tables::{Backend, Flow, FlowFlags, FlowRole, Place, Tables, Tuple, Vetting},
 };
 
 /// What a glance at a packet's flow has shown. Kept in the [`Workspace`], so that the verifier does
@@ -25,7 +25,8 @@ impl Glance {
     const UNSURE: Self = Self(3);
 }
 
-/// Looks for the flow of a packet, and changes nothing. One lookup is all that most packets take.
+/// Looks for the flow of a packet, and changes nothing. To look in this processor's cache is all that
+/// most packets take.
 #[inline(always)]
 pub(super) fn glance<T: Tables>(tables: &T, work: &mut Workspace) {
     work.glance = Glance::UNSURE;
@@ -34,16 +35,19 @@ pub(super) fn glance<T: Tables>(tables: &T, work: &mut Workspace) {
         return;
     }
     let now = tables.now();
-    let flow = &mut work.flow;
-    let is_current = tables.update_flow(&work.headers.tuple, |entry| {
-        *flow = *entry;
-        conntrack::is_current(entry, now)
-    });
-    work.glance = match is_current {
-        None => Glance::ABSENT,
-        Some(true) if serves_unchanged(tables, work) => Glance::CURRENT,
-        Some(_) => Glance::UNSURE,
-    };
+    let tuple = &work.headers.tuple;
+    work.place = Place::of(tuple);
+    if !tables.find_flow(tuple, work.place, now, &mut work.flow) {
+        work.glance = Glance::ABSENT;
+    } else if conntrack::is_current(&work.flow, now) && serves_unchanged(tables, work) {
+        work.glance = Glance::CURRENT;
+    }
+}
+
+/// [`glance`] where it is seldom: a function of its own, which leaves the stack to others.
+#[inline(never)]
+fn glance_at_length<T: Tables>(tables: &T, work: &mut Workspace) {
+    glance(tables, work);
 }
 
 /// May this flow go on with its backend without a question?
@@ -65,7 +69,7 @@ fn serves_unchanged<T: Tables>(tables: &T, work: &Workspace) -> bool {
 #[inline(always)]
 pub(super) fn known<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
     if work.glance == Glance::NONE {
-        glance(tables, work);
+        glance_at_length(tables, work);
     }
     match work.glance {
         Glance::CURRENT => Some(work.flow.role),
@@ -119,7 +123,7 @@ fn renew<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
 /// forgotten?
 #[inline(always)]
 fn is_without_inner<T: Tables>(flow: &Flow, tables: &T) -> bool {
-    flow.flags.contains(FlowFlags::SNAT) && tables.update_flow(&flow.to, |_| ()).is_none()
+    flow.flags.contains(FlowFlags::SNAT) && !tables.has_flow(&flow.to)
 }
 
 /// May this flow go on with its backend? A flow that may not is forgotten.
@@ -158,7 +162,7 @@ fn forget<T: Tables>(tuple: &Tuple, flow: &Flow, spare: &mut Spare, tables: &T) 
     spare.entry.to = tuple.reversed();
     let back = &spare.entry.to;
     // It may be another flow's by now.
-    if tables.update_flow(&spare.key, |present| present.to == *back) == Some(true) {
+    if tables.flow_entry(&spare.key, |present| present.to == *back) == Some(true) {
         tables.remove_flow(&spare.key);
     }
 }

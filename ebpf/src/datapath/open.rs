@@ -74,7 +74,7 @@ fn beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Choi
     let tuple = &work.headers.tuple;
     let now = tables.now();
     work.spare.key = tuple.reversed();
-    let (is_reply, is_over) = tables.update_flow(&work.spare.key, |present| {
+    let (is_reply, is_over) = tables.flow_entry(&work.spare.key, |present| {
         let is_over =
             present.state.0 >= FlowState::CLOSING.0 || conntrack::is_expired(present, now);
         (present.role == FlowRole::REPLY, is_over)
@@ -171,7 +171,7 @@ pub(super) fn claim_reply<T: Tables>(
     spare: &mut Spare,
     tables: &T,
 ) -> bool {
-    let looks_like_a_reply = tables.update_flow(&flow.to, |present| {
+    let looks_like_a_reply = tables.flow_entry(&flow.to, |present| {
         !present.role.is_original() && !conntrack::is_expired(present, flow.last_seen)
     });
     if looks_like_a_reply == Some(true) {

@@ -49,10 +49,14 @@ pub fn from_pod_at_once<P: Packet, T: Tables>(
     policy::begin(tables, &mut work.case, interface, way, sender);
     work.glance = Glance::NONE;
     work.receiver = 0;
-    if let Some(decision) = shortcut::find(packet, tables, work) {
+    let may_take = shortcut::may_take(packet, work);
+    if may_take || is_likely_of_flow(tables, work) {
+        flow::glance(tables, work);
+    }
+    if may_take && let Some(decision) = shortcut::find(packet, tables, work) {
         return Some(decision);
     }
-    is_of_vetted_flow(tables, work).then_some(Decision::TRANSLATE)
+    is_vetted(work).then_some(Decision::TRANSLATE)
 }
 
 /// The rest of [`from_pod`].
@@ -113,7 +117,11 @@ pub fn to_pod_at_once<T: Tables>(
     let way = Direction::INGRESS;
     policy::begin(tables, &mut work.case, interface, way, sender);
     work.glance = Glance::NONE;
-    is_of_vetted_flow(tables, work).then_some(Decision::TRANSLATE)
+    if is_likely_of_flow(tables, work) {
+        flow::glance(tables, work);
+    }
+    // Then that has told all.
+    is_vetted(work).then_some(Decision::TRANSLATE)
 }
 
 /// The rest of [`to_pod`].
@@ -137,18 +145,6 @@ pub fn to_pod_at_length<P: Packet, T: Tables>(
         let decision = follow(packet, tables, work, false, false);
         without_port(packet, tables, work, decision)
     }
-}
-
-/// Is this a packet of a flow that was vetted here? Then one lookup has told all.
-#[inline(always)]
-fn is_of_vetted_flow<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
-    if !is_likely_of_flow(tables, work) {
-        return false;
-    }
-    if work.glance == Glance::NONE {
-        flow::glance(tables, work);
-    }
-    is_vetted(work)
 }
 
 /// Is its flow to be looked for first? Most of TCP is translated at the socket and has none, and

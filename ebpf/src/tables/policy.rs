@@ -256,10 +256,14 @@ pub struct Shortcut {
     pub receiver: u32,
     /// The bytes of the IP packet: one that is longer may not fit.
     pub longest: u32,
+    /// The sender's interface, as in the key.
+    pub interface: u32,
     /// The epoch of the [`Policy`] that was in force before any of it was asked.
     pub epoch: u16,
+    /// As in the key.
+    pub traffic_class: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: u8,
 }
 
 /// What rules say of an address: the number of its class. Addresses that every rule in force treats

@@ -16,11 +16,11 @@ use weir_ebpf::{
     event::Event,
     packet::{Headers, Opener},
     tables::{
-        ANYONE, Affinity, AffinityKey, Backend, BackendKey, Cidr, Class, Connection, ConnectionKey,
-        Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend, FrontendFlags,
-        FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy, PortRange, Receiver, RuleKey,
-        Service, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, SourceRange,
-        Tables, Tuple,
+        ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Cidr, Class, Connection,
+        ConnectionKey, Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend,
+        FrontendFlags, FrontendKey, Interface, Nanos, Node, Place, Pod, PodAddr, Policy, PortRange,
+        Receiver, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey,
+        SourceRange, Tables, Tuple,
     },
     verdict::Verdict,
 };
@@ -48,6 +48,13 @@ pub struct World {
     pub node: Cell<Node>,
     /// `FLOWS`
     pub flows: RefCell<BTreeMap<Tuple, Flow>>,
+    /// `FLOW_CHANGES`
+    pub flow_changes: RefCell<BTreeMap<u32, u64>>,
+    /// `FLOW_CACHE`, of each processor. None has one by default: what a test writes to `FLOWS`
+    /// itself nobody counts.
+    pub flow_caches: RefCell<Vec<BTreeMap<u32, CachedFlow>>>,
+    /// On which packets are.
+    pub processor: Cell<usize>,
     /// `SOCKETS`
     pub sockets: RefCell<BTreeMap<SocketKey, SocketFlow>>,
     /// `AFFINITY`
@@ -113,6 +120,9 @@ impl Default for World {
                 node_ports: PortRange::new(30_000, 32_767),
             }),
             flows: RefCell::default(),
+            flow_changes: RefCell::default(),
+            flow_caches: RefCell::default(),
+            processor: Cell::default(),
             sockets: RefCell::default(),
             affinity: RefCell::default(),
             node_port_addrs: RefCell::default(),
@@ -333,16 +343,16 @@ impl Tables for World {
         self.affinity.borrow_mut().insert(*key, *affinity);
     }
 
-    fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+    fn flow_entry<R>(&self, tuple: &Tuple, visit: impl FnOnce(&mut Flow) -> R) -> Option<R> {
         self.note_read();
-        self.flows.borrow_mut().get_mut(tuple).map(change)
+        self.flows.borrow_mut().get_mut(tuple).map(visit)
     }
 
-    fn put_flow(&self, tuple: &Tuple, flow: &Flow) {
+    fn put_flow_entry(&self, tuple: &Tuple, flow: &Flow) {
         self.flows.borrow_mut().insert(*tuple, *flow);
     }
 
-    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> bool {
+    fn add_flow_entry(&self, tuple: &Tuple, flow: &Flow) -> bool {
         let mut flows = self.flows.borrow_mut();
         let is_free = !flows.contains_key(tuple);
         if is_free {
@@ -351,8 +361,25 @@ impl Tables for World {
         is_free
     }
 
-    fn remove_flow(&self, tuple: &Tuple) {
+    fn remove_flow_entry(&self, tuple: &Tuple) {
         self.flows.borrow_mut().remove(tuple);
+    }
+
+    fn flow_changes(&self, place: Place) -> u64 {
+        let changes = self.flow_changes.borrow();
+        changes.get(&place.changes()).copied().unwrap_or_default()
+    }
+
+    fn note_flow_change(&self, place: Place) {
+        let mut changes = self.flow_changes.borrow_mut();
+        *changes.entry(place.changes()).or_default() += 1;
+    }
+
+    fn flow_cache<R>(&self, place: Place, visit: impl FnOnce(&mut CachedFlow) -> R) -> Option<R> {
+        let mut caches = self.flow_caches.borrow_mut();
+        let cache = caches.get_mut(self.processor.get())?;
+        let slot = cache.entry(place.slot());
+        Some(visit(slot.or_insert_with(bytemuck::Zeroable::zeroed)))
     }
 
     fn update_socket<R>(

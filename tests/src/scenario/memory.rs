@@ -16,7 +16,10 @@ use weir_ebpf::addr::Port;
 use weir_ebpf::buffer::Buffer;
 use weir_ebpf::conntrack::SECOND;
 use weir_ebpf::datapath::hand_over::{self, Entry, Told};
-use weir_ebpf::datapath::{self, At, Decision as Decided, Workspace, shortcut};
+use weir_ebpf::datapath::{
+    self, At, Decision as Decided, Workspace,
+    shortcut::{self, Entrance},
+};
 use weir_ebpf::event::Event;
 use weir_ebpf::packet::{self, Headers, Packet as _, PacketMut as _};
 use weir_ebpf::socket::{self, Caller, Decision, Peer};
@@ -50,7 +53,7 @@ struct HandedOver {
 #[derive(Debug)]
 enum What {
     /// Everything at its receiver's interface.
-    Deliver { from: u32, told: Told },
+    Deliver { from: Entrance, told: Told },
     /// Nothing: it has taken a shortcut, as this.
     Done(Verdict, Box<Buffer>),
 }
@@ -138,7 +141,10 @@ impl Memory {
                 receiver,
                 left: packet.bytes().to_vec(),
                 what: What::Deliver {
-                    from: at.interface,
+                    from: Entrance {
+                        interface: at.interface,
+                        place: work.place,
+                    },
                     told: Told::of(&work, entry),
                 },
             });
@@ -152,7 +158,7 @@ impl Memory {
         &mut self,
         packet: &mut Buffer,
         receiver: u32,
-        (from, told): (u32, Told),
+        (from, told): (Entrance, Told),
     ) -> Result<Verdict> {
         let mut work = Workspace::new();
         let parsed = packet::parse_into(packet, &mut work.headers);

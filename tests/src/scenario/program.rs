@@ -36,7 +36,7 @@ pub const OBJECT: &str = "WEIR_EBPF_OBJECT";
 
 /// Instructions the verifier may look at in one program: a budget to watch. The limit of the
 /// kernel is a million; older kernels need more for the same program than newer ones.
-pub const INSTRUCTION_BUDGET: u32 = 110_000;
+pub const INSTRUCTION_BUDGET: u32 = 120_000;
 
 /// The hooks.
 pub const HOOKS: [Hook; 4] = [
@@ -168,6 +168,7 @@ impl Program {
             "after {plan:?} the tables hold {:?}",
             self.contents
         );
+        self.note_flow_changes()?;
         self.flows.clear()?;
         self.fragments.clear()?;
         self.affinity.clear()?;
@@ -292,7 +293,17 @@ impl Program {
         Ok(())
     }
 
+    /// Tells the programs, which do not run now, that the flows are written past them.
+    fn note_flow_changes(&self) -> Result<()> {
+        let flows = self.tables.flows();
+        let tuples: Vec<Tuple> = flows
+            .map(|entry| entry.map(|(tuple, _)| tuple))
+            .collect::<Result<_, _>>()?;
+        self.tables.note_flow_changes(&tuples)
+    }
+
     fn change_times(&mut self, change: impl Fn(Nanos) -> Nanos) -> Result<()> {
+        self.note_flow_changes()?;
         self.flows.change_times(&change)?;
         self.fragments.change_times(&change)?;
         self.affinity.change_times(&change)?;

@@ -1,5 +1,7 @@
 //! The maps, and the library's [`Tables`] on top of them.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
@@ -13,10 +15,10 @@ use weir_ebpf::{
     datapath::{Decision, Workspace},
     event::Event,
     tables::{
-        ANYONE, Affinity, AffinityKey, Backend, BackendKey, Class, Connection, ConnectionKey, Flow,
-        Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Pod, PodAddr, Policy,
-        Present, Receiver, RuleKey, Service, ServiceName, ServingKey, Shortcut, ShortcutKey, Slot,
-        SocketFlow, SocketKey, Tables, Tuple, capacity,
+        ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Class, Connection,
+        ConnectionKey, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node,
+        Place, Pod, PodAddr, Policy, Present, Receiver, RuleKey, Service, ServiceName, ServingKey,
+        Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, Tables, Tuple, capacity,
     },
     verdict::{self, Hook, Verdict},
 };
@@ -54,6 +56,10 @@ static INTERFACES: HashMap<u32, Interface> =
 static NODE: Array<Node> = Array::with_max_entries(1, 0);
 #[map]
 static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+#[map]
+static FLOW_CHANGES: Array<u64> = Array::with_max_entries(Place::CHANGES, 0);
+#[map]
+static FLOW_CACHE: PerCpuArray<CachedFlow> = PerCpuArray::with_max_entries(Place::SLOTS, 0);
 #[map]
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> =
     LruHashMap::with_max_entries(capacity::SOCKETS, 0);
@@ -197,7 +203,7 @@ impl Tables for KernelTables {
         change: impl FnOnce(&mut Affinity) -> R,
     ) -> Option<R> {
         let affinity = AFFINITY.get_ptr_mut(key)?;
-        // SAFETY: as in `update_flow`.
+        // SAFETY: as in `flow_entry`.
         Some(change(unsafe { &mut *affinity }))
     }
 
@@ -207,30 +213,56 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn update_flow<R>(&self, tuple: &Tuple, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+    fn flow_entry<R>(&self, tuple: &Tuple, visit: impl FnOnce(&mut Flow) -> R) -> Option<R> {
         let flow = FLOWS.get_ptr_mut(tuple)?;
         // SAFETY: the pointer is into a map's element, which stays memory of that map. Another
         // processor may write at the same time, or the element may be given to another flow when
         // the table is full; every field is an integer that is valid with any bits, and a mixed
         // entry lasts until the next packet.
-        Some(change(unsafe { &mut *flow }))
+        Some(visit(unsafe { &mut *flow }))
     }
 
     #[inline(always)]
-    fn put_flow(&self, tuple: &Tuple, flow: &Flow) {
+    fn put_flow_entry(&self, tuple: &Tuple, flow: &Flow) {
         // A least-recently-used map always finds room.
         let _ = FLOWS.insert(tuple, flow, u64::from(BPF_ANY));
     }
 
     #[inline(always)]
-    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> bool {
+    fn add_flow_entry(&self, tuple: &Tuple, flow: &Flow) -> bool {
         FLOWS.insert(tuple, flow, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     #[inline(always)]
-    fn remove_flow(&self, tuple: &Tuple) {
+    fn remove_flow_entry(&self, tuple: &Tuple) {
         // Absent is as good as removed.
         let _ = FLOWS.remove(tuple);
+    }
+
+    #[inline(always)]
+    fn flow_changes(&self, place: Place) -> u64 {
+        let Some(changes) = FLOW_CHANGES.get_ptr(place.changes()) else {
+            return 0;
+        };
+        // SAFETY: the pointer is to an element of an array map, aligned to eight. Volatile: it is
+        // read before what it speaks of.
+        unsafe { changes.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn note_flow_change(&self, place: Place) {
+        if let Some(changes) = FLOW_CHANGES.get_ptr_mut(place.changes()) {
+            // SAFETY: as above. All processors count here, so that none may miss another's.
+            unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(changes, 1) };
+        }
+    }
+
+    #[inline(always)]
+    fn flow_cache<R>(&self, place: Place, visit: impl FnOnce(&mut CachedFlow) -> R) -> Option<R> {
+        let cached = FLOW_CACHE.get_ptr_mut(place.slot())?;
+        // SAFETY: the element is this processor's own, as that of `workspace` is, and any bytes are
+        // valid.
+        Some(visit(unsafe { &mut *cached }))
     }
 
     #[inline(always)]
@@ -240,7 +272,7 @@ impl Tables for KernelTables {
         change: impl FnOnce(&mut SocketFlow) -> R,
     ) -> Option<R> {
         let flow = SOCKETS.get_ptr_mut(key)?;
-        // SAFETY: as in `update_flow`.
+        // SAFETY: as in `flow_entry`.
         Some(change(unsafe { &mut *flow }))
     }
 
@@ -251,7 +283,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
-        // SAFETY: as in `update_flow`: what is read is an entry, or for one packet a mixture of
+        // SAFETY: as in `flow_entry`: what is read is an entry, or for one packet a mixture of
         // two.
         unsafe { FRAGMENTS.get(key) }.copied()
     }
@@ -292,7 +324,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn shortcut(&self, key: &ShortcutKey) -> Option<Shortcut> {
-        // SAFETY: as in `update_flow`: what is read is an entry, or for one packet a mixture of two
+        // SAFETY: as in `flow_entry`: what is read is an entry, or for one packet a mixture of two
         // of one key, which are of one time.
         unsafe { SHORTCUTS.get(key) }.copied()
     }
@@ -339,7 +371,7 @@ impl Tables for KernelTables {
         change: impl FnOnce(&mut Connection) -> R,
     ) -> Option<R> {
         let connection = CONNECTIONS.get_ptr_mut(key)?;
-        // SAFETY: as in `update_flow`.
+        // SAFETY: as in `flow_entry`.
         Some(change(unsafe { &mut *connection }))
     }
 

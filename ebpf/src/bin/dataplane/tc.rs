@@ -11,10 +11,10 @@ use weir_ebpf::{
     datapath::{
         self, Decision, Sender, Workspace,
         hand_over::{self, Entry, Told},
-        shortcut,
+        shortcut::{self, Entrance},
     },
     packet::{Headers, Packet as _},
-    tables::{PolicyFlags, Tables as _},
+    tables::{Place, PolicyFlags, Tables as _},
     verdict::Hook,
 };
 
@@ -115,7 +115,10 @@ unsafe extern "C" fn finish_delivery(skb: *mut __sk_buff, decision: u32) -> i32 
             packet,
             &KernelTables,
             work,
-            interface(&ctx),
+            Entrance {
+                interface: interface(&ctx),
+                place: place(&ctx),
+            },
             receiver(&ctx),
             epoch,
         );
@@ -145,7 +148,10 @@ fn take_shortcut(ctx: &TcContext, work: &mut Workspace, decision: Decision) -> i
         datapath::report(&KernelTables, Hook::FromPod, work, decision);
         return DROP;
     }
-    let there = shortcut::decision_there(work, decision);
+    // The compiler would write what counts it twice, once for each decision, with jumps there and
+    // back that are as far as a short one goes: x86's JIT before Linux 5.12 changes its mind about
+    // them for ever, and refuses the program.
+    let there = core::hint::black_box(shortcut::decision_there(work, decision));
     maps::count_packet(Hook::ToPod, there);
     if is_logged() {
         let (tuple, to) = (&work.headers.tuple, &work.flow.to);
@@ -167,6 +173,13 @@ fn receiver(ctx: &TcContext) -> u32 {
 fn told(ctx: &TcContext) -> Told {
     // SAFETY: as above.
     Told::from_number(unsafe { (&raw const (*ctx.skb.skb).cb[1]).read_volatile() })
+}
+
+/// Where the one before keeps what it knows of the packet's flow.
+#[inline(always)]
+fn place(ctx: &TcContext) -> Place {
+    // SAFETY: as above.
+    Place::from_number(unsafe { (&raw const (*ctx.skb.skb).cb[2]).read_volatile() })
 }
 
 /// Would the node's own IP layer take the packet in, and put it there?
@@ -192,6 +205,7 @@ fn hand_over(ctx: &TcContext, work: &Workspace, decision: Decision, entry: Entry
         unsafe {
             (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(receiver);
             (&raw mut (*ctx.skb.skb).cb[1]).write_volatile(Told::of(work, entry).number());
+            (&raw mut (*ctx.skb.skb).cb[2]).write_volatile(work.place.number());
             maps::NEXT_PROGRAMS.tail_call(ctx, 0);
         }
     }
