@@ -40,7 +40,8 @@ impl Places {
     }
 }
 
-/// Looks; notes which programs are ours, for the next time. The calling thread's network namespace is the node's.
+/// Looks; notes which programs are ours, for the next time. The calling thread's network namespace
+/// is the node's.
 ///
 /// # Errors
 /// Something cannot be looked at.

@@ -122,26 +122,26 @@ fn known<P: Packet, T: Tables>(
     if receiver == UNKNOWN {
         receiver = look_up(tables, work, class, longest, has_slot);
     }
-    (receiver != NOBODY).then_some(receiver)
+    (receiver != NO_RECEIVER).then_some(receiver)
 }
 
 /// No way was looked for yet: no interface has this index.
 const UNKNOWN: u32 = u32::MAX;
 /// None was found.
-const NOBODY: u32 = 0;
+const NO_RECEIVER: u32 = 0;
 
 /// Does what was found of a way hold for a packet whose longest piece has so many bytes?
 #[inline(always)]
 fn counts(way: &Shortcut, now: Nanos, epoch: u16, longest: u32) -> bool {
     let age = now.saturating_sub(way.found);
-    if way.receiver == NOBODY {
+    if way.receiver == NO_RECEIVER {
         age < NO_WAY
     } else {
         age < conntrack::REFRESH && way.epoch == epoch && longest <= way.longest
     }
 }
 
-/// Looks for the receiver in `SHORTCUTS`; [`NOBODY`] where there is none that counts.
+/// Looks for the receiver in `SHORTCUTS`; [`NO_RECEIVER`] where there is none that counts.
 #[inline(never)]
 fn look_up<T: Tables>(
     tables: &T,
@@ -158,7 +158,7 @@ fn look_up<T: Tables>(
     let interface = work.case.interface();
     write_key(work, dst, interface, traffic_class);
     let (now, epoch) = (tables.now(), work.case.policy().epoch);
-    let (mut receiver, mut found, mut room) = (NOBODY, now, 0);
+    let (mut receiver, mut found, mut room) = (NO_RECEIVER, now, 0);
     if let Some(way) = tables.shortcut(&work.shortcut)
         && counts(&way, now, epoch, longest)
     {

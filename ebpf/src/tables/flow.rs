@@ -261,18 +261,11 @@ impl Place {
         Self((mixed >> (u64::BITS - Self::BITS)) as u32)
     }
 
-    /// By the number that one program gives to the next.
+    /// By [`Self::changes`], as one program tells the next.
     #[inline(always)]
     #[must_use]
-    pub const fn from_number(number: u32) -> Self {
-        Self(number & (Self::CHANGES - 1))
-    }
-
-    /// The same as a number.
-    #[inline(always)]
-    #[must_use]
-    pub const fn number(self) -> u32 {
-        self.0
+    pub const fn from_changes(changes: u32) -> Self {
+        Self(changes & (Self::CHANGES - 1))
     }
 
     /// The index in `FLOW_CHANGES`.
@@ -291,13 +284,16 @@ impl Place {
 }
 
 /// What a processor found of a tuple when it looked last: the value of `FLOW_CACHE`. To look here
-/// takes a tenth of what it takes to look in `FLOWS`.
+/// takes no hash map's helper, and no memory that processors share but one number.
 ///
 /// Invariants:
 /// - It counts for [`CachedFlow::LIFETIME`], and as long as nobody has written to an entry of
 ///   `FLOWS` with this tuple's [`Place`]: whoever does counts that in `FLOW_CHANGES` afterwards, and
 ///   that number is read before `FLOWS` is.
 /// - Its slot is the processor's own, and its programs at interfaces do not interrupt each other.
+///
+/// Programs of an agent that knew no `FLOW_CHANGES`, of the same layout, count nothing: while one's
+/// programs follow the other's, what those write may be known as it was before, for that lifetime.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct CachedFlow {

@@ -179,7 +179,7 @@ fn told(ctx: &TcContext) -> Told {
 #[inline(always)]
 fn place(ctx: &TcContext) -> Place {
     // SAFETY: as above.
-    Place::from_number(unsafe { (&raw const (*ctx.skb.skb).cb[2]).read_volatile() })
+    Place::from_changes(unsafe { (&raw const (*ctx.skb.skb).cb[2]).read_volatile() })
 }
 
 /// Would the node's own IP layer take the packet in, and put it there?
@@ -205,7 +205,7 @@ fn hand_over(ctx: &TcContext, work: &Workspace, decision: Decision, entry: Entry
         unsafe {
             (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(receiver);
             (&raw mut (*ctx.skb.skb).cb[1]).write_volatile(Told::of(work, entry).number());
-            (&raw mut (*ctx.skb.skb).cb[2]).write_volatile(work.place.number());
+            (&raw mut (*ctx.skb.skb).cb[2]).write_volatile(work.place.changes());
             maps::NEXT_PROGRAMS.tail_call(ctx, 0);
         }
     }
