@@ -6,7 +6,11 @@
 //! - One task owns the model and the tables; everything else sends it messages.
 //! - What cannot be done is reported and tried again; what was already programmed stays.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -112,14 +116,14 @@ pub async fn run(config: Config, packets_are_logged: bool, beside: &Handle) -> R
         beside,
     );
 
-    let present = {
+    let mut agent = {
         let _beside = beside.enter();
-        Present::open(&config, &dataplane)?
+        let present = Present::open(&config, &dataplane)?;
+        let takeover = Takeover::start(config.cleanup_kube_proxy);
+        Agent::new(
+            config, dataplane, pins_lock, surface, present, api_server, takeover,
+        )?
     };
-    let takeover = Takeover::start(config.cleanup_kube_proxy);
-    let mut agent = Agent::new(
-        config, dataplane, pins_lock, surface, present, api_server, takeover,
-    )?;
     tokio::select! {
         result = agent.work(events, nodes, records, told) => result,
         Some(ended) = sources.join_next() => match ended.context("a source's task")? {
@@ -195,10 +199,13 @@ struct Agent {
     schedule: Schedule,
     /// How often it was looked whether anything is to be repaired.
     repairs: u32,
-    /// Are the programs' own tables to be looked through with the next repair? Where an agent was
-    /// killed before it did so, and once more after each time: a program that met the tables of
-    /// before may have written its entry just after that.
+    /// Are the programs' own tables to be looked through with the next synchronisation, whatever it
+    /// changes?
     forgets_again: bool,
+    /// When they are to be looked through again: once more after each time, since a program that met
+    /// the tables of before may have written its entry just after that, and after the start, since
+    /// an agent before may have been killed before it did so.
+    forgets_at: Option<Instant>,
     spare: Spare,
     reporter: Reporter,
     surface: Surface,
@@ -215,6 +222,9 @@ const PARTS: u32 = Part::ALL.len() as u32;
 /// Of so many repairs one compiles everything afresh, and reads all tables: with the usual
 /// `--resync-seconds` once in an hour, as kube-proxy writes everything anew (`FullSyncPeriod`).
 const AFRESH: u32 = 12 * PARTS;
+
+/// Longer than any program takes that has met the tables as they were before.
+const PACKET: Duration = Duration::from_secs(1);
 
 /// What the tables hold.
 enum Held {
@@ -257,7 +267,8 @@ impl Agent {
             compiler: Compiler::new(&actual),
             schedule: Schedule::new(config.resync / PARTS),
             repairs: 0,
-            forgets_again: true,
+            forgets_again: false,
+            forgets_at: None,
             spare: Spare::default(),
             config,
             dataplane,
@@ -335,6 +346,11 @@ impl Agent {
                 () = due(&self.schedule), if self.is_ready() => {
                     self.show_rows(&mut records_row, &mut node_row);
                     self.synchronise();
+                }
+                () = reached(self.forgets_at) => {
+                    self.forgets_at = None;
+                    self.forgets_again = true;
+                    self.queue();
                 }
                 () = reached(self.spare.due()) => self.spare.give_back(),
             }
@@ -513,7 +529,7 @@ impl Agent {
             } => diff_parts(desired, &actual, numbers, *policies, limits),
         };
         let leaves_stale = may_leave_stale(&plan, &actual);
-        let forgets = leaves_stale || is_repair && (was_read || self.forgets_again);
+        let forgets = leaves_stale || self.forgets_again || is_repair && was_read;
         let may_strand = is_repair || leaves_stale || may_strand_sockets(&plan, &actual);
         self.tables.apply(&plan)?;
         self.held = Held::Desired(plan.policy().unwrap_or(actual.policy));
@@ -529,7 +545,10 @@ impl Agent {
         if forgets {
             let contents = &self.compiler.desired().contents;
             self.tables.forget_stale(contents)?;
-            self.forgets_again = leaves_stale;
+            self.forgets_again = false;
+        }
+        if leaves_stale || was_read {
+            self.forgets_at = Some(Instant::now() + PACKET);
         }
         if may_strand {
             self.close_stale_sockets()?;

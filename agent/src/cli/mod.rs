@@ -12,13 +12,17 @@ mod service;
 mod status;
 mod top;
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{agent, config::AgentArguments, logging};
+
+/// How long a thread is kept that had something to do which may take its time: longer than from one
+/// look at the node to the next, since to make a thread takes as long as most such looks.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// eBPF service proxy for Kubernetes: cluster IPs become pod IPs in the kernel.
 ///
@@ -136,7 +140,11 @@ impl Cli {
             Command::Agent(arguments) => {
                 let packets_are_logged = logging::start(&self.log)?;
                 let config = arguments.validate()?;
-                let beside = runtime(Builder::new_multi_thread().worker_threads(1))?;
+                let beside = runtime(
+                    Builder::new_multi_thread()
+                        .worker_threads(1)
+                        .thread_keep_alive(KEEP_ALIVE),
+                )?;
                 // From what the API server tells to what is written there is one thread: to hand
                 // a change from one to the next costs more than most changes.
                 let way = runtime(&mut Builder::new_current_thread())?;

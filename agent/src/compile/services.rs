@@ -9,7 +9,7 @@
 //! ports are left alone.
 
 use weir_ebpf::addr::Addr;
-use weir_ebpf::tables::{Frontend, FrontendKey, SourceRange};
+use weir_ebpf::tables::{Frontend, FrontendKey, ServiceName, SourceRange};
 
 use crate::model::{Cluster, Family, Service};
 
@@ -28,8 +28,8 @@ pub(super) fn compile_services(
 ) -> Desired {
     let mut desired = Desired::default();
     let drafts = drafts(cluster, place, capacities, &mut desired);
-    let names = drafts.iter().flat_map(|draft| &draft.sets);
-    ids.release_all_but(names.map(|set| &set.name).collect());
+    let names = drafts.iter().flat_map(|draft| &draft.names);
+    ids.release_all_but(names.collect());
     let numbered = number(drafts, ids, capacities, &mut desired.skipped);
     give_slots(&numbered, ids, capacities, &mut desired);
     let mut room = entries(capacities.source_ranges);
@@ -50,6 +50,8 @@ struct Draft<'a> {
     /// At least one.
     claims: Vec<Claim>,
     sets: Vec<Set>,
+    /// What each of the sets is called.
+    names: Vec<ServiceName>,
 }
 
 /// Every service port that can be reached, the oldest service first.
@@ -87,6 +89,7 @@ fn drafts<'a>(
                         drafts.push(Draft {
                             subject,
                             sets: sets::sets(&subject, &policies, groups, place, &mut account),
+                            names: policies.iter().map(|it| subject.name(*it)).collect(),
                             claims,
                         });
                     }
@@ -116,8 +119,7 @@ fn number<'a>(
 ) -> Vec<(Draft<'a>, Numbers)> {
     let mut numbered = Vec::with_capacity(drafts.len());
     for draft in drafts {
-        let names: Vec<_> = draft.sets.iter().map(|set| set.name).collect();
-        let Some(numbers) = ids.numbers(&names, capacities.services) else {
+        let Some(numbers) = ids.numbers(&draft.names, capacities.services) else {
             skipped.push(draft.subject.skipped(Reason::NoRoom {
                 table: Table::Services,
                 capacity: capacities.services,

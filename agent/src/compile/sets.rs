@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_ebpf::addr::{Addr, Port};
-use weir_ebpf::tables::{Backend, ServiceFlags, ServiceName};
+use weir_ebpf::tables::{Backend, ServiceFlags};
 
 use crate::model::{Affinity, Cluster, EndpointGroup, ServiceRef, TrafficPolicy};
 
@@ -21,7 +21,6 @@ pub(super) const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, Traffic
 /// Endpoints chosen under one policy.
 pub(super) struct Set {
     pub policy: TrafficPolicy,
-    pub name: ServiceName,
     pub backends: BTreeSet<Backend>,
     pub flags: ServiceFlags,
 }
@@ -65,7 +64,7 @@ pub(super) fn sets(
     );
     let sets: Vec<Set> = policies
         .iter()
-        .map(|&policy| set(subject, policy, &candidates, place))
+        .map(|&policy| set(policy, &candidates, place))
         .collect();
     for set in &sets {
         if set.backends.len() < candidates.len() {
@@ -91,15 +90,9 @@ fn explain(
     }
 }
 
-fn set(
-    subject: &Subject<'_>,
-    policy: TrafficPolicy,
-    candidates: &Candidates<'_>,
-    place: Place<'_>,
-) -> Set {
+fn set(policy: TrafficPolicy, candidates: &Candidates<'_>, place: Place<'_>) -> Set {
     let mut set = Set {
         policy,
-        name: subject.name(policy),
         backends: BTreeSet::new(),
         flags: ServiceFlags::NONE,
     };

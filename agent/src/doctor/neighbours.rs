@@ -59,7 +59,7 @@ enum Sign {
 pub(super) async fn examine(paths: &Paths, places: &Places) -> Vec<Finding> {
     // Then it is the agent who answers health checks.
     let agent_runs = AgentLock::is_held(&lock_file(&paths.run_dir)).unwrap_or(false);
-    let presence = kube_proxy::presence(!agent_runs).await;
+    let presence = kube_proxy::presence(!agent_runs, true).await;
     let mut findings = vec![match kube_proxy::survey() {
         Ok(left) => judge_kube_proxy(&presence, &left),
         Err(error) => Finding::warning(

@@ -2,7 +2,7 @@
 //!
 //! It answers at the node's loopback address, and its process may be visible. Without the host's
 //! processes (`hostPID`) the answers have to do; a kube-proxy whose ports were all moved or turned
-//! off is not seen then.
+//! off is not seen then. To look at all processes of a node takes far longer than to ask.
 
 use std::{
     fs,
@@ -38,7 +38,8 @@ pub enum Presence {
 }
 
 /// Looks for one. `may_ask_health`: whatever answers at the port of health checks is not our own.
-pub async fn presence(may_ask_health: bool) -> Presence {
+/// `looks_at_processes`: those whose answers tell nothing are looked for, too.
+pub async fn presence(may_ask_health: bool, looks_at_processes: bool) -> Presence {
     let mode = get(METRICS, "/proxyMode").await;
     let health = match (&mode, may_ask_health) {
         // One of ours.
@@ -49,7 +50,11 @@ pub async fn presence(may_ask_health: bool) -> Presence {
     if let Some(reason) = judge(mode.as_deref(), health.as_deref()) {
         return Presence::Running(reason);
     }
-    match process(Path::new("/proc")) {
+    let found = match looks_at_processes {
+        true => process(Path::new("/proc")),
+        false => None,
+    };
+    match found {
         Some(process) => Presence::Running(format!("process {process}")),
         None => Presence::Absent,
     }

@@ -25,6 +25,8 @@ use super::{
 const SOON: Duration = Duration::from_secs(2);
 /// While nothing is. Also the longest time between two looks for connections, which may be many.
 const LATER: Duration = Duration::from_secs(60);
+/// While no kube-proxy is known, the node's processes are looked at with one look of so many.
+const PROCESSES: u32 = 5;
 
 /// Whether what kube-proxy has left is removed (`--cleanup-kube-proxy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -199,6 +201,8 @@ async fn run(
 struct Work {
     clean_up: CleanUp,
     state: State,
+    /// Looks so far.
+    looks: u32,
     /// What was logged of the last failure: said once, not at each attempt.
     said: Option<String>,
 }
@@ -208,13 +212,17 @@ impl Work {
         Self {
             clean_up,
             state: State::default(),
+            looks: 0,
             said: None,
         }
     }
 
     /// Looks, and does what is to be done now.
     async fn step(&mut self, told: Told, before: Leavings) -> Leavings {
-        self.note_presence(presence(!told.is_health_ours).await);
+        let looks_at_processes =
+            self.state.running.is_some() || self.looks.is_multiple_of(PROCESSES);
+        self.looks = self.looks.wrapping_add(1);
+        self.note_presence(presence(!told.is_health_ours, looks_at_processes).await);
         if self.state.running.is_some() && before.is_removable() && self.clean_up == CleanUp::Auto {
             // Its rules may be many, and it is its end that is waited for.
             return before;

@@ -37,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_ebpf::tables::{Frontend, FrontendFlags, FrontendKey, Node, PortRange};
 
 use super::{Contents, Plan, Write, cover};
-use change::{Change, changes, differences, exchange, remove_ranges, settle};
+use change::{Change, changes, changes_of, differences, exchange, remove_ranges, settle};
 
 /// What tables hold at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,10 +90,10 @@ pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Pla
 /// The writes to all tables but those of policies.
 fn of_services(desired: &Contents, actual: &Contents, limits: Limits) -> Vec<Write> {
     let changes = changes(desired, actual);
-    let is_tight = is_tight(desired, &changes, limits);
-    let mut handed_over = re_pointed(desired, actual, &changes, Change::is_handed_over);
+    let is_tight = is_tight(desired, changes.values(), limits);
+    let mut handed_over = re_pointed(desired, actual, &changes, |it| it.is_handed_over());
     handed_over.extend(newly_restricted(desired, actual, &changes));
-    let mut moved = re_pointed(desired, actual, &changes, Change::is_retired);
+    let mut moved = re_pointed(desired, actual, &changes, |it| it.is_retired());
     if is_tight {
         handed_over.append(&mut moved);
     }
@@ -108,31 +108,12 @@ fn of_services(desired: &Contents, actual: &Contents, limits: Limits) -> Vec<Wri
         .flat_map(numbers)
         .collect();
 
-    let mut retired_first = Vec::new();
-    let mut retired_last = Vec::new();
-    let mut shrinking = Vec::new();
-    let mut growing = Vec::new();
-    let mut new = Vec::new();
-    for (number, change) in &changes {
-        if change.is_retired() {
-            if still_used.contains(number) {
-                retired_last.push(change);
-            } else {
-                retired_first.push(change);
-            }
-        } else if change.is_new() {
-            new.push(change);
-        } else if change.adds_slots() {
-            growing.push(change);
-        } else {
-            shrinking.push(change);
-        }
-    }
+    let steps = Steps::of(changes.values(), |number| still_used.contains(&number));
 
     let mut plan = Vec::new();
     let widened = widened(&desired.node, &actual.node);
     if widened != actual.node {
-        plan.push(Write::PutNode(widened));
+        plan.push(Write::PutNode(Box::new(widened)));
     }
     surroundings(&mut plan, desired, actual);
     let gone = actual.service_cidrs.difference(&desired.service_cidrs);
@@ -150,15 +131,8 @@ fn of_services(desired: &Contents, actual: &Contents, limits: Limits) -> Vec<Wri
         for change in changes.values() {
             remove_ranges(&mut plan, change);
         }
-        let in_order = retired_first.into_iter().chain(shrinking).chain(growing);
-        for change in in_order.chain(new) {
-            exchange(&mut plan, change);
-        }
-    } else {
-        for such in [retired_first, shrinking, growing, new] {
-            settle(&mut plan, &such);
-        }
     }
+    steps.take(&mut plan, is_tight);
     let put = desired.frontends.iter().filter(|(key, frontend)| {
         handed_over.contains(*key) || actual.frontends.get(*key) != Some(*frontend)
     });
@@ -173,11 +147,11 @@ fn of_services(desired: &Contents, actual: &Contents, limits: Limits) -> Vec<Wri
         remove_ranges(&mut plan, change);
     }
     plan.extend(absent.into_iter().chain(addresses).map(write));
-    settle(&mut plan, &retired_last);
+    settle(&mut plan, &steps.retired_last);
     let new = desired.service_cidrs.difference(&actual.service_cidrs);
     plan.extend(new.map(|cidr| Write::PutServiceCidr(*cidr)));
     if desired.node != widened {
-        plan.push(Write::PutNode(desired.node));
+        plan.push(Write::PutNode(Box::new(desired.node)));
     }
     plan
 }
@@ -197,16 +171,63 @@ pub fn diff_parts(
         true => policies::writes(desired, actual, &limits),
         false => Vec::new(),
     };
-    let (few, actual) = (desired.of_numbers(numbers), actual.of_numbers(numbers));
-    let others = |all: usize, these: usize| all.saturating_sub(these);
-    let limits = Limits {
-        backends: limits
-            .backends
-            .saturating_sub(others(desired.backends.len(), few.backends.len())),
-        ..limits
-    };
-    plan.extend(of_services(&few, &actual, limits));
+    let changes = changes_of(numbers, desired, actual);
+    let is_tight = is_tight(desired, &changes, limits);
+    Steps::of(&changes, |_| false).take(&mut plan, is_tight);
     Plan(plan)
+}
+
+/// What changes about numbers, by when it may.
+#[derive(Default)]
+struct Steps<'a> {
+    retired_first: Vec<&'a Change<'a>>,
+    shrinking: Vec<&'a Change<'a>>,
+    growing: Vec<&'a Change<'a>>,
+    new: Vec<&'a Change<'a>>,
+    /// Frontends lead there until they have changed.
+    retired_last: Vec<&'a Change<'a>>,
+}
+
+impl<'a> Steps<'a> {
+    fn of(
+        changes: impl IntoIterator<Item = &'a Change<'a>>,
+        is_still_used: impl Fn(u32) -> bool,
+    ) -> Self {
+        let mut steps = Self::default();
+        for change in changes {
+            let step = if change.is_retired() && is_still_used(change.number()) {
+                &mut steps.retired_last
+            } else if change.is_retired() {
+                &mut steps.retired_first
+            } else if change.is_new() {
+                &mut steps.new
+            } else if change.adds_slots() {
+                &mut steps.growing
+            } else {
+                &mut steps.shrinking
+            };
+            step.push(change);
+        }
+        steps
+    }
+
+    /// The writes of all but the last.
+    fn take(&self, plan: &mut Vec<Write>, is_tight: bool) {
+        for step in [
+            &self.retired_first,
+            &self.shrinking,
+            &self.growing,
+            &self.new,
+        ] {
+            if is_tight {
+                for change in step {
+                    exchange(plan, change);
+                }
+            } else {
+                settle(plan, step);
+            }
+        }
+    }
 }
 
 /// The node's entry while tables hold what they held and what they will hold: its guards let
@@ -229,8 +250,13 @@ fn widened(desired: &Node, actual: &Node) -> Node {
 }
 
 /// Is there a table that does not hold what goes beside what comes?
-fn is_tight(desired: &Contents, changes: &BTreeMap<u32, Change>, limits: Limits) -> bool {
-    let going = |count: fn(&Change) -> usize| changes.values().map(count).sum::<usize>();
+fn is_tight<'a>(
+    desired: &Contents,
+    changes: impl IntoIterator<Item = &'a Change<'a>> + Clone,
+    limits: Limits,
+) -> bool {
+    let going =
+        |count: fn(&Change<'_>) -> usize| changes.clone().into_iter().map(count).sum::<usize>();
     let backends = desired.backends.len() + going(|it| it.backends_removed.len());
     let serving = desired.serving.len() + going(|it| it.serving_removed.len());
     let ranges = desired.source_ranges.len() + going(|it| it.ranges_removed.len());
@@ -259,8 +285,8 @@ const fn numbers(frontend: &Frontend) -> [u32; 2] {
 fn re_pointed(
     desired: &Contents,
     actual: &Contents,
-    changes: &BTreeMap<u32, Change>,
-    such: impl Fn(&Change) -> bool,
+    changes: &BTreeMap<u32, Change<'_>>,
+    such: impl Fn(&Change<'_>) -> bool,
 ) -> BTreeSet<FrontendKey> {
     actual
         .frontends
@@ -286,9 +312,10 @@ fn re_pointed(
 fn newly_restricted(
     desired: &Contents,
     actual: &Contents,
-    changes: &BTreeMap<u32, Change>,
+    changes: &BTreeMap<u32, Change<'_>>,
 ) -> Vec<FrontendKey> {
-    let lets_fewer_in = |change: &Change| change.keeps_owner() && !change.ranges_removed.is_empty();
+    let lets_fewer_in =
+        |change: &Change<'_>| change.keeps_owner() && !change.ranges_removed.is_empty();
     desired
         .frontends
         .iter()

@@ -230,7 +230,7 @@ impl KernelTables {
         for run in plan.0.chunk_by(|a, b| discriminant(a) == discriminant(b)) {
             self.apply_run(run)
                 .map_err(|(Stopped { done, error }, capacity)| {
-                    let write = run[done.min(run.len() - 1)];
+                    let write = run[done.min(run.len() - 1)].clone();
                     ApplyError {
                         table: error::table(&write),
                         write: Box::new(write),
@@ -255,7 +255,10 @@ impl KernelTables {
             Some(Write::RemoveBackend(_)) => self.backends.remove(run, key!(RemoveBackend)),
             Some(Write::PutServing(_)) => self.serving.put(run, present!(PutServing)),
             Some(Write::RemoveServing(_)) => self.serving.remove(run, key!(RemoveServing)),
-            Some(Write::PutServiceName(..)) => self.service_names.put(run, entry!(PutServiceName)),
+            Some(Write::PutServiceName(..)) => self.service_names.put(run, |write| match write {
+                Write::PutServiceName(number, name) => Some((*number, **name)),
+                _ => None,
+            }),
             Some(Write::RemoveServiceName(_)) => {
                 self.service_names.remove(run, key!(RemoveServiceName))
             }
@@ -276,7 +279,7 @@ impl KernelTables {
             Some(Write::PutInterface(..)) => self.interfaces.put(run, entry!(PutInterface)),
             Some(Write::RemoveInterface(_)) => self.interfaces.remove(run, key!(RemoveInterface)),
             Some(Write::PutNode(_)) => self.node.put(run, |write| match write {
-                Write::PutNode(value) => Some((0, *value)),
+                Write::PutNode(value) => Some((0, **value)),
                 _ => None,
             }),
             Some(Write::PutPod(..)) => self.pods.put(run, entry!(PutPod)),
@@ -519,7 +522,7 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         run: &[Write],
         entry: impl Fn(&Write) -> Option<(K, V)>,
     ) -> Result<(), (Stopped, u32)> {
-        let (keys, values): (Vec<K>, Vec<V>) = run.iter().filter_map(entry).unzip();
+        let (keys, values) = entries_of(run, entry);
         syscall::update(self.fd(), &keys, &values).map_err(|stopped| (stopped, self.capacity))
     }
 
@@ -528,9 +531,23 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         run: &[Write],
         key: impl Fn(&Write) -> Option<K>,
     ) -> Result<(), (Stopped, u32)> {
-        let keys: Vec<K> = run.iter().filter_map(key).collect();
+        let keys = keys_of(run, key);
         syscall::delete(self.fd(), &keys).map_err(|stopped| (stopped, self.capacity))
     }
+}
+
+/// What these writes, which are all of the kind that is asked for, remove.
+fn keys_of<K>(run: &[Write], key: impl Fn(&Write) -> Option<K>) -> Vec<K> {
+    let mut keys = Vec::with_capacity(run.len());
+    keys.extend(run.iter().filter_map(key));
+    keys
+}
+
+/// What these writes, which are all of the kind that is asked for, set.
+fn entries_of<K, V>(run: &[Write], entry: impl Fn(&Write) -> Option<(K, V)>) -> (Vec<K>, Vec<V>) {
+    let mut entries = (Vec::with_capacity(run.len()), Vec::with_capacity(run.len()));
+    entries.extend(run.iter().filter_map(entry));
+    entries
 }
 
 /// A table of prefixes: written one by one, and read so where the kernel has no batches of them.
@@ -577,7 +594,7 @@ impl<K: Pod + Ord, V: Pod> PrefixTable<K, V> {
         run: &[Write],
         entry: impl Fn(&Write) -> Option<(K, V)>,
     ) -> Result<(), (Stopped, u32)> {
-        let (keys, values): (Vec<K>, Vec<V>) = run.iter().filter_map(entry).unzip();
+        let (keys, values) = entries_of(run, entry);
         syscall::update_each(self.0.fd(), &keys, &values)
             .map_err(|stopped| (stopped, self.0.capacity))
     }
@@ -587,7 +604,7 @@ impl<K: Pod + Ord, V: Pod> PrefixTable<K, V> {
         run: &[Write],
         key: impl Fn(&Write) -> Option<K>,
     ) -> Result<(), (Stopped, u32)> {
-        let keys: Vec<K> = run.iter().filter_map(key).collect();
+        let keys = keys_of(run, key);
         syscall::delete_each(self.0.fd(), &keys).map_err(|stopped| (stopped, self.0.capacity))
     }
 }

@@ -97,7 +97,10 @@ impl Contents {
 }
 
 /// One write to one table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Plans are long, and most of what they write is small: what is not, and is written seldom, is
+/// elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Sets an entry of `FRONTENDS`.
     PutFrontend(FrontendKey, Frontend),
@@ -114,7 +117,7 @@ pub enum Write {
     /// Removes from it; absent is no error.
     RemoveServing(ServingKey),
     /// Sets an entry of `SERVICE_NAMES`.
-    PutServiceName(u32, ServiceName),
+    PutServiceName(u32, Box<ServiceName>),
     /// Removes one; absent is no error.
     RemoveServiceName(u32),
     /// Adds to `NODE_PORT_ADDRS`.
@@ -134,7 +137,7 @@ pub enum Write {
     /// Removes one; absent is no error.
     RemoveInterface(u32),
     /// Sets `NODE`.
-    PutNode(Node),
+    PutNode(Box<Node>),
     /// Sets an entry of `PODS`.
     PutPod(u32, Pod),
     /// Removes one; absent is no error.
@@ -352,8 +355,8 @@ impl Write {
             Self::RemoveServing(key) => {
                 contents.serving.remove(&key);
             }
-            Self::PutServiceName(number, name) => {
-                contents.service_names.insert(number, name);
+            Self::PutServiceName(number, ref name) => {
+                contents.service_names.insert(number, **name);
             }
             Self::RemoveServiceName(number) => {
                 contents.service_names.remove(&number);
@@ -382,7 +385,7 @@ impl Write {
             Self::RemoveInterface(index) => {
                 contents.interfaces.remove(&index);
             }
-            Self::PutNode(node) => contents.node = node,
+            Self::PutNode(ref node) => contents.node = **node,
             Self::PutPod(interface, pod) => {
                 contents.pods.insert(interface, pod);
             }

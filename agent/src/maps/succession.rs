@@ -273,7 +273,9 @@ fn puts(contents: &Contents) -> Vec<Write> {
         entries.iter().map(move |(key, value)| write(*key, *value))
     }
     // What numbers are in comes first: a table that is too small ends it.
-    writes.extend(each(service_names, Write::PutServiceName));
+    writes.extend(each(service_names, |number, name| {
+        Write::PutServiceName(number, Box::new(name))
+    }));
     writes.extend(each(services, Write::PutService));
     writes.extend(each(backends, Write::PutBackend));
     writes.extend(serving.iter().copied().map(Write::PutServing));
@@ -282,7 +284,7 @@ fn puts(contents: &Contents) -> Vec<Write> {
     writes.extend(source_ranges.iter().copied().map(Write::PutSourceRange));
     writes.extend(service_cidrs.iter().copied().map(Write::PutServiceCidr));
     writes.extend(each(interfaces, Write::PutInterface));
-    writes.push(Write::PutNode(*node));
+    writes.push(Write::PutNode(Box::new(*node)));
     writes.extend(each(rules, Write::PutRule));
     writes.extend(each(peers, Write::PutPeer));
     writes.extend(each(peer_ranges, Write::PutPeerRange));

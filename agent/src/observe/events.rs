@@ -62,6 +62,7 @@ struct Shared {
     records: broadcast::Sender<Told>,
     watchers: Mutex<Watchers>,
     wanted: watch::Sender<PolicyFlags>,
+    is_watched: watch::Sender<bool>,
     /// The last events that were refused or dropped.
     kept: Mutex<VecDeque<Event>>,
     /// Raised with each change of what numbers and addresses stand for.
@@ -92,6 +93,7 @@ impl Events {
             records: broadcast::channel(BEHIND).0,
             watchers: Mutex::default(),
             wanted: watch::channel(PolicyFlags::EVENTS_DENIED).0,
+            is_watched: watch::channel(false).0,
             kept: Mutex::default(),
             generation: AtomicU64::new(0),
             asks,
@@ -159,15 +161,12 @@ impl Events {
         } else {
             PolicyFlags::EVENTS_DENIED
         };
-        self.0.wanted.send_if_modified(|wanted| {
-            let is_new = *wanted != flags;
-            *wanted = flags;
-            is_new
-        });
+        replace(&self.0.wanted, flags);
+        replace(&self.0.is_watched, watchers.all > 0);
     }
 
     fn is_watched(&self) -> bool {
-        lock(&self.0.watchers).all > 0
+        *self.0.is_watched.borrow()
     }
 
     /// Reads events for as long as the runtime lives.
@@ -180,11 +179,19 @@ impl Events {
         losses.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lost = None;
         let mut events = Vec::new();
+        let mut watched = self.0.is_watched.subscribe();
         loop {
+            let is_watched = *watched.borrow_and_update();
             tokio::select! {
                 read = reader.read(&mut events) => read?,
-                _ = losses.tick() => {
+                _ = losses.tick(), if is_watched => {
                     lost = self.tell_lost(lost, &read_lost).await;
+                    continue;
+                }
+                // What was lost while nobody watched is nobody's loss.
+                Ok(()) = watched.changed() => {
+                    lost = None;
+                    losses.reset_immediately();
                     continue;
                 }
             }
@@ -198,9 +205,6 @@ impl Events {
 
     /// Tells of what the programs have lost since this was asked last.
     async fn tell_lost(&self, before: Option<u64>, read_lost: &ReadLost) -> Option<u64> {
-        if !self.is_watched() {
-            return None;
-        }
         let read_lost = Arc::clone(read_lost);
         let read = tokio::task::spawn_blocking(move || read_lost()).await;
         match read.map_err(anyhow::Error::from).and_then(|read| read) {
@@ -236,6 +240,15 @@ impl Events {
         // Nobody watches any more: then nobody misses it.
         let _ = self.0.records.send(told);
     }
+}
+
+/// Tells a value, if it is another than before.
+fn replace<T: PartialEq>(told: &watch::Sender<T>, value: T) {
+    told.send_if_modified(|before| {
+        let is_news = *before != value;
+        *before = value;
+        is_news
+    });
 }
 
 fn is_forwarded(event: &Event) -> bool {

@@ -31,7 +31,7 @@ fn service() -> Plan {
     Plan(vec![
         Write::PutServiceName(
             7,
-            ServiceName {
+            Box::new(ServiceName {
                 namespace: padded("shop"),
                 name: padded("cart"),
                 port_name: padded("http"),
@@ -40,7 +40,7 @@ fn service() -> Plan {
                 family: 4,
                 set: weir_ebpf::tables::EndpointSet::CLUSTER,
                 reserved: 0,
-            },
+            }),
         ),
         Write::PutServing(ServingKey {
             service: 7,

@@ -140,11 +140,11 @@ fn meddlings() -> Vec<(&'static str, Write)> {
         (name::SERVING, Write::RemoveServing(serving(1))),
         (
             name::SERVICE_NAMES,
-            Write::PutServiceName(3, service_name(81)),
+            Write::PutServiceName(3, Box::new(service_name(81))),
         ),
         (
             name::SERVICE_NAMES,
-            Write::PutServiceName(9, service_name(80)),
+            Write::PutServiceName(9, Box::new(service_name(80))),
         ),
         (name::SERVICE_NAMES, Write::RemoveServiceName(3)),
         (name::NODE_PORT_ADDRS, Write::PutNodePortAddr(addr(9))),
@@ -155,7 +155,7 @@ fn meddlings() -> Vec<(&'static str, Write)> {
         (name::SERVICE_CIDRS, Write::RemoveServiceCidr(cidr(1))),
         (name::INTERFACES, Write::PutInterface(7, interface)),
         (name::INTERFACES, Write::RemoveInterface(7)),
-        (name::NODE, Write::PutNode(Node::default())),
+        (name::NODE, Write::PutNode(Box::default())),
         (name::PODS, Write::PutPod(7, pod(PodState::ISOLATED))),
         (name::PODS, Write::RemovePod(7)),
         (name::POD_ADDRS, Write::PutPodAddr(pod_addr(9))),
@@ -192,7 +192,7 @@ fn a_table_that_somebody_else_wrote_to_is_named_whatever_was_done() {
         assert_eq!(differing(&tables, &contents, policy), Vec::<&str>::new());
         let as_written = tables.read().unwrap();
         for (table, meddling) in meddlings() {
-            tables.apply(&Plan(vec![meddling])).unwrap();
+            tables.apply(&Plan(vec![meddling.clone()])).unwrap();
             let differing = differing(&tables, &contents, policy);
             assert_eq!(differing, [table], "after {meddling:?}");
             // The entry alone: a plan would raise what it raises.

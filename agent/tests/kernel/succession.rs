@@ -44,7 +44,7 @@ fn numbers() -> Vec<Write> {
     vec![
         Write::PutServiceName(
             7,
-            ServiceName {
+            Box::new(ServiceName {
                 namespace: text,
                 name: text,
                 port_name: [0; 64],
@@ -53,7 +53,7 @@ fn numbers() -> Vec<Write> {
                 family: 4,
                 set: EndpointSet::CLUSTER,
                 reserved: 0,
-            },
+            }),
         ),
         Write::PutService(
             7,

@@ -117,7 +117,7 @@ fn puts(contents: &Contents) -> Plan {
     let names = contents
         .service_names
         .iter()
-        .map(|(key, value)| Write::PutServiceName(*key, *value));
+        .map(|(key, value)| Write::PutServiceName(*key, Box::new(*value)));
     let serving = contents.serving.iter().map(|key| Write::PutServing(*key));
     let backends = contents
         .backends
@@ -145,7 +145,7 @@ fn puts(contents: &Contents) -> Plan {
             .chain(cidrs.map(Write::PutServiceCidr))
             .chain(addrs.map(Write::PutNodePortAddr))
             .chain(interfaces.map(|(key, value)| Write::PutInterface(*key, *value)))
-            .chain([Write::PutNode(contents.node)])
+            .chain([Write::PutNode(Box::new(contents.node))])
             .collect(),
     )
 }
@@ -185,7 +185,7 @@ fn removals(contents: &Contents) -> Plan {
             .chain(backends)
             .chain(serving)
             .chain(names)
-            .chain([Write::PutNode(Node::default())])
+            .chain([Write::PutNode(Box::default())])
             .collect(),
     )
 }

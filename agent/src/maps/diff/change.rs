@@ -1,8 +1,7 @@
 //! What changes about one number, and the order of the writes about it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
-use std::iter::Peekable;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weir_ebpf::tables::{
     Backend, BackendKey, Service, ServiceFlags, ServiceName, ServingKey, SourceRange,
@@ -12,10 +11,10 @@ use crate::maps::{Contents, UNSETTLED, Write};
 
 /// What changes about one number, apart from the frontends that lead to it.
 #[derive(Default)]
-pub(super) struct Change {
+pub(super) struct Change<'a> {
     number: u32,
-    old_name: Option<ServiceName>,
-    new_name: Option<ServiceName>,
+    old_name: Option<&'a ServiceName>,
+    new_name: Option<&'a ServiceName>,
     old: Service,
     new: Service,
     ranges_added: Vec<SourceRange>,
@@ -26,7 +25,11 @@ pub(super) struct Change {
     pub backends_removed: Vec<BackendKey>,
 }
 
-impl Change {
+impl<'a> Change<'a> {
+    pub(super) const fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Belongs to no service port any more.
     pub(super) fn is_retired(&self) -> bool {
         self.new_name.is_none()
@@ -50,15 +53,41 @@ impl Change {
     pub(super) fn adds_slots(&self) -> bool {
         self.new.backend_count > self.old.backend_count
     }
+
+    /// Notes whose the number is, and what `SERVICES` holds of it.
+    fn stands_between(&mut self, number: u32, desired: &'a Contents, actual: &'a Contents) {
+        let service = |contents: &Contents| contents.services.get(&number).copied();
+        self.number = number;
+        self.old = service(actual).unwrap_or_default();
+        self.new = service(desired).unwrap_or_default();
+        self.old_name = actual.service_names.get(&number);
+        self.new_name = desired.service_names.get(&number);
+    }
+
+    /// A slot holds something else; `None`: nothing any more.
+    fn backend(&mut self, key: BackendKey, new: Option<&Backend>) {
+        match new {
+            Some(backend) => self.backends_put.push((key, *backend)),
+            None => self.backends_removed.push(key),
+        }
+    }
+
+    /// A backend is to serve; `None`: it is not to any more.
+    fn serving(&mut self, key: ServingKey, new: Option<&()>) {
+        match new {
+            Some(()) => self.serving_added.push(key),
+            None => self.serving_removed.push(key),
+        }
+    }
 }
 
 /// All writes about these numbers. Each kind in one run, since they do not refer to each other.
-pub(super) fn settle(plan: &mut Vec<Write>, changes: &[&Change]) {
+pub(super) fn settle(plan: &mut Vec<Write>, changes: &[&Change<'_>]) {
     for change in changes {
         if let Some(name) = change.new_name
             && change.old_name != change.new_name
         {
-            plan.push(Write::PutServiceName(change.number, name));
+            plan.push(Write::PutServiceName(change.number, Box::new(*name)));
         }
     }
     for change in changes {
@@ -133,12 +162,12 @@ pub(super) fn settle(plan: &mut Vec<Write>, changes: &[&Change]) {
 
 /// All writes about one number where a table has no room for its old entries beside the new ones:
 /// while they are exchanged it has no backend, and what arrives is dropped, to come again.
-pub(super) fn exchange(plan: &mut Vec<Write>, change: &Change) {
+pub(super) fn exchange(plan: &mut Vec<Write>, change: &Change<'_>) {
     let Change { number, new, .. } = *change;
     if let Some(name) = change.new_name
         && change.old_name != change.new_name
     {
-        plan.push(Write::PutServiceName(number, name));
+        plan.push(Write::PutServiceName(number, Box::new(*name)));
     }
     let mut now = change.old;
     if !change.serving_removed.is_empty() || !change.backends_removed.is_empty() {
@@ -168,14 +197,17 @@ pub(super) fn exchange(plan: &mut Vec<Write>, change: &Change) {
     }
 }
 
-pub(super) fn remove_ranges(plan: &mut Vec<Write>, change: &Change) {
+pub(super) fn remove_ranges(plan: &mut Vec<Write>, change: &Change<'_>) {
     let removed = change.ranges_removed.iter();
     plan.extend(removed.map(|range| Write::RemoveSourceRange(*range)));
 }
 
 /// What changes, by number; numbers without change are left out.
-pub(super) fn changes(desired: &Contents, actual: &Contents) -> BTreeMap<u32, Change> {
-    let mut changes: BTreeMap<u32, Change> = BTreeMap::new();
+pub(super) fn changes<'a>(
+    desired: &'a Contents,
+    actual: &'a Contents,
+) -> BTreeMap<u32, Change<'a>> {
+    let mut changes: BTreeMap<u32, Change<'_>> = BTreeMap::new();
     for (number, _, _) in differences(&desired.service_names, &actual.service_names) {
         changes.entry(*number).or_default();
     }
@@ -183,11 +215,7 @@ pub(super) fn changes(desired: &Contents, actual: &Contents) -> BTreeMap<u32, Ch
         changes.entry(*number).or_default();
     }
     for (key, new, _) in differences(&desired.backends, &actual.backends) {
-        let change = changes.entry(key.service).or_default();
-        match new {
-            Some(backend) => change.backends_put.push((*key, *backend)),
-            None => change.backends_removed.push(*key),
-        }
+        changes.entry(key.service).or_default().backend(*key, new);
     }
     for range in desired.source_ranges.difference(&actual.source_ranges) {
         let change = changes.entry(range.service).or_default();
@@ -197,38 +225,63 @@ pub(super) fn changes(desired: &Contents, actual: &Contents) -> BTreeMap<u32, Ch
         let change = changes.entry(range.service).or_default();
         change.ranges_removed.push(*range);
     }
-    for key in desired.serving.difference(&actual.serving) {
-        changes
-            .entry(key.service)
-            .or_default()
-            .serving_added
-            .push(*key);
-    }
-    for key in actual.serving.difference(&desired.serving) {
-        changes
-            .entry(key.service)
-            .or_default()
-            .serving_removed
-            .push(*key);
+    for (key, new, _) in differences(present(&desired.serving), present(&actual.serving)) {
+        changes.entry(key.service).or_default().serving(*key, new);
     }
     for (number, change) in &mut changes {
-        let service = |contents: &Contents| contents.services.get(number).copied();
-        change.number = *number;
-        change.old = service(actual).unwrap_or_default();
-        change.new = service(desired).unwrap_or_default();
-        change.old_name = actual.service_names.get(number).copied();
-        change.new_name = desired.service_names.get(number).copied();
+        change.stands_between(*number, desired, actual);
     }
     changes
 }
 
-/// The keys at which two ordered maps differ, with what each holds there: desired, actual.
-pub(super) fn differences<'a, K: Ord, V: PartialEq>(
-    desired: &'a BTreeMap<K, V>,
-    actual: &'a BTreeMap<K, V>,
+/// The same of these numbers alone, in order, but for source ranges. The work follows their number.
+pub(super) fn changes_of<'a>(
+    numbers: &BTreeSet<u32>,
+    desired: &'a Contents,
+    actual: &'a Contents,
+) -> Vec<Change<'a>> {
+    let mut changes = Vec::with_capacity(numbers.len());
+    for &number in numbers {
+        let mut change = Change::default();
+        change.stands_between(number, desired, actual);
+        for (key, new, _) in differences(slots(desired, number), slots(actual, number)) {
+            change.backend(*key, new);
+        }
+        for (key, new, _) in differences(serving(desired, number), serving(actual, number)) {
+            change.serving(*key, new);
+        }
+        changes.push(change);
+    }
+    changes
+}
+
+fn slots(contents: &Contents, service: u32) -> impl Iterator<Item = (&BackendKey, &Backend)> {
+    let key = |slot| BackendKey { service, slot };
+    contents.backends.range(key(0)..=key(u32::MAX))
+}
+
+fn serving(contents: &Contents, service: u32) -> impl Iterator<Item = (&ServingKey, &())> {
+    let first = ServingKey {
+        service,
+        backend: bytemuck::Zeroable::zeroed(),
+    };
+    let keys = contents.serving.range(first..);
+    present(keys.take_while(move |key| key.service == service))
+}
+
+fn present<'a, K: 'a>(
+    keys: impl IntoIterator<Item = &'a K>,
+) -> impl Iterator<Item = (&'a K, &'a ())> {
+    keys.into_iter().map(|key| (key, &()))
+}
+
+/// The keys at which two ordered tables differ, with what each holds there: desired, actual.
+pub(super) fn differences<'a, K: Ord + 'a, V: PartialEq + 'a>(
+    desired: impl IntoIterator<Item = (&'a K, &'a V)>,
+    actual: impl IntoIterator<Item = (&'a K, &'a V)>,
 ) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
-    let mut desired: Peekable<_> = desired.iter().peekable();
-    let mut actual: Peekable<_> = actual.iter().peekable();
+    let mut desired = desired.into_iter().peekable();
+    let mut actual = actual.into_iter().peekable();
     std::iter::from_fn(move || {
         let order = match (desired.peek(), actual.peek()) {
             (None, None) => return None,

@@ -25,8 +25,8 @@ use super::Record;
 use super::record::parse;
 use crate::model::{Change, Event, Problem, Report, SourceId};
 
-/// How often names and times are compared.
-const COMPARE_EVERY: Duration = Duration::from_secs(5);
+/// How often names and times are compared: seldom, since inotify misses next to nothing.
+const COMPARE_EVERY: Duration = Duration::from_secs(15);
 /// A larger file is not a record.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 

@@ -129,7 +129,7 @@ fn an_interface_that_comes_is_one_write_and_one_that_goes_too_and_each_begins_an
         desired.pods.insert(11, new);
     });
     let next = policy(4, PolicyFlags::NONE);
-    assert_eq!(comes, [Write::PutPod(11, new), next]);
+    assert_eq!(comes, [Write::PutPod(11, new), next.clone()]);
     let goes = plan(|desired| {
         desired.pods.clear();
         desired.rules.clear();
