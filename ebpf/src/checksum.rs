@@ -61,6 +61,35 @@ pub const fn replace(checksum: u16, difference: u32) -> u16 {
     finish(add((!checksum) as u32, difference))
 }
 
+/// The transport checksum's field after ports have changed by `ports`, where it was `before`, and the
+/// kernel has made it `after` because of addresses that changed by `addrs`, which is not
+/// [zero](is_zero): then that cannot be told.
+///
+/// Where the checksum is left to a device (`CHECKSUM_PARTIAL`), the field holds the sum of the
+/// pseudo-header alone: the kernel has added what addresses changed by, and ports are nothing to it.
+/// Else the field is the whole sum's complement. No program is told which of both it is, but what has
+/// become of the field tells. A datagram without checksum keeps none (RFC 768).
+#[inline(always)]
+#[must_use]
+pub const fn after_ports((before, after): (u16, u16), addrs: u32, ports: u32, is_udp: bool) -> u16 {
+    let is_left_to_device = is_zero(add(add(after as u32, (!before) as u32), !addrs));
+    if is_left_to_device || (is_udp && before == 0) {
+        return after;
+    }
+    match replace(after, ports) {
+        // Zero would say that there is none.
+        0 if is_udp => 0xffff,
+        checksum => checksum,
+    }
+}
+
+/// Is this one of the two zeros of ones' complement?
+#[inline(always)]
+#[must_use]
+pub const fn is_zero(sum: u32) -> bool {
+    matches!(fold_to_16(sum), 0 | 0xffff)
+}
+
 #[inline(always)]
 const fn fold_to_32(sum: u64) -> u32 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
@@ -146,6 +175,49 @@ mod tests {
             prop_assert!(same(finish(both), finish(words)));
             let v4 = v4_difference(Addr::from_v4_word(old), Addr::from_v4_word(new));
             prop_assert!(same(finish(v4), finish(words)));
+        }
+    }
+
+    /// What `inet_proto_csum_replace_by_diff` and `inet_proto_csum_replace4` make of a checksum's
+    /// field that covers a changed pseudo-header (`net/core/utils.c`).
+    fn by_kernel(field: u16, difference: u32, is_left_to_device: bool, is_udp: bool) -> u16 {
+        if is_udp && field == 0 {
+            return 0;
+        }
+        let field = match is_left_to_device {
+            true => fold_to_16(add(u32::from(field), difference)),
+            false => replace(field, difference),
+        };
+        if is_udp && field == 0 { 0xffff } else { field }
+    }
+
+    #[test]
+    fn both_zeros_are_zero() {
+        let all = [0, 0xffff, 0x1_fffe, u32::MAX, 1, 0xfffe, 0x1_0000];
+        assert_eq!(all.map(is_zero), all.map(|sum| sum % 0xffff == 0));
+    }
+
+    proptest! {
+        #[test]
+        fn ports_change_a_whole_checksum_and_not_what_a_device_completes(
+            // Differences near zero are as likely as others.
+            addrs in prop_oneof![any::<u32>(), Just(1), Just(0xfffe), Just(0x7fff), Just(0x8000)],
+            ports in prop_oneof![0..0x2_0000_u32, Just(0), Just(0xffff)],
+            before in prop_oneof![any::<u16>(), Just(0), Just(0xffff)],
+            is_left_to_device: bool,
+            is_udp: bool,
+        ) {
+            prop_assume!(!is_zero(addrs));
+            let after = by_kernel(before, addrs, is_left_to_device, is_udp);
+            let field = after_ports((before, after), addrs, ports, is_udp);
+            if is_udp && before == 0 {
+                prop_assert_eq!(field, 0);
+            } else if is_left_to_device {
+                prop_assert_eq!(field, after);
+            } else {
+                prop_assert!(same(field, replace(after, ports)));
+                prop_assert!(!is_udp || field != 0);
+            }
         }
     }
 

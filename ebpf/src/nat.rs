@@ -6,9 +6,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    addr::{Addr, Port},
+    addr::{Addr, Port, Protocol},
     checksum,
-    packet::{Cover, Headers, PacketMut, Transport},
+    packet::{Cover, Headers, Packet, PacketMut, TCP_CHECKSUM, Transport, UDP_CHECKSUM},
     tables::Tuple,
 };
 
@@ -121,10 +121,14 @@ pub(crate) fn translate_plain<P: PacketMut>(
     headers: &Headers,
     to: &Tuple,
 ) -> Option<()> {
-    let addrs = adjust_plain_checksum(packet, headers, to)?;
-    let checksum: u16 = packet.load_near(headers.network + V4_CHECKSUM)?;
+    let Some(before) = checksum_at_hand(packet, headers, to) else {
+        return translate_any(packet, headers, to);
+    };
+    let addrs = adjust_plain_checksum(packet, headers, to, before)?;
+    let offset = packet.network_offset() + V4_CHECKSUM;
+    let checksum: u16 = packet.peek(offset)?;
     let fields = V4Fields::new(checksum::replace(checksum, addrs), to);
-    packet.store(headers.network + V4_CHECKSUM, &fields)
+    packet.poke(offset, &fields)
 }
 
 /// [`translate_plain`], and a hop taken as forwarding does (RFC 1812 section 5.3.1).
@@ -134,16 +138,30 @@ pub(crate) fn translate_plain_and_take_hop<P: PacketMut>(
     headers: &Headers,
     to: &Tuple,
 ) -> Option<()> {
-    let addrs = adjust_plain_checksum(packet, headers, to)?;
-    let [hops_and_protocol, checksum]: [u16; 2] =
-        packet.load_near(headers.network + V4_HOP_LIMIT)?;
+    let Some(before) = checksum_at_hand(packet, headers, to) else {
+        return translate_any_and_take_hop(packet, headers, to);
+    };
+    let addrs = adjust_plain_checksum(packet, headers, to, before)?;
+    let offset = packet.network_offset() + V4_HOP_LIMIT;
+    let [hops_and_protocol, checksum]: [u16; 2] = packet.peek(offset)?;
     let fewer = one_hop_fewer(hops_and_protocol)?;
     let change = checksum::add(addrs, hop_difference(hops_and_protocol, fewer));
     let fields = V4FieldsAndHops {
         hops_and_protocol: fewer,
         fields: V4Fields::new(checksum::replace(checksum, change), to),
     };
-    packet.store(headers.network + V4_HOP_LIMIT, &fields)
+    packet.poke(offset, &fields)
+}
+
+/// [`translate_any`], and a hop taken.
+#[inline(never)]
+pub(crate) fn translate_any_and_take_hop<P: PacketMut>(
+    packet: &mut P,
+    headers: &Headers,
+    to: &Tuple,
+) -> Option<()> {
+    translate_any(packet, headers, to)?;
+    take_hop(packet, headers)
 }
 
 /// Takes one hop from a packet, as forwarding does (RFC 1812 section 5.3.1, RFC 8200 section 3).
@@ -155,7 +173,7 @@ pub(crate) fn take_hop<P: PacketMut>(packet: &mut P, headers: &Headers) -> Optio
         let [hops_and_protocol, checksum]: [u16; 2] = packet.load_near(offset)?;
         let fewer = one_hop_fewer(hops_and_protocol)?;
         let change = hop_difference(hops_and_protocol, fewer);
-        packet.store(offset, &[fewer, checksum::replace(checksum, change)])
+        packet.store_near(offset, &[fewer, checksum::replace(checksum, change)])
     } else {
         let offset = headers.network + V6_HOP_LIMIT - 1;
         let [next, hops]: [u8; 2] = packet.load_near(offset)?;
@@ -175,28 +193,60 @@ fn hop_difference(before: u16, after: u16) -> u32 {
     u32::from(!before) + u32::from(after)
 }
 
-/// Brings the transport checksum of a [plain](is_plain) packet up to date, and gives the difference
-/// of the addresses.
+/// The transport checksum of a [plain](is_plain) packet. `None`: it takes more than a look, or does
+/// not tell of what becomes of it who completes it (see [`checksum::after_ports`]).
+#[inline(always)]
+fn checksum_at_hand<P: Packet>(packet: &P, headers: &Headers, to: &Tuple) -> Option<u16> {
+    if checksum::is_zero(plain_difference(headers, to)) {
+        return None;
+    }
+    packet.peek(plain_checksum(packet, headers))
+}
+
+/// Where the transport checksum of a [plain](is_plain) packet stands: a number that the compiler
+/// knows for each protocol, since verifiers before Linux 6.2 lose track of one that is read.
+#[inline(always)]
+fn plain_checksum<P: Packet>(packet: &P, headers: &Headers) -> u32 {
+    let transport = packet.network_offset() + V4_LENGTH;
+    match headers.kind() {
+        Transport::Udp => transport + UDP_CHECKSUM,
+        _ => transport + TCP_CHECKSUM,
+    }
+}
+
+/// What the addresses of a [plain](is_plain) packet change by.
+#[inline(always)]
+fn plain_difference(headers: &Headers, to: &Tuple) -> u32 {
+    let from = &headers.tuple;
+    checksum::add(
+        checksum::v4_difference(from.src, to.src),
+        checksum::v4_difference(from.dst, to.dst),
+    )
+}
+
+/// Brings the transport checksum of a [plain](is_plain) packet up to date, which was `before`, and
+/// gives the difference of the addresses.
+///
+/// The kernel is asked once: for what addresses change, which may also be part of a sum that a device
+/// has taken over the packet. To ask it for ports as well costs more than to find out what it did.
 #[inline(always)]
 fn adjust_plain_checksum<P: PacketMut>(
     packet: &mut P,
     headers: &Headers,
     to: &Tuple,
+    before: u16,
 ) -> Option<u32> {
     let (from, protocol) = (&headers.tuple, headers.tuple.protocol);
-    let offset = headers.transport + headers.kind().checksum_offset()?;
-    let addrs = checksum::add(
-        checksum::v4_difference(from.src, to.src),
-        checksum::v4_difference(from.dst, to.dst),
-    );
+    let offset = plain_checksum(packet, headers);
+    let addrs = plain_difference(headers, to);
     packet.adjust_transport_checksum(offset, addrs, Cover::PseudoHeader, protocol)?;
-    if from.src_port != to.src_port || from.dst_port != to.dst_port {
-        let ports = checksum::add(
-            checksum::port_difference(from.src_port, to.src_port),
-            checksum::port_difference(from.dst_port, to.dst_port),
-        );
-        packet.adjust_transport_checksum(offset, ports, Cover::Transport, protocol)?;
-    }
+    let ports = checksum::add(
+        checksum::port_difference(from.src_port, to.src_port),
+        checksum::port_difference(from.dst_port, to.dst_port),
+    );
+    let fields = (before, packet.peek(offset)?);
+    let checksum = checksum::after_ports(fields, addrs, ports, protocol == Protocol::UDP);
+    packet.poke(offset, &checksum)?;
     Some(addrs)
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use transport::{Kind, Transport};
-pub(crate) use transport::{is_echo_reply, is_echo_request};
+pub(crate) use transport::{TCP_CHECKSUM, UDP_CHECKSUM, is_echo_reply, is_echo_request};
 pub use wire::{Ipv4Header, Ipv6Header, SctpHeader, TcpFlags, TcpHeader, UdpHeader};
 
 /// A packet that can be read.
@@ -77,6 +77,20 @@ pub trait PacketMut: Packet {
     /// Writes a value that no checksum of the network device covers in a way that changes: a
     /// field whose change another store cancels, or one outside any sum.
     fn store<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()>;
+    /// The same of a value that most likely lies near the packet's beginning: see
+    /// [`Packet::load_near`].
+    #[inline(always)]
+    fn store_near<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
+        match self.poke(offset, value) {
+            Some(()) => Some(()),
+            None => self.store(offset, value),
+        }
+    }
+    /// The same, but `None` also where it would not be cheap: see [`Packet::peek`].
+    #[inline(always)]
+    fn poke<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
+        self.store(offset, value)
+    }
     /// Writes a field of the IPv6 header. The sum that a device took over the whole packet
     /// (`CHECKSUM_COMPLETE`) changes with it: no header checksum cancels it, as IPv4's does.
     fn store_v6<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()>;

@@ -245,15 +245,9 @@ pub fn carry_out<P: PacketMut>(packet: &mut P, work: &Workspace, decision: Decis
     } else if nat::is_plain(&work.headers) {
         nat::translate_plain_and_take_hop(packet, &work.headers, &work.flow.to)
     } else {
-        translate_and_take_hop(packet, work)
+        nat::translate_any_and_take_hop(packet, &work.headers, &work.flow.to)
     };
     decision.if_done(is_done, DropReason::NotRewritten)
-}
-
-#[inline(never)]
-fn translate_and_take_hop<P: PacketMut>(packet: &mut P, work: &Workspace) -> Option<()> {
-    nat::translate_any(packet, &work.headers, &work.flow.to)?;
-    nat::take_hop(packet, &work.headers)
 }
 
 /// What is decided at the receiver's interface about a packet that takes a shortcut, of which this

@@ -3,6 +3,11 @@
 use super::TcpFlags;
 use crate::addr::{Addr, Protocol};
 
+/// Offset of the checksum in a TCP header (RFC 9293 section 3.1).
+pub(crate) const TCP_CHECKSUM: u32 = 16;
+/// Offset of the checksum in a UDP header (RFC 768).
+pub(crate) const UDP_CHECKSUM: u32 = 6;
+
 /// What stands behind the network header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -34,8 +39,8 @@ impl Transport {
     #[must_use]
     pub const fn checksum_offset(self) -> Option<u32> {
         match self {
-            Self::Tcp(_) => Some(16),
-            Self::Udp => Some(6),
+            Self::Tcp(_) => Some(TCP_CHECKSUM),
+            Self::Udp => Some(UDP_CHECKSUM),
             Self::Sctp(_)
             | Self::LaterFragment
             | Self::IcmpError(_)

@@ -145,6 +145,15 @@ impl<const LINK: u32> Skb<'_, LINK> {
     /// Reads from the packet's linear part without a helper. `None`: it does not lie there.
     #[inline(always)]
     fn at_hand<T: bytemuck::Pod>(&self, offset: u32) -> Option<T> {
+        let place = self.place::<T>(offset)?;
+        // SAFETY: the bytes lie in the packet, and any bytes are a `T: Pod`. BPF reads at any
+        // alignment, as packets have it.
+        Some(unsafe { *place })
+    }
+
+    /// Where in the packet's linear part these bytes lie.
+    #[inline(always)]
+    fn place<T: bytemuck::Pod>(&self, offset: u32) -> Option<*mut T> {
         if offset > NEAR {
             return None;
         }
@@ -161,9 +170,7 @@ impl<const LINK: u32> Skb<'_, LINK> {
         if start + size_of::<T>() > end as usize {
             return None;
         }
-        // SAFETY: the bytes lie in the packet, as was just checked and the verifier checks again,
-        // and any bytes are a `T: Pod`. BPF reads at any alignment, as packets have it.
-        Some(unsafe { *(start as *const T) })
+        Some(start as *mut T)
     }
 
     #[inline(always)]
@@ -186,6 +193,16 @@ impl<const LINK: u32> PacketMut for Skb<'_, LINK> {
     #[inline(always)]
     fn store<T: bytemuck::Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
         self.write(offset, value, 0)
+    }
+
+    #[inline(always)]
+    fn poke<T: bytemuck::Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
+        let place = self.place::<T>(offset)?;
+        // SAFETY: the bytes lie in the packet, as was just checked and the verifier checks again.
+        // They are this packet's alone: the kernel sees to that before a program that writes (its
+        // `bpf_unclone_prologue`). BPF writes at any alignment.
+        unsafe { *place = *value };
+        Some(())
     }
 
     #[inline(always)]
