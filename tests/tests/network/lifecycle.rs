@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
 use serde_json::Value;
+use weir_ebpf::addr::Addr;
+use weir_ebpf::tables::{Flow, FlowRole, Tuple, name};
 use weir_tests::bed::wait::wait_for;
 use weir_tests::bed::{Family, Node, Wiring};
 use weir_tests::testpod::client::TIMEOUT;
@@ -290,6 +293,57 @@ fn deleted(world: &mut World) -> Result<()> {
     World::expect_answers_from(&["near", "far"], || {
         world.client.tcp_ask(WEB.at(Family::V4))
     })
+}
+
+/// A program that has met the tables of before a change may write a flow through an address that is
+/// gone after all such flows were removed.
+#[test]
+#[ignore = "needs root: cargo xtask test network"]
+fn a_flow_that_begins_with_the_tables_of_before_is_removed_soon() -> Result<()> {
+    // So that nothing but the change makes the agent look.
+    let mut world = World::start_with(Wiring::Routed, &["--resync-seconds=86400"])?;
+    let result = begun_with_the_tables_of_before(&mut world);
+    world.explain(result)
+}
+
+fn begun_with_the_tables_of_before(world: &mut World) -> Result<()> {
+    let mut flows = flows(&world.bed.nodes()[0])?;
+    let near = Addr::from(world.near.addr(Family::V4));
+    let to_near = |flows: &Flows| -> Result<Option<(TupleBytes, FlowBytes)>> {
+        let all = flows.iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(all.into_iter().find(|(_, flow)| {
+            let flow: Flow = bytemuck::cast(*flow);
+            flow.role == FlowRole::FORWARD && flow.to.dst == near
+        }))
+    };
+    // On a machine that stops for long the agent has looked for the last time before the flow is
+    // written: then once more.
+    let mut last = Ok(());
+    for _ in 0..5 {
+        world.set_backends(&["near"])?;
+        world.client.udp_ask(WEB.at(Family::V4))?;
+        let (tuple, flow) = to_near(&flows)?.context("the question has a flow")?;
+        world.manifests.remove("web.yaml")?;
+        let gone = |flows: &Flows| Ok(to_near(flows)?.is_none());
+        wait_for(|| "the flow to go".to_owned(), LIMIT, || gone(&flows))?;
+        flows.insert(tuple, flow, 0)?;
+        let what = || "the late flow to go".to_owned();
+        last = wait_for(what, Duration::from_secs(10), || gone(&flows));
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+type TupleBytes = [u8; size_of::<Tuple>()];
+type FlowBytes = [u8; size_of::<Flow>()];
+type Flows = HashMap<MapData, TupleBytes, FlowBytes>;
+
+/// What the programs of a node know of flows.
+fn flows(node: &Node) -> Result<Flows> {
+    let id = *node.map_ids()?.get(name::FLOWS).context("a pinned map")?;
+    Ok(Map::from_map_data(MapData::from_id(id)?)?.try_into()?)
 }
 
 /// A full table leaves out whole entries, says which, and serves the rest.
