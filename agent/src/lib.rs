@@ -29,6 +29,7 @@ mod lookup;
 pub mod maps;
 mod memory;
 pub mod model;
+mod news;
 pub mod observe;
 mod own_node;
 pub mod schedule;

@@ -193,8 +193,8 @@ fn hop_difference(before: u16, after: u16) -> u32 {
     u32::from(!before) + u32::from(after)
 }
 
-/// The transport checksum of a [plain](is_plain) packet. `None`: it takes more than a look, or does
-/// not tell of what becomes of it who completes it (see [`checksum::after_ports`]).
+/// The transport checksum of a [plain](is_plain) packet. `None`: it is not at hand, or what becomes of
+/// it would not tell whether a device completes it (see [`checksum::after_ports`]).
 #[inline(always)]
 fn checksum_at_hand<P: Packet>(packet: &P, headers: &Headers, to: &Tuple) -> Option<u16> {
     if checksum::is_zero(plain_difference(headers, to)) {

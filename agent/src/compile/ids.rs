@@ -260,7 +260,8 @@ impl Entry {
             slots.push(backend);
         }
         let distinct: BTreeSet<Backend> = slots.iter().map(|slot| slot.identity()).collect();
-        let serving: BTreeSet<Backend> = contents.serving_of(number).collect();
+        let serving: BTreeSet<Backend> =
+            contents.serving_of(number).map(|key| key.backend).collect();
         // A number that has a name but no revision was given, and not written, just before.
         let is_settled = (1..UNSETTLED).contains(&service.revision)
             && usize::try_from(service.backend_count) == Ok(distinct.len())

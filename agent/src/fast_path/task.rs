@@ -19,7 +19,7 @@ use super::{
     judge::{Choice, Found, State, judge},
     look::{Places, look},
 };
-use crate::{attach::OwnPrograms, maps::pins::Pins};
+use crate::{attach::OwnPrograms, maps::pins::Pins, news};
 
 /// Between two looks, where nothing tells of a change: programs of others, IPVS, IPsec and
 /// iptables-legacy tell nobody.
@@ -67,11 +67,7 @@ impl FastPath {
 
     /// The node has these interfaces.
     pub fn note(&self, places: Places) {
-        self.places.send_if_modified(|known| {
-            let is_news = known.as_ref() != Some(&places);
-            *known = Some(places);
-            is_news
-        });
+        news::tell(&self.places, Some(places));
     }
 
     /// Waits until it stands otherwise than the last time this was waited for.

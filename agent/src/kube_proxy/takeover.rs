@@ -20,6 +20,7 @@ use super::{
     leavings::{Leavings, release, survey},
     presence::{Presence, presence},
 };
+use crate::news;
 
 /// While something is waited for: the first synchronisation, or a kube-proxy's end.
 const SOON: Duration = Duration::from_secs(2);
@@ -183,11 +184,7 @@ async fn run(
     loop {
         let now = *told.borrow_and_update();
         left = work.step(now, left).await;
-        state.send_if_modified(|before| {
-            let is_news = *before != work.state;
-            *before = work.state.clone();
-            is_news
-        });
+        news::tell(&state, work.state.clone());
         pause = work.pause(pause);
         tokio::select! {
             changed = told.changed() => if changed.is_err() {

@@ -224,19 +224,13 @@ impl Contents {
     /// Takes away what a number has in `SERVICES`, `BACKENDS` and `SERVING`.
     pub fn remove_number(&mut self, number: u32) {
         self.services.remove(&number);
-        let slots: Vec<u32> = self.backends_of(number).map(|(slot, _)| slot).collect();
-        for slot in slots {
-            self.backends.remove(&BackendKey {
-                service: number,
-                slot,
-            });
+        let slots: Vec<BackendKey> = self.slots_of(number).map(|(key, _)| *key).collect();
+        for key in slots {
+            self.backends.remove(&key);
         }
-        let serving: Vec<Backend> = self.serving_of(number).collect();
-        for backend in serving {
-            self.serving.remove(&ServingKey {
-                service: number,
-                backend,
-            });
+        let serving: Vec<ServingKey> = self.serving_of(number).copied().collect();
+        for key in serving {
+            self.serving.remove(&key);
         }
     }
 
@@ -256,19 +250,8 @@ impl Contents {
             of_numbers
                 .service_names
                 .extend(names.map(|it| (number, *it)));
-            let backends = self.backends_of(number).map(|(slot, backend)| {
-                let key = BackendKey {
-                    service: number,
-                    slot,
-                };
-                (key, backend)
-            });
-            of_numbers.backends.extend(backends);
-            let serving = self.serving_of(number).map(|backend| ServingKey {
-                service: number,
-                backend,
-            });
-            of_numbers.serving.extend(serving);
+            of_numbers.backends.extend(self.slots_of(number));
+            of_numbers.serving.extend(self.serving_of(number));
         }
         of_numbers
     }
@@ -308,14 +291,18 @@ impl Contents {
 
     /// The backends of a service port, by slot, whatever its count says.
     pub fn backends_of(&self, service: u32) -> impl Iterator<Item = (u32, Backend)> {
-        let key = |slot| BackendKey { service, slot };
-        self.backends
-            .range(key(0)..=key(u32::MAX))
+        self.slots_of(service)
             .map(|(key, backend)| (key.slot, *backend))
     }
 
-    /// The backends that `SERVING` lists for a service port.
-    pub fn serving_of(&self, service: u32) -> impl Iterator<Item = Backend> {
+    /// The same with their keys.
+    pub fn slots_of(&self, service: u32) -> impl Iterator<Item = (&BackendKey, &Backend)> {
+        let key = |slot| BackendKey { service, slot };
+        self.backends.range(key(0)..=key(u32::MAX))
+    }
+
+    /// What `SERVING` lists of a service port.
+    pub fn serving_of(&self, service: u32) -> impl Iterator<Item = &ServingKey> {
         let first = ServingKey {
             service,
             backend: bytemuck::Zeroable::zeroed(),
@@ -323,7 +310,6 @@ impl Contents {
         self.serving
             .range(first..)
             .take_while(move |key| key.service == service)
-            .map(|key| key.backend)
     }
 }
 

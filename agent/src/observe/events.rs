@@ -29,6 +29,7 @@ use weir_ebpf::{event::Event, tables::Nanos, tables::PolicyFlags};
 use crate::{
     attach::EventReader,
     explain::{FlowRecord, Snapshot, record},
+    news,
 };
 
 /// Records that a watcher may be behind.
@@ -161,8 +162,8 @@ impl Events {
         } else {
             PolicyFlags::EVENTS_DENIED
         };
-        replace(&self.0.wanted, flags);
-        replace(&self.0.is_watched, watchers.all > 0);
+        news::tell(&self.0.wanted, flags);
+        news::tell(&self.0.is_watched, watchers.all > 0);
     }
 
     fn is_watched(&self) -> bool {
@@ -240,15 +241,6 @@ impl Events {
         // Nobody watches any more: then nobody misses it.
         let _ = self.0.records.send(told);
     }
-}
-
-/// Tells a value, if it is another than before.
-fn replace<T: PartialEq>(told: &watch::Sender<T>, value: T) {
-    told.send_if_modified(|before| {
-        let is_news = *before != value;
-        *before = value;
-        is_news
-    });
 }
 
 fn is_forwarded(event: &Event) -> bool {

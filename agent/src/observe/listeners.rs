@@ -10,7 +10,7 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
 use super::http::{Handler, Server};
-use crate::model::ServiceRef;
+use crate::{model::ServiceRef, news};
 
 /// Between two attempts, as kube-proxy's.
 const RETRY: Duration = Duration::from_secs(5);
@@ -102,12 +102,7 @@ async fn keep(
     loop {
         let now = wanted.borrow_and_update().clone();
         bring_up_to_date(&now, &mut open).await;
-        listening.send_if_modified(|told| {
-            let after = tell(&open);
-            let is_news = *told != after;
-            *told = after;
-            is_news
-        });
+        news::tell(&listening, tell(&open));
         let must_retry = open.values().any(Result::is_err);
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() {

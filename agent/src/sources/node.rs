@@ -44,6 +44,7 @@ use signs::Signs;
 use stale::Stale;
 
 use super::row::Row;
+use crate::news;
 
 /// After a list that failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -219,11 +220,7 @@ pub async fn watch(netns_dir: PathBuf, states: Sender<Option<NodeState>>, row: R
                 let state = state(listed, &mut settling);
                 row.read(state.interfaces());
                 let state = Some(state);
-                states.send_if_modified(|known| {
-                    let is_changed = *known != state;
-                    *known = state;
-                    is_changed
-                });
+                news::tell(&states, state);
                 pace.done(start, Instant::now());
             }
             Err(error) => {

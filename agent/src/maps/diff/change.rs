@@ -244,29 +244,16 @@ pub(super) fn changes_of<'a>(
     for &number in numbers {
         let mut change = Change::default();
         change.stands_between(number, desired, actual);
-        for (key, new, _) in differences(slots(desired, number), slots(actual, number)) {
+        for (key, new, _) in differences(desired.slots_of(number), actual.slots_of(number)) {
             change.backend(*key, new);
         }
-        for (key, new, _) in differences(serving(desired, number), serving(actual, number)) {
+        let serving = |contents: &'a Contents| present(contents.serving_of(number));
+        for (key, new, _) in differences(serving(desired), serving(actual)) {
             change.serving(*key, new);
         }
         changes.push(change);
     }
     changes
-}
-
-fn slots(contents: &Contents, service: u32) -> impl Iterator<Item = (&BackendKey, &Backend)> {
-    let key = |slot| BackendKey { service, slot };
-    contents.backends.range(key(0)..=key(u32::MAX))
-}
-
-fn serving(contents: &Contents, service: u32) -> impl Iterator<Item = (&ServingKey, &())> {
-    let first = ServingKey {
-        service,
-        backend: bytemuck::Zeroable::zeroed(),
-    };
-    let keys = contents.serving.range(first..);
-    present(keys.take_while(move |key| key.service == service))
 }
 
 fn present<'a, K: 'a>(

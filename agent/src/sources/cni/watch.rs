@@ -24,6 +24,7 @@ use super::super::row::Row;
 use super::Record;
 use super::record::parse;
 use crate::model::{Change, Event, Problem, Report, SourceId};
+use crate::news;
 
 /// How often names and times are compared: seldom, since inotify misses next to nothing.
 const COMPARE_EVERY: Duration = Duration::from_secs(15);
@@ -49,12 +50,7 @@ pub async fn run(
     let mut known = Report::default();
     loop {
         source.tell(&row);
-        records.send_if_modified(|records| {
-            let now = Some(source.records());
-            let is_changed = *records != now;
-            *records = now;
-            is_changed
-        });
+        news::tell(&records, Some(source.records()));
         let report = source.report();
         if report != known {
             log(&known, &report);
