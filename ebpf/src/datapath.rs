@@ -25,6 +25,7 @@ mod masquerade;
 mod open;
 mod pod;
 mod report;
+pub mod routes;
 pub mod shortcut;
 
 use crate::{

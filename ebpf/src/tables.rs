@@ -49,6 +49,7 @@ macro_rules! bits {
 mod flow;
 mod node;
 mod policy;
+mod route;
 mod service;
 mod socket;
 
@@ -63,6 +64,7 @@ pub use policy::{
     ANYONE, Class, Connection, ConnectionFlags, ConnectionKey, NOBODY, Pod, PodAddr, PodState,
     Policy, PolicyFlags, Receiver, RuleKey, Shortcut, ShortcutKey, Slot, Slots,
 };
+pub use route::Route;
 pub use service::{
     Affinity, AffinityKey, Backend, BackendFlags, BackendKey, EndpointSet, Frontend, FrontendFlags,
     FrontendKey, Present, Service, ServiceFlags, ServiceName, ServingKey, SourceRange,
@@ -122,6 +124,9 @@ pub mod name {
     /// [`ShortcutKey`](super::ShortcutKey) → [`Shortcut`](super::Shortcut); least recently used goes,
     /// not pinned: nothing in it lasts longer than a second.
     pub const SHORTCUTS: &str = "SHORTCUTS";
+    /// [`Place::slot`](super::Place::slot) of a tuple → [`Route`](super::Route); per CPU array, not
+    /// pinned likewise.
+    pub const ROUTES: &str = "ROUTES";
     /// `0` → the program that delivers what is handed over; program array.
     pub const NEXT_PROGRAMS: &str = "NEXT_PROGRAMS";
     /// [`Addr`](crate::addr::Addr) → [`Class`](super::Class); hash.
@@ -330,6 +335,9 @@ pub trait Tables {
     fn shortcut(&self, key: &ShortcutKey) -> Option<Shortcut>;
     /// Writes an entry, whatever was there.
     fn put_shortcut(&self, key: &ShortcutKey, shortcut: &Shortcut);
+    /// The slot of this processor for what routes said, as [`Tables::flow_cache`]. `visit` may look in
+    /// `INTERFACES`, and touches no other table.
+    fn route_cache<R>(&self, place: Place, visit: impl FnOnce(&mut Route) -> R) -> Option<R>;
     /// May a pod send from this address?
     fn is_pod_addr(&self, addr: &PodAddr) -> bool;
     /// The class of an address by a slot; [`ANYONE`] where no rule speaks of it.

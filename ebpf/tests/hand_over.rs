@@ -13,7 +13,7 @@ use weir_ebpf::{
     buffer::Buffer,
     datapath::{
         Decision, Workspace,
-        hand_over::{self, Entry},
+        hand_over::{self, Entry, Onward},
     },
     packet::TcpFlags,
     tables::{Policy, PolicyFlags, Receiver, Tuple},
@@ -64,13 +64,20 @@ fn what_passes_to_a_pod_of_the_node_is_handed_over() {
     for tuple in ends() {
         let work = work(&frame::of(&tuple, TcpFlags::SYN, b"x"));
         let world = world(PolicyFlags::HAND_OVER);
-        let to =
-            |decision, from| hand_over::receiver(&world, &work, decision, Entry::FromPod, from);
-        assert_eq!(to(Decision::PASS, HERE), Some(THERE), "{tuple}");
+        let to = |decision, from| hand_over::onward(&world, &work, decision, Entry::FromPod, from);
+        assert_eq!(to(Decision::PASS, HERE), Onward::ToPod(THERE), "{tuple}");
         // It came from there.
-        assert_eq!(to(Decision::PASS, THERE), None, "{tuple}");
-        assert_eq!(to(Decision::PASS_FRAGMENT, HERE), None, "{tuple}");
-        assert_eq!(to(Decision::TRANSLATE_ERROR, HERE), None, "{tuple}");
+        assert_eq!(to(Decision::PASS, THERE), Onward::ByItself, "{tuple}");
+        assert_eq!(
+            to(Decision::PASS_FRAGMENT, HERE),
+            Onward::ByItself,
+            "{tuple}"
+        );
+        assert_eq!(
+            to(Decision::TRANSLATE_ERROR, HERE),
+            Onward::ByItself,
+            "{tuple}"
+        );
     }
 }
 
@@ -80,9 +87,49 @@ fn what_is_translated_goes_where_it_is_led_to() {
     let mut work = work(&frame::of(&asked, TcpFlags::SYN, b""));
     work.flow.to = ends()[0];
     let world = world(PolicyFlags::HAND_OVER);
-    let to = |decision| hand_over::receiver(&world, &work, decision, Entry::FromPod, HERE);
-    assert_eq!(to(Decision::TRANSLATE), Some(THERE));
-    assert_eq!(to(Decision::PASS), None);
+    let to = |decision| hand_over::onward(&world, &work, decision, Entry::FromPod, HERE);
+    assert_eq!(to(Decision::TRANSLATE), Onward::ToPod(THERE));
+    assert_eq!(to(Decision::PASS), Onward::ToNetwork);
+}
+
+#[test]
+fn what_a_pod_sends_beyond_the_node_is_handed_over_to_the_network() {
+    let beyond = [
+        ("10.200.0.2", "192.0.2.7"),
+        ("fd00:10:200::2", "2001:db8::7"),
+    ];
+    for (src, dst) in beyond {
+        let tuple = tuple(Protocol::UDP, (src, 40_000), (dst, 53));
+        let work = work(&frame::of(&tuple, TcpFlags::ACK, b"x"));
+        let world = world(PolicyFlags::HAND_OVER);
+        let to = |entry, from| hand_over::onward(&world, &work, Decision::PASS, entry, from);
+        assert_eq!(to(Entry::FromPod, HERE), Onward::ToNetwork, "{tuple}");
+        // Not its own address.
+        assert_eq!(to(Entry::FromPod, THERE), Onward::ByItself, "{tuple}");
+        // What the node forwards for others is its own business.
+        assert_eq!(to(Entry::FromNetwork, 2), Onward::ByItself, "{tuple}");
+    }
+    let neighbour = tuple(Protocol::UDP, ("fd00:10:200::2", 40_000), ("fe80::7", 53));
+    let work = work(&frame::of(&neighbour, TcpFlags::ACK, b"x"));
+    let world = world(PolicyFlags::HAND_OVER);
+    let to = hand_over::onward(&world, &work, Decision::PASS, Entry::FromPod, HERE);
+    assert_eq!(to, Onward::ByItself);
+}
+
+#[test]
+fn what_asks_for_another_priority_than_the_usual_one_is_seen() {
+    for tuple in ends() {
+        let mut frame = frame::of(&tuple, TcpFlags::ACK, b"");
+        let headers = frame::headers(&frame);
+        let is_usual = |frame: &[u8]| {
+            let buffer = Buffer::<2048>::new(frame).expect("a short frame");
+            hand_over::has_usual_priority(&buffer, &headers)
+        };
+        assert!(is_usual(&frame), "{tuple}");
+        frame[headers.network as usize + 1] |= 0x10;
+        // Of IPv6 the kernel takes none.
+        assert_eq!(is_usual(&frame), !headers.is_v4, "{tuple}");
+    }
 }
 
 #[test]
@@ -90,8 +137,8 @@ fn nothing_is_handed_over_where_it_is_not_asked_for() {
     for tuple in ends() {
         let work = work(&frame::of(&tuple, TcpFlags::SYN, b""));
         let world = world(PolicyFlags::NONE);
-        let receiver = hand_over::receiver(&world, &work, Decision::PASS, Entry::FromPod, HERE);
-        assert_eq!(receiver, None, "{tuple}");
+        let receiver = hand_over::onward(&world, &work, Decision::PASS, Entry::FromPod, HERE);
+        assert_eq!(receiver, Onward::ByItself, "{tuple}");
     }
 }
 
@@ -101,13 +148,13 @@ fn what_a_pod_sends_from_elsewhere_takes_the_long_way() {
         let work = work(&frame::of(&tuple, TcpFlags::SYN, b""));
         let world = world(PolicyFlags::HAND_OVER);
         let from =
-            |entry, interface| hand_over::receiver(&world, &work, Decision::PASS, entry, interface);
+            |entry, interface| hand_over::onward(&world, &work, Decision::PASS, entry, interface);
         // Another pod's address, or one that nobody knows.
-        assert_eq!(from(Entry::FromPod, 12), None, "{tuple}");
+        assert_eq!(from(Entry::FromPod, 12), Onward::ByItself, "{tuple}");
         world.receivers.borrow_mut().remove(&tuple.src);
-        assert_eq!(from(Entry::FromPod, HERE), None, "{tuple}");
+        assert_eq!(from(Entry::FromPod, HERE), Onward::ByItself, "{tuple}");
         // Of what comes from beyond the node the kernel is asked.
-        assert_eq!(from(Entry::FromNetwork, 1), Some(THERE), "{tuple}");
+        assert_eq!(from(Entry::FromNetwork, 1), Onward::ToPod(THERE), "{tuple}");
     }
 }
 
@@ -118,8 +165,8 @@ fn a_source_of_the_link_alone_is_led_nowhere() {
     let world = world(PolicyFlags::HAND_OVER);
     let entry = Receiver { interface: HERE };
     world.receivers.borrow_mut().insert(local.src, entry);
-    let to = hand_over::receiver(&world, &work, Decision::PASS, Entry::FromNetwork, 1);
-    assert_eq!(to, None);
+    let to = hand_over::onward(&world, &work, Decision::PASS, Entry::FromNetwork, 1);
+    assert_eq!(to, Onward::ByItself);
 }
 
 #[test]
@@ -151,11 +198,11 @@ fn fragments_and_options_take_the_long_way() {
     let mut work = work(&frame::of(&v4, TcpFlags::SYN, b""));
     work.headers.is_fragment = true;
     let to =
-        |work: &Workspace| hand_over::receiver(&world, work, Decision::PASS, Entry::FromPod, HERE);
-    assert_eq!(to(&work), None);
+        |work: &Workspace| hand_over::onward(&world, work, Decision::PASS, Entry::FromPod, HERE);
+    assert_eq!(to(&work), Onward::ByItself);
     work.headers.is_fragment = false;
     work.headers.transport += 4;
-    assert_eq!(to(&work), None);
+    assert_eq!(to(&work), Onward::ByItself);
 }
 
 #[test]

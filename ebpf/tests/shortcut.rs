@@ -14,7 +14,7 @@ use weir_ebpf::{
     conntrack::SECOND,
     datapath::{
         self, At, Workspace,
-        hand_over::{self, Entry, Told},
+        hand_over::{self, Entry, Onward, Told},
         shortcut::{self, Entrance},
     },
     packet::TcpFlags,
@@ -99,10 +99,12 @@ fn hand_over(world: &World, from: u32, sent: &Sent) -> Vec<u8> {
         Verdict::Translate => datapath::Decision::TRANSLATE,
         other => panic!("{other:?} is handed over to nobody"),
     };
-    let receiver = hand_over::receiver(world, &sent.work, decision, Entry::FromPod, from)
-        .expect("the receiver is a pod of this node");
+    let onward = hand_over::onward(world, &sent.work, decision, Entry::FromPod, from);
+    let Onward::ToPod(receiver) = onward else {
+        panic!("the receiver is a pod of this node, not {onward:?}");
+    };
     let told = Told::of(&sent.work, Entry::FromPod);
-    assert!(told.is_from_pod());
+    assert_eq!(told.entry(), Entry::FromPod);
     let mut buffer = Buffer::<2048>::new(&sent.frame).expect("a short frame");
     let mut work = Workspace::new();
     work.headers = frame::headers(&sent.frame);
@@ -377,7 +379,7 @@ fn what_comes_from_beyond_the_node_leaves_no_shortcut() {
         work
     };
     let told = Told::of(&work, Entry::FromNetwork);
-    assert!(!told.is_from_pod());
+    assert_eq!(told.entry(), Entry::FromNetwork);
     assert_eq!(told.free_epoch(), None);
 }
 

@@ -40,6 +40,12 @@ impl Netlink {
         }
     }
 
+    /// Has the kernel heed all that a question says (Linux 4.20): else it tells, of some lists, what
+    /// was not asked for, too.
+    pub(crate) fn check_strictly(&mut self) -> io::Result<()> {
+        self.socket.set_netlink_get_strict_chk(true)
+    }
+
     /// Asks for a change, with `flags` beside the usual ones.
     pub(crate) fn change<Q: NetlinkSerializable>(
         &mut self,

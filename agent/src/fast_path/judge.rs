@@ -142,6 +142,8 @@ pub struct Found {
     pub apart: Vec<String>,
     /// The priorities of rules for routes that go by protocol or port.
     pub rules: Vec<u32>,
+    /// The destinations of routes to the network with an MTU of their own.
+    pub narrow: Vec<String>,
 }
 
 /// Hooks of IPv4 and IPv6 (`include/uapi/linux/netfilter.h`).
@@ -196,6 +198,13 @@ impl Found {
                 let priority = self.rules.first()?;
                 Some(format!(
                     "the rule {priority} for routes goes by protocol or port (ip rule)"
+                ))
+            })
+            .or_else(|| {
+                let destination = self.narrow.first()?;
+                Some(format!(
+                    "the route {destination} has an MTU of its own that programs are not told of; \
+                     lock it (ip route ... mtu lock)"
                 ))
             })
     }
@@ -311,6 +320,20 @@ mod tests {
         assert_eq!(
             state.to_string(),
             "off: the rule 100 for routes goes by protocol or port (ip rule)"
+        );
+    }
+
+    #[test]
+    fn a_narrow_route_is_named() {
+        let found = Found {
+            narrow: vec!["203.0.113.0/24".to_owned()],
+            ..Found::default()
+        };
+        let state = judge(Choice::Auto, true, &Ok(found));
+        assert_eq!(
+            state.to_string(),
+            "off: the route 203.0.113.0/24 has an MTU of its own that programs are not told of; \
+             lock it (ip route ... mtu lock)"
         );
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{judge::Found, netfilter, rules};
+use super::{judge::Found, netfilter, routes, rules};
 use crate::{
     attach::{Guests, OwnPrograms, foreign_programs},
     kube_proxy::virtual_servers,
@@ -17,6 +17,8 @@ pub struct Places {
     pub guests: Vec<(u32, String, Guests)>,
     /// Interfaces to the network with a routing table of their own.
     pub apart: Vec<String>,
+    /// All interfaces to the network.
+    pub networks: Vec<u32>,
 }
 
 impl Places {
@@ -36,7 +38,11 @@ impl Places {
             .filter(|(_, interface)| interface.is_port)
             .map(|(_, interface)| interface.name.clone())
             .collect();
-        Self { guests, apart }
+        Self {
+            guests,
+            apart,
+            networks: node.network_interfaces.keys().copied().collect(),
+        }
     }
 }
 
@@ -54,5 +60,6 @@ pub fn look(pins: &Pins, places: &Places, own: &mut OwnPrograms) -> Result<Found
         programs: foreign_programs(pins, &places.guests, own)?,
         apart: places.apart.clone(),
         rules: rules::by_port()?,
+        narrow: routes::narrower_than_link(&places.networks)?,
     })
 }

@@ -12,7 +12,7 @@ use weir_ebpf::event::Event;
 use weir_ebpf::tables::{
     ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Connection, ConnectionKey,
     Flow, Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Place, Pod,
-    PodAddr, Policy, Receiver, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot,
+    PodAddr, Policy, Receiver, Route, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot,
     SocketFlow, SocketKey, Tables, Tuple,
 };
 
@@ -34,6 +34,7 @@ pub struct MemoryTables {
     fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     connections: RefCell<BTreeMap<ConnectionKey, Connection>>,
     shortcuts: RefCell<BTreeMap<ShortcutKey, Shortcut>>,
+    routes: RefCell<BTreeMap<u32, Route>>,
     events: RefCell<Vec<Event>>,
     now: Cell<Nanos>,
     random: Cell<u64>,
@@ -242,6 +243,12 @@ impl Tables for MemoryTables {
 
     fn put_shortcut(&self, key: &ShortcutKey, shortcut: &Shortcut) {
         self.shortcuts.borrow_mut().insert(*key, *shortcut);
+    }
+
+    fn route_cache<R>(&self, place: Place, visit: impl FnOnce(&mut Route) -> R) -> Option<R> {
+        let mut slots = self.routes.borrow_mut();
+        let slot = slots.entry(place.slot());
+        Some(visit(slot.or_insert_with(bytemuck::Zeroable::zeroed)))
     }
 
     fn is_pod_addr(&self, addr: &PodAddr) -> bool {

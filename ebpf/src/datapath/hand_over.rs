@@ -1,6 +1,9 @@
 //! The way past the node's IP layer: from the hook at which a packet enters the node straight to
 //! the pod of this node that is to receive it.
 //!
+//! Of what a pod sends to somebody beyond the node the rest of that way is left out, too: it is handed
+//! to the interface by which it leaves, where [`to_network`](super::to_network) sees it as ever.
+//!
 //! Promises:
 //! - Only what the hook has judged and let through is handed over, and nothing that the node's IP
 //!   layer would do more with than lower its hop limit: no options, no fragments, nothing whose
@@ -11,9 +14,9 @@
 //! - The receiver's side is judged, translated, counted and told of as in [`to_pod`], which is what
 //!   the next program runs: the hook of that name is passed by.
 //!
-//! Which addresses may be handed over, and whether any may, the agent decides; whether the node's
-//! routes lead to the receiver, and whether the packet is too long for that link, the program asks
-//! the kernel, for each packet that takes no [shortcut](super::shortcut).
+//! Which addresses may be handed over, and whether any may, the agent decides; where the node's
+//! [routes](super::routes) lead, and whether the packet is too long for that link, the program asks
+//! the kernel.
 
 use super::{Decision, Workspace, to_pod};
 use crate::{
@@ -93,11 +96,15 @@ impl Told {
         self.0
     }
 
-    /// Did a pod send it, whose own the source is?
+    /// Where it entered; from beyond the node, where the number says nothing else.
     #[inline(always)]
     #[must_use]
-    pub const fn is_from_pod(self) -> bool {
-        self.0 & 0xff == Entry::FromPod.number()
+    pub const fn entry(self) -> Entry {
+        if self.0 & 0xff == Entry::FromPod.number() {
+            Entry::FromPod
+        } else {
+            Entry::FromNetwork
+        }
     }
 
     /// The epoch in which no policy has a say in what the pod sends; `None`: one may have.
@@ -112,35 +119,42 @@ impl Told {
     }
 }
 
-/// The interface of the pod that a packet is to be handed over to, of which this was decided and
-/// carried out at this interface. `None`: it goes on by itself.
+/// Where a packet goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Onward {
+    /// Through the node's IP layer.
+    ByItself,
+    /// To the pod with this interface.
+    ToPod(u32),
+    /// Beyond the node, where its routes lead there.
+    ToNetwork,
+}
+
+/// Where a packet is to be handed over to, of which this was decided and carried out at this
+/// interface.
 #[inline(always)]
-pub fn receiver<T: Tables>(
+pub fn onward<T: Tables>(
     tables: &T,
     work: &Workspace,
     decision: Decision,
     entry: Entry,
     interface: u32,
-) -> Option<u32> {
+) -> Onward {
     if !tables.policy().flags.contains(PolicyFlags::HAND_OVER) {
-        return None;
+        return Onward::ByItself;
     }
     let headers = &work.headers;
     if headers.is_fragment || !headers.kind().has_ports() || has_options(headers) {
-        return None;
+        return Onward::ByItself;
     }
     let dst: &Addr = if decision == Decision::TRANSLATE {
         &work.flow.to.dst
     } else if decision == Decision::PASS {
         &headers.tuple.dst
     } else {
-        return None;
+        return Onward::ByItself;
     };
-    let receiver = tables.receiver(dst)?.interface;
-    // What comes back to its own pod takes the long way round.
-    if receiver == interface {
-        return None;
-    }
+    let receiver = tables.receiver(dst);
     let may = match entry {
         // A source is translated on the way out of the node, never where a pod sends.
         Entry::FromPod => tables
@@ -148,7 +162,14 @@ pub fn receiver<T: Tables>(
             .is_some_and(|sender| sender.interface == interface),
         Entry::FromNetwork => !headers.tuple.src.is_link_local(),
     };
-    may.then_some(receiver)
+    match receiver {
+        _ if !may => Onward::ByItself,
+        // What comes back to its own pod takes the long way round.
+        Some(receiver) if receiver.interface == interface => Onward::ByItself,
+        Some(receiver) => Onward::ToPod(receiver.interface),
+        None if entry == Entry::FromPod && !dst.is_link_local() => Onward::ToNetwork,
+        None => Onward::ByItself,
+    }
 }
 
 /// Does anything stand between the network header and the transport header?
@@ -185,6 +206,13 @@ pub fn traffic_class<P: Packet>(packet: &P, headers: &Headers) -> u8 {
     }
     let class: Option<[u8; 2]> = packet.load_near(headers.network);
     class.map_or(0, |bytes| bytes[1])
+}
+
+/// Does the node's IP layer give the packet the usual priority? It takes that from the type of service
+/// of IPv4 (`net.ipv4.ip_forward_update_priority`).
+#[inline(always)]
+pub fn has_usual_priority<P: Packet>(packet: &P, headers: &Headers) -> bool {
+    traffic_class(packet, headers) == 0
 }
 
 /// What `to_pod` decides at the receiver's interface.

@@ -19,8 +19,8 @@ use weir_ebpf::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Cidr, Class, Connection,
         ConnectionKey, Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend,
         FrontendFlags, FrontendKey, Interface, Nanos, Node, Place, Pod, PodAddr, Policy, PortRange,
-        Receiver, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey,
-        SourceRange, Tables, Tuple,
+        Receiver, Route, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow,
+        SocketKey, SourceRange, Tables, Tuple,
     },
     verdict::Verdict,
 };
@@ -75,6 +75,8 @@ pub struct World {
     pub receivers: RefCell<BTreeMap<Addr, Receiver>>,
     /// `SHORTCUTS`
     pub shortcuts: RefCell<BTreeMap<ShortcutKey, Shortcut>>,
+    /// `ROUTES`, of the processor on which packets are handed over.
+    pub routes: RefCell<BTreeMap<u32, Route>>,
     /// `PEERS`
     pub peers: RefCell<BTreeMap<Addr, Class>>,
     /// `RULES`
@@ -133,6 +135,7 @@ impl Default for World {
             pod_addrs: RefCell::default(),
             receivers: RefCell::default(),
             shortcuts: RefCell::default(),
+            routes: RefCell::default(),
             peers: RefCell::default(),
             rules: RefCell::default(),
             policy: Cell::default(),
@@ -438,6 +441,12 @@ impl Tables for World {
 
     fn put_shortcut(&self, key: &ShortcutKey, shortcut: &Shortcut) {
         self.shortcuts.borrow_mut().insert(*key, *shortcut);
+    }
+
+    fn route_cache<R>(&self, place: Place, visit: impl FnOnce(&mut Route) -> R) -> Option<R> {
+        let mut slots = self.routes.borrow_mut();
+        let slot = slots.entry(place.slot());
+        Some(visit(slot.or_insert_with(bytemuck::Zeroable::zeroed)))
     }
 
     fn is_pod_addr(&self, addr: &PodAddr) -> bool {

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State};
-use netlink_packet_route::route::{RouteAttribute, RouteIpTunnel, RouteMetric, RouteScope};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteIpTunnel, RouteMessage, RouteMetric, RouteScope,
+};
 use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::tc::TcAttribute;
 use rtnetlink::{
@@ -21,6 +23,8 @@ use tokio::time::sleep;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at it.
 const PAUSE: Duration = Duration::from_millis(2);
+/// The bit of an MTU in what a route has locked (`RTAX_MTU`, `linux/rtnetlink.h`).
+const LOCKED_MTU: u32 = 1 << 2;
 /// Where VXLAN is received (RFC 7348).
 const OVERLAY_PORT: u16 = 4789;
 /// Where VXLAN-GPE is received.
@@ -55,6 +59,8 @@ pub struct Route {
     pub router: Option<IpAddr>,
     /// Longest packet; as the link has it where it is not said.
     pub mtu: Option<u32>,
+    /// Must the kernel not find out another one (`mtu lock`)?
+    pub locks_mtu: bool,
     /// The far end of the tunnel, on a link that does not know one ([`Links::add_tunnel`]).
     pub tunnel: Option<Ipv4Addr>,
 }
@@ -67,16 +73,18 @@ impl Route {
             destination,
             router,
             mtu: None,
+            locks_mtu: false,
             tunnel: None,
         }
     }
 
     fn attributes(&self) -> Vec<RouteAttribute> {
         let mut attributes = Vec::new();
-        attributes.extend(
-            self.mtu
-                .map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])),
-        );
+        let metrics = |mtu| match self.locks_mtu {
+            true => vec![RouteMetric::Lock(LOCKED_MTU), RouteMetric::Mtu(mtu)],
+            false => vec![RouteMetric::Mtu(mtu)],
+        };
+        attributes.extend(self.mtu.map(metrics).map(RouteAttribute::Metrics));
         attributes
     }
 
@@ -273,6 +281,29 @@ impl Links {
 
     /// Adds a route through a link.
     pub async fn add(&self, link: &str, route: Route) -> Result<()> {
+        let message = self.message(link, route).await?;
+        let (addr, prefix) = route.destination;
+        self.handle
+            .route()
+            .add(message)
+            .execute()
+            .await
+            .with_context(|| format!("route {addr}/{prefix} through {link}"))
+    }
+
+    /// Takes a route through a link away.
+    pub async fn remove_route(&self, link: &str, route: Route) -> Result<()> {
+        let message = self.message(link, route).await?;
+        let (addr, prefix) = route.destination;
+        self.handle
+            .route()
+            .del(message)
+            .execute()
+            .await
+            .with_context(|| format!("remove the route {addr}/{prefix} through {link}"))
+    }
+
+    async fn message(&self, link: &str, route: Route) -> Result<RouteMessage> {
         let index = self.index(link).await?;
         let (addr, prefix) = route.destination;
         let mut message = match addr {
@@ -302,12 +333,7 @@ impl Links {
             }
         };
         message.attributes.extend(route.attributes());
-        self.handle
-            .route()
-            .add(message)
-            .execute()
-            .await
-            .with_context(|| format!("route {addr}/{prefix} through {link}"))
+        Ok(message)
     }
 
     /// Adds a rule for routes.

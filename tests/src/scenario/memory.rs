@@ -15,7 +15,7 @@ use weir_agent::maps::{Contents, Plan};
 use weir_ebpf::addr::Port;
 use weir_ebpf::buffer::Buffer;
 use weir_ebpf::conntrack::SECOND;
-use weir_ebpf::datapath::hand_over::{self, Entry, Told};
+use weir_ebpf::datapath::hand_over::{self, Entry, Onward, Told};
 use weir_ebpf::datapath::{
     self, At, Decision as Decided, Workspace,
     shortcut::{self, Entrance},
@@ -136,18 +136,20 @@ impl Memory {
             && let Some(entry) = Entry::of(at.hook)
             && !hand_over::is_last_hop(packet, &work.headers)
         {
-            let receiver = hand_over::receiver(&self.tables, &work, decision, entry, at.interface);
-            self.handed_over = receiver.map(|receiver| HandedOver {
-                receiver,
-                left: packet.bytes().to_vec(),
-                what: What::Deliver {
-                    from: Entrance {
-                        interface: at.interface,
-                        place: work.place,
+            let onward = hand_over::onward(&self.tables, &work, decision, entry, at.interface);
+            if let Onward::ToPod(receiver) = onward {
+                self.handed_over = Some(HandedOver {
+                    receiver,
+                    left: packet.bytes().to_vec(),
+                    what: What::Deliver {
+                        from: Entrance {
+                            interface: at.interface,
+                            place: work.place,
+                        },
+                        told: Told::of(&work, entry),
                     },
-                    told: Told::of(&work, entry),
-                },
-            });
+                });
+            }
         }
         Ok(verdict)
     }

@@ -36,7 +36,7 @@ pub const OBJECT: &str = "WEIR_EBPF_OBJECT";
 
 /// Instructions the verifier may look at in one program: a budget to watch. The limit of the
 /// kernel is a million; older kernels need more for the same program than newer ones.
-pub const INSTRUCTION_BUDGET: u32 = 130_000;
+pub const INSTRUCTION_BUDGET: u32 = 140_000;
 
 /// The hooks.
 pub const HOOKS: [Hook; 4] = [

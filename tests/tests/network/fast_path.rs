@@ -1,23 +1,27 @@
-//! Packets handed over to pods past the node's IP layer: that they are, that whatever holds
-//! without holds with it, and that it ends where the node has a say.
+//! Packets handed over past the node's IP layer, to pods and by pods to the world: that they are, that
+//! whatever holds without holds with it, and that it ends where the node has a say.
 //!
 //! The kernel counts what its IP layer forwards (`ForwDatagrams`, `Ip6OutForwDatagrams`): a long
 //! transfer that it did not forward went past it.
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use serde_json::{Value, json};
+use weir_tests::bed::fabric::UPLINK;
+use weir_tests::bed::links::Route;
 use weir_tests::bed::manifests::{self, Endpoint, ServicePort};
+use weir_tests::bed::plan;
 use weir_tests::bed::wait::wait_for;
 use weir_tests::bed::{Agent, Family, Pod, Wiring};
 use weir_tests::testpod::client::TestPod;
-use weir_tests::testpod::protocol::{Carrier, Inquiry};
+use weir_tests::testpod::protocol::{Carrier, Inquiry, Transport};
 
 use crate::world::{TARGET_PORT, WEB, World};
 
@@ -28,13 +32,15 @@ const SHORT: u64 = 300;
 /// Some hundred packets, however long each is: a packet of the kernel's own making holds 64 KiB.
 const TRANSFER: u64 = 32_000_000;
 const MOST_IN_A_PACKET: u64 = 65_536;
+/// The bytes of the longest packet on a narrow way: IPv6 wants 1,280 (RFC 8200 section 5).
+const NARROW: u32 = 1_300;
 /// Packets that may take the long way all the same: those of another kind, and those before the
 /// kernel knows the receiver's link address.
 const FEW: u64 = TRANSFER / MOST_IN_A_PACKET / 4;
 
 #[test]
 #[ignore = "needs root: cargo xtask test network"]
-fn packets_for_pods_of_the_node_pass_its_ip_layer_by_while_it_has_no_say() -> Result<()> {
+fn packets_of_pods_pass_the_nodes_ip_layer_by_while_it_has_no_say() -> Result<()> {
     let mut world = World::start(Wiring::Routed)?;
     let result = go_through(&mut world);
     world.explain(result)
@@ -51,7 +57,7 @@ fn go_through(world: &mut World) -> Result<()> {
     let foreign = world.client.outside_the_cgroup()?;
     for family in Family::ALL {
         let to = WEB.at(family);
-        passes_by(world, &foreign, to, family, true)
+        passes_by(world, &foreign, to, "near")
             .with_context(|| format!("from a pod to {to}, outside the cgroup"))?;
         let to = SocketAddr::from((world.bed.node(0).addresses().of(family), NODE_PORT));
         let outside = world.bed.outside();
@@ -60,67 +66,142 @@ fn go_through(world: &mut World) -> Result<()> {
             PATIENCE,
             || Ok(outside.tcp_ask(to).is_ok()),
         )?;
-        // What the pod answers leaves the node as ever: one half.
-        passes_by(world, outside, to, family, false)
-            .with_context(|| format!("from outside to {to}"))?;
+        passes_by(world, outside, to, "near").with_context(|| format!("from outside to {to}"))?;
+        let beyond = beyond(family);
+        outside.serve(Transport::Tcp, beyond)?;
+        passes_by(world, &world.client, beyond, "outside")
+            .with_context(|| format!("from a pod to {beyond}"))?;
+        narrow_ways_are_told(world, family)?;
     }
 
     policies_hold(world)?;
-    routes_hold(world)?;
+    for to in [
+        SocketAddr::from((world.near.addr(Family::V4), TARGET_PORT)),
+        beyond(Family::V4),
+    ] {
+        routes_hold(world, to)?;
+    }
+    rules_by_port_end_it(world)?;
+    narrow_routes_end_it(world)?;
     firewall_ends_it(world)
 }
 
-/// A long transfer arrives whole, and the node's IP layer forwards next to nothing of it.
-fn passes_by(
-    world: &World,
-    client: &TestPod,
-    to: SocketAddr,
-    family: Family,
-    both_ways: bool,
-) -> Result<()> {
+/// A server in the outside world.
+fn beyond(family: Family) -> SocketAddr {
+    let addr = match family {
+        Family::V4 => IpAddr::from(plan::OUTSIDE_V4),
+        Family::V6 => plan::OUTSIDE_V6.into(),
+    };
+    (addr, TARGET_PORT).into()
+}
+
+/// A long transfer arrives whole, and the node's IP layer forwards next to nothing of it and of its
+/// acknowledgements.
+fn passes_by(world: &World, client: &TestPod, to: SocketAddr, server: &str) -> Result<()> {
     // So that the kernel knows the link addresses.
     client.tcp_ask(to)?;
-    let before = forwarded(world, family)?;
+    let before = forwarded(world, to)?;
     let transferred = client.bulk(to, TRANSFER)?;
-    let passed = forwarded(world, family)? - before;
+    let passed = forwarded(world, to)? - before;
     ensure!(
-        transferred.is_complete() && transferred.server == "near",
+        transferred.is_complete() && transferred.server == server,
         "{transferred:?}"
     );
-    // The acknowledgements of what comes in are far fewer than its packets on the wire.
-    let most = match both_ways {
-        true => FEW,
-        false => TRANSFER / 1_448 / 2 + FEW,
+    ensure!(passed <= FEW, "{passed} packets of it were forwarded");
+    Ok(())
+}
+
+/// What is too long for the way beyond the node takes the long way, where the node tells its sender;
+/// what fits does not.
+fn narrow_ways_are_told(world: &World, family: Family) -> Result<()> {
+    let to = beyond(family);
+    let narrow = narrow(family, to.ip());
+    let node = world.bed.node(0).namespace();
+    node.run(async |links| links.add(UPLINK, narrow).await)?;
+    let before = told_too_long(world, to)?;
+    passes_by(world, &world.client, to, "outside")
+        .with_context(|| format!("from a pod to {to} by a narrow way"))?;
+    let told = told_too_long(world, to)? - before;
+    ensure!(told > 0, "nobody was told that the way to {to} is narrow");
+    Ok(())
+}
+
+/// A route of a node by which packets may not be long, and the kernel says so to whoever asks it.
+fn narrow(family: Family, to: IpAddr) -> Route {
+    let (router, prefix) = match family {
+        Family::V4 => (IpAddr::from(plan::FABRIC_V4), 32),
+        Family::V6 => (plan::twin(plan::FABRIC_V4).into(), 128),
     };
-    ensure!(passed <= most, "{passed} packets of it were forwarded");
+    Route {
+        mtu: Some(NARROW),
+        locks_mtu: true,
+        ..Route::new((to, prefix), Some(router))
+    }
+}
+
+/// A route of which it would not say so closes the way past.
+fn narrow_routes_end_it(world: &mut World) -> Result<()> {
+    for (family, name) in [
+        (Family::V4, "203.0.113.77/32"),
+        (Family::V6, "2001:db8::77/128"),
+    ] {
+        let network: IpNetwork = name.parse()?;
+        let unlocked = Route {
+            locks_mtu: false,
+            ..narrow(family, network.ip())
+        };
+        let node = world.bed.node(0).namespace().clone();
+        node.run(async |links| links.add(UPLINK, unlocked).await)?;
+        wait_status(&mut world.agents[0], "the fast path to be off", |status| {
+            let reason = status["fastPath"]["reason"].as_str().unwrap_or_default();
+            reason.contains(&format!("the route {name} has an MTU of its own"))
+        })?;
+        node.run(async |links| links.remove_route(UPLINK, unlocked).await)?;
+        wait_status(&mut world.agents[0], "the fast path to be on", |status| {
+            status["fastPath"]["isOn"] == true
+        })?;
+    }
     Ok(())
 }
 
 /// What the first node's IP layer has forwarded of a family.
-fn forwarded(world: &World, family: Family) -> Result<u64> {
-    let pid = world.bed.node(0).process().pid();
-    match family {
-        Family::V4 => {
-            let text = fs::read_to_string(format!("/proc/{pid}/net/snmp"))?;
-            let mut lines = text.lines().filter(|line| line.starts_with("Ip: "));
-            let names = lines.next().context("no heading")?.split(' ');
-            let values = lines.next().context("no values")?.split(' ');
-            let mut both = names.zip(values);
-            let (_, value) = both
-                .find(|(name, _)| *name == "ForwDatagrams")
-                .context("no ForwDatagrams")?;
-            Ok(value.parse()?)
-        }
-        Family::V6 => {
-            let text = fs::read_to_string(format!("/proc/{pid}/net/snmp6"))?;
-            let line = text
-                .lines()
-                .find(|line| line.starts_with("Ip6OutForwDatagrams"))
-                .context("no Ip6OutForwDatagrams")?;
-            let value = line.split_whitespace().nth(1).context("no value")?;
-            Ok(value.parse()?)
-        }
+fn forwarded(world: &World, to: SocketAddr) -> Result<u64> {
+    match to {
+        SocketAddr::V4(_) => counted_v4(world, "Ip", "ForwDatagrams"),
+        SocketAddr::V6(_) => counted_v6(world, "Ip6OutForwDatagrams"),
     }
+}
+
+/// To how many senders the first node has said that their packets are too long.
+fn told_too_long(world: &World, to: SocketAddr) -> Result<u64> {
+    match to {
+        SocketAddr::V4(_) => counted_v4(world, "Icmp", "OutDestUnreachs"),
+        SocketAddr::V6(_) => counted_v6(world, "Icmp6OutPktTooBigs"),
+    }
+}
+
+fn counted_v4(world: &World, group: &str, counter: &str) -> Result<u64> {
+    let pid = world.bed.node(0).process().pid();
+    let text = fs::read_to_string(format!("/proc/{pid}/net/snmp"))?;
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
+    let names = lines.next().context("no heading")?.split(' ');
+    let values = lines.next().context("no values")?.split(' ');
+    let mut both = names.zip(values);
+    let found = both.find(|(name, _)| *name == counter);
+    let (_, value) = found.with_context(|| format!("no {group} {counter}"))?;
+    Ok(value.parse()?)
+}
+
+fn counted_v6(world: &World, counter: &str) -> Result<u64> {
+    let pid = world.bed.node(0).process().pid();
+    let text = fs::read_to_string(format!("/proc/{pid}/net/snmp6"))?;
+    let mut lines = text.lines().map(str::split_whitespace);
+    let mut line = lines
+        .find(|line| line.clone().next() == Some(counter))
+        .with_context(|| format!("no {counter}"))?;
+    Ok(line.nth(1).context("no value")?.parse()?)
 }
 
 /// A policy for the receiver is in force at once on what is handed over.
@@ -173,10 +254,9 @@ metadata: {name: nobody, namespace: shop}
 spec: {podSelector: {matchLabels: {app: near}}, policyTypes: [Ingress]}
 "#;
 
-/// Where the node's routes no longer lead to a pod, what was found out before leads there for a
-/// second at most; and a rule for routes by port closes the way past.
-fn routes_hold(world: &mut World) -> Result<()> {
-    let to = SocketAddr::from((world.near.addr(Family::V4), TARGET_PORT));
+/// Where the node's routes no longer lead there, what was found out before leads there for a second
+/// at most.
+fn routes_hold(world: &World, to: SocketAddr) -> Result<()> {
     world.client.tcp_ask(to).context("with the route")?;
     let unreachable = rule(
         RuleAction::Unreachable,
@@ -194,8 +274,12 @@ fn routes_hold(world: &mut World) -> Result<()> {
         || format!("an answer at {to}"),
         PATIENCE,
         || Ok(world.client.tcp_ask(to).is_ok()),
-    )?;
+    )
+}
 
+/// A rule for routes by port closes the way past.
+fn rules_by_port_end_it(world: &mut World) -> Result<()> {
+    let node = world.bed.node(0).namespace().clone();
     let by_port = rule(
         RuleAction::Unreachable,
         &[RuleAttribute::DestinationPortRange(RulePortRange {

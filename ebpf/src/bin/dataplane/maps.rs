@@ -17,8 +17,8 @@ use weir_ebpf::{
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Class, Connection,
         ConnectionKey, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node,
-        Place, Pod, PodAddr, Policy, Present, Receiver, RuleKey, Service, ServiceName, ServingKey,
-        Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, Tables, Tuple, capacity,
+        Place, Pod, PodAddr, Policy, Present, Receiver, Route, RuleKey, Service, ServiceName,
+        ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, Tables, Tuple, capacity,
     },
     verdict::{self, Hook, Verdict},
 };
@@ -95,6 +95,8 @@ static RECEIVERS: HashMap<Addr, Receiver> =
 #[map]
 static SHORTCUTS: LruHashMap<ShortcutKey, Shortcut> =
     LruHashMap::with_max_entries(capacity::SHORTCUTS, 0);
+#[map]
+static ROUTES: PerCpuArray<Route> = PerCpuArray::with_max_entries(Place::SLOTS, 0);
 #[map]
 pub static NEXT_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
@@ -332,6 +334,13 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn put_shortcut(&self, key: &ShortcutKey, shortcut: &Shortcut) {
         let _ = SHORTCUTS.insert(key, shortcut, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn route_cache<R>(&self, place: Place, visit: impl FnOnce(&mut Route) -> R) -> Option<R> {
+        let route = ROUTES.get_ptr_mut(place.slot())?;
+        // SAFETY: as in `flow_cache`.
+        Some(visit(unsafe { &mut *route }))
     }
 
     #[inline(always)]

@@ -1,8 +1,8 @@
 //! The programs at interfaces: pods', and those that lead beyond the node.
 
 use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::{bpf_redirect, bpf_redirect_peer},
+    bindings::{__sk_buff, bpf_redir_neigh},
+    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
     macros::classifier,
     programs::TcContext,
 };
@@ -10,7 +10,7 @@ use aya_log_ebpf::macro_support;
 use weir_ebpf::{
     datapath::{
         self, Decision, Sender, Workspace,
-        hand_over::{self, Entry, Told},
+        hand_over::{self, Entry, Onward, Told},
         shortcut::{self, Entrance},
     },
     packet::{Headers, Packet as _},
@@ -20,7 +20,7 @@ use weir_ebpf::{
 
 use crate::{
     maps::{self, KernelTables},
-    routes::{self, Way},
+    routes,
     skb::{ETHERNET, NO_LINK_HEADER, Skb, begins_with_ip_header},
     steps::{self, Rest, UNDECIDED},
     trace,
@@ -186,28 +186,73 @@ fn place(ctx: &TcContext) -> Place {
 #[inline(always)]
 fn is_routed(ctx: &TcContext, headers: &Headers) -> bool {
     let from = interface(ctx);
-    // Where a pod sent it, its tables have told that the source is its own.
-    let is_taken_in = told(ctx).is_from_pod() || routes::lead(ctx, headers, Way::Back, from, from);
-    is_taken_in && routes::lead(ctx, headers, Way::There, from, receiver(ctx))
+    routes::lead(ctx, headers, from, told(ctx).entry()) == receiver(ctx)
 }
 
-/// Hands a packet over, of which this was decided. Comes back where it goes on by itself.
+/// Hands a packet over, of which this was decided; says what the program then gives back.
 #[inline(always)]
-fn hand_over(ctx: &TcContext, work: &Workspace, decision: Decision, entry: Entry) {
+fn hand_over(ctx: &TcContext, work: &Workspace, decision: Decision, entry: Entry) -> i32 {
     if !Skb::<ETHERNET>(ctx).is_for_ip_layer() {
-        return;
+        return action(ctx, decision);
     }
     let from = interface(ctx);
-    if let Some(receiver) = hand_over::receiver(&KernelTables, work, decision, entry, from) {
-        // By the packet, not by the workspace: the next program may be another version's, with a
-        // workspace of its own.
-        // SAFETY: the context is this program's own, and the program there is of the same kind.
-        unsafe {
-            (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(receiver);
-            (&raw mut (*ctx.skb.skb).cb[1]).write_volatile(Told::of(work, entry).number());
-            (&raw mut (*ctx.skb.skb).cb[2]).write_volatile(work.place.changes());
-            maps::NEXT_PROGRAMS.tail_call(ctx, 0);
+    match hand_over::onward(&KernelTables, work, decision, entry, from) {
+        Onward::ByItself => action(ctx, decision),
+        Onward::ToPod(receiver) => {
+            // By the packet, not by the workspace: the next program may be another version's, with
+            // a workspace of its own.
+            // SAFETY: the context is this program's own, and the program there is of the same kind.
+            unsafe {
+                (&raw mut (*ctx.skb.skb).cb[0]).write_volatile(receiver);
+                (&raw mut (*ctx.skb.skb).cb[1]).write_volatile(Told::of(work, entry).number());
+                (&raw mut (*ctx.skb.skb).cb[2]).write_volatile(work.place.changes());
+                maps::NEXT_PROGRAMS.tail_call(ctx, 0);
+            }
+            // There is none.
+            NEXT
         }
+        // SAFETY: the context is this program's own.
+        Onward::ToNetwork => unsafe { hand_over_to_network(ctx.skb.skb, decision.into()) },
+    }
+}
+
+/// Hands a packet that a pod has sent, and of which this was decided and carried out, to the
+/// interface by which it leaves the node. A function that the verifier looks at once, see [`steps`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn hand_over_to_network(skb: *mut __sk_buff, decision: u32) -> i32 {
+    let ctx = TcContext::new(skb);
+    let Some(work) = maps::workspace() else {
+        return NEXT;
+    };
+    let packet = &mut Skb::<ETHERNET>(&ctx);
+    if Decision::from(decision) == Decision::TRANSLATE {
+        work.headers.tuple = work.flow.to;
+    }
+    if hand_over::is_last_hop(packet, &work.headers)
+        || !hand_over::has_usual_priority(packet, &work.headers)
+    {
+        return NEXT;
+    }
+    // SAFETY: it is made of integers.
+    let mut neighbour: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    let to = routes::lead_out(&ctx, &work.headers, interface(&ctx), &mut neighbour);
+    if to == 0 {
+        return NEXT;
+    }
+    let done = hand_over::take_hop_of(packet, work, Decision::PASS);
+    if done.is_dropped() {
+        maps::count_packet(Hook::ToNetwork, done);
+        datapath::report(&KernelTables, Hook::ToNetwork, work, done);
+        return DROP;
+    }
+    // SAFETY: the context is this program's own; the pointer is to as many bytes as are named.
+    unsafe {
+        if work.headers.is_v4 {
+            (&raw mut (*ctx.skb.skb).priority).write_volatile(0);
+        }
+        let size = size_of::<bpf_redir_neigh>() as i32;
+        bpf_redirect_neigh(to, &raw mut neighbour, size, 0) as i32
     }
 }
 
@@ -392,7 +437,7 @@ fn finish<const LINK: u32>(ctx: &TcContext, hook: Hook, decision: Decision) -> i
     if LINK == ETHERNET
         && let Some(entry) = Entry::of(hook)
     {
-        hand_over(ctx, work, decision, entry);
+        return hand_over(ctx, work, decision, entry);
     }
     action(ctx, decision)
 }
