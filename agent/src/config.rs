@@ -219,8 +219,8 @@ pub struct AgentArguments {
     pub max_flows: u32,
 
     /// Seconds within which each table is compared with what the kernel holds, even if nothing
-    /// changed; pins, links and interfaces are looked at five times as often
-    #[arg(long, value_name = "SECONDS", env = "WEIR_RESYNC_SECONDS", default_value_t = 300,
+    /// changed; pins, links and interfaces are looked at ten times as often
+    #[arg(long, value_name = "SECONDS", env = "WEIR_RESYNC_SECONDS", default_value_t = 600,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub resync_seconds: u64,
 

@@ -43,10 +43,19 @@ impl Part {
         Self::Policies,
     ];
 
-    /// Which part has its turn at this time, so that each has it once in so many as there are.
+    /// In so many turns each part has one.
+    #[expect(clippy::cast_possible_truncation, reason = "they are few")]
+    pub const TURNS: u32 = 2 * Self::ALL.len() as u32;
+
+    /// Which part has this turn; every other one is nobody's.
     #[must_use]
-    pub const fn of_turn(turn: u32) -> Self {
-        Self::ALL[turn as usize % Self::ALL.len()]
+    pub const fn of_turn(turn: u32) -> Option<Self> {
+        let turn = turn % Self::TURNS;
+        if turn.is_multiple_of(2) {
+            Some(Self::ALL[turn as usize / 2])
+        } else {
+            None
+        }
     }
 }
 
@@ -177,10 +186,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_part_has_its_turn_once_in_as_many_as_there_are() {
-        for first in [0, 3, u32::MAX - 4] {
-            let turns = (0..5).map(|turn| Part::of_turn(first.wrapping_add(turn)));
+    fn each_part_has_one_turn_in_so_many() {
+        for first in [0, 3, 17] {
+            let turns = (first..first + Part::TURNS).filter_map(Part::of_turn);
             let turns: Vec<Part> = turns.collect();
+            assert_eq!(turns.len(), Part::ALL.len(), "{turns:?}");
             assert!(
                 Part::ALL.iter().all(|part| turns.contains(part)),
                 "{turns:?}"
