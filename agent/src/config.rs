@@ -159,7 +159,7 @@ pub struct AgentArguments {
     )]
     pub established: Established,
 
-    /// Whether packets for a pod of this node are handed over to it past the node's IP layer, and
+    /// Whether packets from and for this node's pods are handed over past the node's IP layer, and
     /// past its own rules for what it forwards: automatically where it has none
     #[arg(
         long,
@@ -336,7 +336,7 @@ pub struct Config {
     pub metrics_bind_address: Option<SocketAddr>,
     /// Whether what kube-proxy has left is removed.
     pub cleanup_kube_proxy: CleanUp,
-    /// Whether packets are handed over to pods.
+    /// Whether packets of pods are handed over.
     pub fast_path: fast_path::Choice,
     /// All flags by their names, with the values that are in force.
     pub flags: BTreeMap<String, String>,

@@ -7,7 +7,7 @@ use weir_ebpf::tables::PolicyFlags;
 
 use crate::kube_proxy::HOLDER;
 
-/// Whether packets for pods of this node pass the node's IP layer by (`--fast-path`).
+/// Whether packets of this node's pods pass the node's IP layer by (`--fast-path`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
     /// Where nothing of the node has a say in what it forwards

@@ -78,8 +78,7 @@ impl Own {
                 registry,
                 IntGauge::new(
                     "weir_fast_path_enabled",
-                    "Are packets for pods of this node handed over to them past its IP layer? \
-                     weir status tells why not",
+                    "Do packets of this node's pods go past its IP layer? weir status tells why not",
                 ),
             ),
             skipped: add(
