@@ -227,8 +227,9 @@ fn plain_difference(headers: &Headers, to: &Tuple) -> u32 {
 /// Brings the transport checksum of a [plain](is_plain) packet up to date, which was `before`, and
 /// gives the difference of the addresses.
 ///
-/// The kernel is asked once: for what addresses change, which may also be part of a sum that a device
-/// has taken over the packet. To ask it for ports as well costs more than to find out what it did.
+/// Where it is not known what stands there, the kernel is asked once: for what addresses change, which
+/// may also be part of a sum that a device has taken over the packet. To ask it for ports as well costs
+/// more than to find out what it did.
 #[inline(always)]
 fn adjust_plain_checksum<P: PacketMut>(
     packet: &mut P,
@@ -239,13 +240,18 @@ fn adjust_plain_checksum<P: PacketMut>(
     let (from, protocol) = (&headers.tuple, headers.tuple.protocol);
     let offset = plain_checksum(packet, headers);
     let addrs = plain_difference(headers, to);
-    packet.adjust_transport_checksum(offset, addrs, Cover::PseudoHeader, protocol)?;
     let ports = checksum::add(
         checksum::port_difference(from.src_port, to.src_port),
         checksum::port_difference(from.dst_port, to.dst_port),
     );
-    let fields = (before, packet.peek(offset)?);
-    let checksum = checksum::after_ports(fields, addrs, ports, protocol == Protocol::UDP);
+    let is_udp = protocol == Protocol::UDP;
+    let checksum = if let Some(kind) = packet.checksum_kind() {
+        checksum::changed(before, kind, (addrs, ports), is_udp)
+    } else {
+        packet.adjust_transport_checksum(offset, addrs, Cover::PseudoHeader, protocol)?;
+        let fields = (before, packet.peek(offset)?);
+        checksum::after_ports(fields, addrs, ports, is_udp)
+    };
     packet.poke(offset, &checksum)?;
     Some(addrs)
 }

@@ -96,6 +96,12 @@ pub trait PacketMut: Packet {
     fn store_v6<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()>;
     /// Changes the IPv4 header's checksum at `offset` by a [`crate::checksum::difference`].
     fn adjust_header_checksum(&mut self, offset: u32, difference: u32) -> Option<()>;
+    /// What stands in the transport checksum, so that to change it nobody need be asked. `None`: that is
+    /// not known, or a device has taken a sum over the whole packet, which changes with it
+    /// (`CHECKSUM_COMPLETE`).
+    fn checksum_kind(&self) -> Option<ChecksumKind> {
+        None
+    }
     /// Changes the transport header's checksum at `offset`.
     fn adjust_transport_checksum(
         &mut self,
@@ -113,6 +119,20 @@ pub trait PacketMut: Packet {
     fn reshape(&mut self, keep: u32, room: u32) -> Option<()>;
     /// Exchanges the link-layer source and destination.
     fn swap_link_addresses(&mut self) -> Option<()>;
+}
+
+/// The number that a program puts where the loader may put a call of `bpf_cast_to_kern_ctx` (`r0 =`
+/// this number): by it the loader finds the places.
+pub const TO_KERNEL_CONTEXT: u32 = 0x5745_4952;
+
+/// What stands in a packet's transport checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChecksumKind {
+    /// The checksum (`CHECKSUM_NONE`, `CHECKSUM_UNNECESSARY`).
+    Whole,
+    /// The sum of the pseudo-header alone: a device takes the rest when the packet leaves
+    /// (`CHECKSUM_PARTIAL`).
+    LeftToDevice,
 }
 
 /// What a change in a transport checksum comes from.

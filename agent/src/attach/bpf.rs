@@ -22,6 +22,7 @@ const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
 
 /// `enum bpf_prog_type`
+const PROG_TYPE_SCHED_CLS: u32 = 3;
 const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 /// `enum bpf_link_type`
 const LINK_TYPE_CGROUP: u32 = 3;
@@ -252,6 +253,15 @@ pub(super) fn unpin(path: &Path) -> io::Result<()> {
 
 /// Loads a program for a hook of socket addresses from its instructions.
 pub(super) fn load_sock_addr(instructions: &[u64], attach_type: AttachType) -> io::Result<OwnedFd> {
+    load(PROG_TYPE_CGROUP_SOCK_ADDR, instructions, attach_type)
+}
+
+/// Loads a program for packets from its instructions.
+pub(super) fn load_classifier(instructions: &[u64]) -> io::Result<OwnedFd> {
+    load(PROG_TYPE_SCHED_CLS, instructions, AttachType(0))
+}
+
+fn load(kind: u32, instructions: &[u64], attach_type: AttachType) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
     struct ProgramLoad {
@@ -271,7 +281,7 @@ pub(super) fn load_sock_addr(instructions: &[u64], attach_type: AttachType) -> i
     bpf(
         PROG_LOAD,
         &mut ProgramLoad {
-            kind: PROG_TYPE_CGROUP_SOCK_ADDR,
+            kind,
             instruction_count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
             instructions: instructions.as_ptr().addr() as u64,
             licence: c"Dual MIT/GPL".as_ptr().addr() as u64,

@@ -4,6 +4,8 @@ use anyhow::{Context as _, Result};
 use aya::programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType};
 use aya::sys::{BpfHelper, is_helper_supported};
 
+use super::checksum_field::ChecksumField;
+
 /// What programs and attachments make use of where the kernel has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
@@ -16,6 +18,8 @@ pub struct Features {
     /// Packets can be handed over to pods by `bpf_redirect_peer`. Linux 5.10 has it, but there a
     /// question handed over was seen to get lost; told by `bpf_set_retval`, which came with 5.18.
     pub redirect_peer: bool,
+    /// Programs can see whether a packet's checksum is left to a device (Linux 6.2).
+    pub checksum_field: Option<ChecksumField>,
 }
 
 impl Features {
@@ -38,6 +42,7 @@ impl Features {
                     ProgramType::SchedClassifier,
                     BpfHelper::BPF_FUNC_redirect_peer,
                 )?,
+            checksum_field: ChecksumField::probe(),
         })
     }
 
@@ -49,6 +54,7 @@ impl Features {
             coarse_clock,
             tcx: _,
             redirect_peer: _,
+            checksum_field: _,
         } = self;
         u32::from(set_retval) | u32::from(coarse_clock) << 1
     }
@@ -88,6 +94,7 @@ mod tests {
             coarse_clock: false,
             tcx: true,
             redirect_peer: true,
+            checksum_field: None,
         };
         assert_eq!(none.bits(), 0);
         assert_eq!(

@@ -12,6 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use weir_ebpf::tables::{capacity, name};
 
 use super::cgroup::{self, CgroupReport};
+use super::checksum_field::{ChecksumField, fit};
 use super::features::Features;
 use super::netns_cookie::netns_cookie;
 use super::plan::{Role, TcMode};
@@ -37,7 +38,7 @@ pub enum TcChoice {
 /// What to load, and how.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
-    /// The BPF object, aligned to 8 bytes.
+    /// The BPF object.
     pub object: &'a [u8],
     /// A mounted BPF file system.
     pub bpffs: &'a Path,
@@ -257,10 +258,12 @@ fn choose(choice: TcChoice, tcx: bool) -> Result<TcMode> {
 fn load_object(options: &Options<'_>, pins: &Pins, features: Features) -> Result<Ebpf> {
     let cookie = netns_cookie()?;
     let bits = features.bits();
+    let checksum_field = features.checksum_field.map_or(0, ChecksumField::number);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("HOST_NETNS_COOKIE", &cookie, true)
         .override_global("FEATURES", &bits, true)
+        .override_global("CHECKSUM_FIELD", &checksum_field, true)
         .override_global(aya_log::LEVEL, &options.log_level, false);
     for table in layouts().into_keys() {
         loader.map_pin_path(table, pins.map(table));
@@ -272,7 +275,9 @@ fn load_object(options: &Options<'_>, pins: &Pins, features: Features) -> Result
         );
         loader.map_max_entries(table, *entries);
     }
-    loader.load(options.object).context("load the BPF object")
+    let object = fit(options.object, features.checksum_field);
+    let object = &bytemuck::cast_slice(&object)[..options.object.len()];
+    loader.load(object).context("load the BPF object")
 }
 
 /// The object itself may be of another build than this agent.

@@ -16,7 +16,9 @@
 )]
 
 mod bpf;
+mod btf;
 mod cgroup;
+mod checksum_field;
 mod cleanup;
 mod clsact;
 mod events;
@@ -39,6 +41,7 @@ mod wanted;
 pub(crate) mod xtables;
 
 pub use cgroup::CgroupReport;
+pub use checksum_field::{ChecksumField, fit};
 pub use cleanup::{Removed, cleanup};
 pub use events::EventReader;
 pub use features::Features;

@@ -112,6 +112,7 @@ fn features() -> Vec<Finding> {
         tcx,
         // What of the fast path is told by those who look who has a say in forwarding.
         redirect_peer: _,
+        checksum_field,
     } = features;
     vec![
         match tcx {
@@ -130,6 +131,13 @@ fn features() -> Vec<Finding> {
         match coarse_clock {
             true => Finding::ok("coarse clock", "the kernel has it"),
             false => Finding::ok("coarse clock", "none (Linux 5.11): the exact one is read"),
+        },
+        match checksum_field {
+            Some(_) => Finding::ok("checksums", "programs change them in place"),
+            None => Finding::ok(
+                "checksums",
+                "a helper changes them (from Linux 6.2 on, with BTF, programs do so in place)",
+            ),
         },
     ]
 }

@@ -6,6 +6,7 @@
 //! and younger where a busy machine kept the test waiting.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::mem::offset_of;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
+use weir_agent::attach::{ChecksumField, fit};
 use weir_agent::maps::diff::diff;
 use weir_agent::maps::kernel::KernelTables;
 use weir_agent::maps::{Contents, Plan, Write};
@@ -117,16 +119,21 @@ impl Program {
     /// [`OBJECT`] is not set, or the kernel refuses the maps.
     pub fn load() -> Result<Self> {
         let path = object_path()?;
+        let checksum_field = ChecksumField::probe();
+        let number = checksum_field.map_or(0, ChecksumField::number);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("HOST_NETNS_COOKIE", &1_u64, true)
             .override_global("FEATURES", &3_u32, true)
+            .override_global("CHECKSUM_FIELD", &number, true)
             .override_global("AYA_LOG_LEVEL", &0_u8, false);
         for (map, entries) in CAPACITIES {
             loader.map_max_entries(map, entries);
         }
+        let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let fitted = fit(&bytes, checksum_field);
         let object = loader
-            .load_file(&path)
+            .load(&bytemuck::cast_slice(&fitted)[..bytes.len()])
             .with_context(|| format!("load {}", path.display()))?;
         let tables = KernelTables::from_maps(|name| map(&object, name))?;
         let flows = Memory::open(&object, name::FLOWS, offset_of!(Flow, last_seen))?;
@@ -473,7 +480,7 @@ fn now() -> Result<Nanos> {
 /// How much older entries can be made: none is older than the machine, since after a restart all
 /// clocks begin at zero.
 fn age(by: Duration) -> Result<Nanos> {
-    let uptime = std::fs::read_to_string("/proc/uptime").context("read /proc/uptime")?;
+    let uptime = fs::read_to_string("/proc/uptime").context("read /proc/uptime")?;
     let uptime: f64 = uptime
         .split_whitespace()
         .next()

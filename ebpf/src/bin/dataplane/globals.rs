@@ -7,6 +7,11 @@ use aya_ebpf::Global;
 #[unsafe(no_mangle)]
 static HOST_NETNS_COOKIE: Global<u64> = Global::new(0);
 
+/// Where the kernel says in a packet what stands in its checksum: the byte, and above sixteen bits the
+/// lowest bit there. Zero: programs cannot look.
+#[unsafe(no_mangle)]
+static CHECKSUM_FIELD: Global<u32> = Global::new(0);
+
 /// Bits of `FEATURE_*`.
 #[unsafe(no_mangle)]
 static FEATURES: Global<u32> = Global::new(0);
@@ -29,4 +34,9 @@ pub fn has_set_retval() -> bool {
 #[inline(always)]
 pub fn has_coarse_clock() -> bool {
     FEATURES.load() & FEATURE_COARSE_CLOCK != 0
+}
+
+#[inline(always)]
+pub fn checksum_field() -> u32 {
+    CHECKSUM_FIELD.load()
 }

@@ -7,10 +7,10 @@
 //! | `from_network_l3`, `to_network_l3` | the same where these have no link-layer header |
 //! | `connect4/6`, `sendmsg4/6`, `recvmsg4/6`, `getpeername4/6` | the root of the node's cgroup v2 tree |
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// Of atomic operations the BPF target has no others.
+// Of atomic operations the BPF target has no others, and no call of a kernel's function.
 #![cfg_attr(
     target_arch = "bpf",
-    feature(core_intrinsics),
+    feature(core_intrinsics, asm_experimental_arch),
     allow(
         internal_features,
         reason = "the compiler is of one version, the object is built once"
@@ -19,6 +19,8 @@
 
 #[cfg(target_arch = "bpf")]
 mod globals;
+#[cfg(target_arch = "bpf")]
+mod kernel_skb;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

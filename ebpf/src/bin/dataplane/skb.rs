@@ -17,11 +17,11 @@ use aya_ebpf::{
 use weir_ebpf::{
     addr::Protocol,
     crc32c,
-    packet::{Cover, Opener, Packet, PacketMut},
+    packet::{ChecksumKind, Cover, Opener, Packet, PacketMut},
     tables::ConnectionKey,
 };
 
-use crate::sockets;
+use crate::{kernel_skb, sockets};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
@@ -218,6 +218,11 @@ impl<const LINK: u32> PacketMut for Skb<'_, LINK> {
         let status =
             unsafe { bpf_l3_csum_replace(self.0.as_ptr().cast(), offset, 0, difference.into(), 0) };
         (status == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn checksum_kind(&self) -> Option<ChecksumKind> {
+        kernel_skb::checksum_kind(self.0)
     }
 
     #[inline(always)]
