@@ -220,7 +220,7 @@ pub struct PodAddr {
 /// A pod's interface to which a packet may be handed over, by one of the pod's addresses: the value
 /// of `RECEIVERS`. Written by the agent, of interfaces whose other end is in another network
 /// namespace, and of addresses that no service has; whether the node routes the address there, the
-/// kernel is asked, for each packet that takes no [`Shortcut`].
+/// kernel is asked (see [`Route`](super::Route)), unless a packet takes a [`Shortcut`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Plain, Zeroable)]
 pub struct Receiver {
