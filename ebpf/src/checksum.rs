@@ -9,10 +9,21 @@
 //! `HC' = ~(~HC + ~m + m')`. [`difference`] computes `~m + m'` for addresses, which is also what
 //! the kernel's helpers take (`bpf_l3_csum_replace` and `bpf_l4_csum_replace` with size 0).
 
-use crate::{
-    addr::{Addr, Port},
-    packet::ChecksumKind,
-};
+use crate::addr::{Addr, Port};
+
+/// The number that a program puts where the loader may put a call of `bpf_cast_to_kern_ctx` (`r0 =`
+/// this number): by it the loader finds the places.
+pub const TO_KERNEL_CONTEXT: u32 = 0x5745_4952;
+
+/// What stands in a packet's transport checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChecksumKind {
+    /// The checksum (`CHECKSUM_NONE`, `CHECKSUM_UNNECESSARY`).
+    Whole,
+    /// The sum of the pseudo-header alone: a device takes the rest when the packet leaves
+    /// (`CHECKSUM_PARTIAL`).
+    LeftToDevice,
+}
 
 /// `~old + new` over both addresses, not yet folded to 16 bits.
 ///

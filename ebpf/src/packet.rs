@@ -12,6 +12,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     addr::{Addr, Port, Protocol},
+    checksum::ChecksumKind,
     tables::{ConnectionKey, Tuple},
 };
 
@@ -119,20 +120,6 @@ pub trait PacketMut: Packet {
     fn reshape(&mut self, keep: u32, room: u32) -> Option<()>;
     /// Exchanges the link-layer source and destination.
     fn swap_link_addresses(&mut self) -> Option<()>;
-}
-
-/// The number that a program puts where the loader may put a call of `bpf_cast_to_kern_ctx` (`r0 =`
-/// this number): by it the loader finds the places.
-pub const TO_KERNEL_CONTEXT: u32 = 0x5745_4952;
-
-/// What stands in a packet's transport checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChecksumKind {
-    /// The checksum (`CHECKSUM_NONE`, `CHECKSUM_UNNECESSARY`).
-    Whole,
-    /// The sum of the pseudo-header alone: a device takes the rest when the packet leaves
-    /// (`CHECKSUM_PARTIAL`).
-    LeftToDevice,
 }
 
 /// What a change in a transport checksum comes from.

@@ -9,7 +9,7 @@
 
 use std::io;
 
-use weir_ebpf::packet::TO_KERNEL_CONTEXT;
+use weir_ebpf::checksum::TO_KERNEL_CONTEXT;
 
 use super::{
     bpf,
@@ -84,8 +84,8 @@ fn instruction(code: u8, to: u8, from: u8, offset: u16, immediate: u32) -> u64 {
     u64::from_ne_bytes([code, from << 4 | to, low, high, a, b, c, d])
 }
 
-/// A copy of the BPF object whose programs can be loaded: with what this kernel has. Aligned as the
-/// loader wants it; it ends with zeros.
+/// A copy of the BPF object with what this kernel has. Aligned, because the loader reads its headers in
+/// place; zeros fill its last word.
 #[must_use]
 pub fn fit(object: &[u8], field: Option<ChecksumField>) -> Vec<u64> {
     let mut words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];

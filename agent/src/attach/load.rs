@@ -276,7 +276,7 @@ fn load_object(options: &Options<'_>, pins: &Pins, features: Features) -> Result
         loader.map_max_entries(table, *entries);
     }
     let object = fit(options.object, features.checksum_field);
-    let object = &bytemuck::cast_slice(&object)[..options.object.len()];
+    let object = bytemuck::cast_slice(&object);
     loader.load(object).context("load the BPF object")
 }
 

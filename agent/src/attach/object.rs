@@ -2,8 +2,7 @@
 
 use std::{error::Error, fmt};
 
-/// Aligned, because the loader reads its headers in place.
-static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
+static EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dataplane.o"));
 
 /// The binary was built without `WEIR_EBPF_OBJECT`, as a plain `cargo build` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! Whether packets of this node's pods may pass the node's IP layer by (`--fast-path`).
 //!
-//! What is handed over meets none of the node's own rules for what it forwards. So by
-//! default (`auto`) it is done only where there are none: no rules of netfilter where packets are
-//! forwarded, no virtual servers, no IPsec policies, no programs of others at the interfaces, no
-//! routes that programs are told only half of. That is looked at again and again, at once when nftables tell of a change, and the way past is closed
-//! as soon as there is something. Not to be able to look is not to know, and closes it, too.
+//! What is handed over meets none of the node's own rules for what it forwards. So by default
+//! (`auto`) it is done only where there are none: no rules of netfilter where packets are forwarded,
+//! no virtual servers, no IPsec policies, no programs of others at the interfaces, no routes that
+//! programs are told only half of. That is looked at again and again, at once when nftables tell of a
+//! change, and the way past is closed as soon as there is something. Not to be able to look is not to
+//! know, and closes it, too.
 //!
 //! | file | |
 //! |---|---|

@@ -5,7 +5,7 @@
 //! what it hands over would be too long for the way, and nobody would tell the sender. Seen with
 //! Linux 6.18, and in its source with those since 4.18.
 
-use std::{fmt::Write as _, io};
+use std::{io, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 use netlink_packet_route::{
@@ -102,20 +102,18 @@ fn own_mtu(route: &RouteMessage) -> Option<(u32, String)> {
 
 /// As `ip route` writes it.
 fn destination(route: &RouteMessage) -> String {
-    let addr = route
+    let addr: Option<IpAddr> = route
         .attributes
         .iter()
         .find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(addr)) => Some(addr.to_string()),
-            RouteAttribute::Destination(RouteAddress::Inet6(addr)) => Some(addr.to_string()),
+            RouteAttribute::Destination(RouteAddress::Inet(addr)) => Some((*addr).into()),
+            RouteAttribute::Destination(RouteAddress::Inet6(addr)) => Some((*addr).into()),
             _ => None,
         });
-    let Some(mut destination) = addr else {
-        return "default".to_owned();
-    };
-    // Writing to a string does not fail.
-    let _ = write!(destination, "/{}", route.header.destination_prefix_length);
-    destination
+    match addr {
+        Some(addr) => format!("{addr}/{}", route.header.destination_prefix_length),
+        None => "default".to_owned(),
+    }
 }
 
 #[cfg(test)]

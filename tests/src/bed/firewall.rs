@@ -44,15 +44,9 @@ impl Firewall {
         let file = node.run_dir().join("firewall.nft");
         std::fs::write(&file, rules).with_context(|| format!("write {}", file.display()))?;
         let arguments = ["-f".as_ref(), file.as_os_str()];
-        let output = node.system().output(Path::new(NFT), &arguments)?;
-        ensure!(
-            output.status.success(),
-            "nft on {} ({}): {}",
-            node.name(),
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        let done = node.system().run(Path::new(NFT), &arguments);
+        done.map(drop)
+            .with_context(|| format!("on {}", node.name()))
     }
 }
 

@@ -1,12 +1,13 @@
 //! Processes placed in a bed: in a network namespace and a cgroup from their first instruction.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
@@ -97,6 +98,26 @@ impl Place {
             .keeper
             .run(move || command.spawn().with_context(|| format!("start {name}")))?;
         Ok(Process { child: Some(child) })
+    }
+
+    /// Runs a program that must succeed; gives what it said.
+    ///
+    /// # Errors
+    /// It cannot be started, or fails: with what it said of that.
+    pub fn run<A: AsRef<OsStr> + fmt::Debug>(
+        &self,
+        program: &Path,
+        arguments: &[A],
+    ) -> Result<String> {
+        let output = self.output(program, arguments)?;
+        ensure!(
+            output.status.success(),
+            "{} {arguments:?} ({}): {}",
+            program.display(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Runs a program to its end.

@@ -133,7 +133,7 @@ impl Program {
         let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let fitted = fit(&bytes, checksum_field);
         let object = loader
-            .load(&bytemuck::cast_slice(&fitted)[..bytes.len()])
+            .load(bytemuck::cast_slice(&fitted))
             .with_context(|| format!("load {}", path.display()))?;
         let tables = KernelTables::from_maps(|name| map(&object, name))?;
         let flows = Memory::open(&object, name::FLOWS, offset_of!(Flow, last_seen))?;

@@ -338,14 +338,8 @@ fn firewall_ends_it(world: &mut World) -> Result<()> {
 }
 
 fn nft(world: &World, rules: &str) -> Result<()> {
-    let node = world.bed.node(0);
-    let output = node.system().output(Path::new("/usr/sbin/nft"), &[rules])?;
-    ensure!(
-        output.status.success(),
-        "nft {rules}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    let system = world.bed.node(0).system();
+    system.run(Path::new("/usr/sbin/nft"), &[rules]).map(drop)
 }
 
 fn wait_status(agent: &mut Agent, what: &str, condition: impl Fn(&Value) -> bool) -> Result<()> {

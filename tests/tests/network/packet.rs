@@ -221,12 +221,7 @@ fn checksums_are_right_that_no_device_completes(world: &mut World) -> Result<()>
     let node = world.bed.node(0);
     for link in [UPLINK, world.client.link(), world.near.link()] {
         let arguments = ["-K", link, "tx", "off"];
-        let output = node.system().output(Path::new(ETHTOOL), &arguments)?;
-        ensure!(
-            output.status.success(),
-            "ethtool {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        node.system().run(Path::new(ETHTOOL), &arguments)?;
     }
     for family in Family::ALL {
         let to = WEB.at(family);

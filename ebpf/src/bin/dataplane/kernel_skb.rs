@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{EbpfContext as _, programs::TcContext};
-use weir_ebpf::packet::{ChecksumKind, TO_KERNEL_CONTEXT};
+use weir_ebpf::checksum::{ChecksumKind, TO_KERNEL_CONTEXT};
 
 use crate::globals;
 

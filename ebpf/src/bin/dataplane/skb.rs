@@ -16,8 +16,9 @@ use aya_ebpf::{
 };
 use weir_ebpf::{
     addr::Protocol,
+    checksum::ChecksumKind,
     crc32c,
-    packet::{ChecksumKind, Cover, Opener, Packet, PacketMut},
+    packet::{Cover, Opener, Packet, PacketMut},
     tables::ConnectionKey,
 };
 

@@ -53,14 +53,8 @@ fn the_model_the_rules_of_kube_proxy_and_weir_agree() -> Result<()> {
 }
 
 fn nft(bed: &Bed, arguments: &[&str]) -> Result<()> {
-    let output = bed.node(0).system().output(Path::new(NFT), arguments)?;
-    ensure!(
-        output.status.success(),
-        "nft {arguments:?} ({}): {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    let system = bed.node(0).system();
+    system.run(Path::new(NFT), arguments).map(drop)
 }
 
 /// Who translates.

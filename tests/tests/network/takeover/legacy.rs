@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use weir_tests::bed::{Family, Node};
 
 use super::iptables::Service;
@@ -89,14 +89,7 @@ impl Programs {
             self.tree.join(program).into_os_string(),
         ];
         all.extend(arguments.iter().cloned());
-        let output = node.system().output(Path::new("/usr/bin/env"), &all)?;
-        ensure!(
-            output.status.success(),
-            "{program} {arguments:?} ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(String::from_utf8(output.stdout)?)
+        node.system().run(Path::new("/usr/bin/env"), &all)
     }
 
     /// The directory of libraries, whose name is the machine's.

@@ -72,18 +72,7 @@ impl Ground {
     }
 
     fn nft(&self, arguments: &[&str]) -> Result<String> {
-        let output = self
-            .bed
-            .node(0)
-            .system()
-            .output(Path::new(NFT), arguments)?;
-        ensure!(
-            output.status.success(),
-            "nft {arguments:?} ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(String::from_utf8(output.stdout)?)
+        self.bed.node(0).system().run(Path::new(NFT), arguments)
     }
 
     fn load(&self, rules: &str) -> Result<()> {
