@@ -191,7 +191,7 @@ pub fn from_network_at_length<P: Packet, T: Tables>(
             decision => decision,
         };
     }
-    let decision = match flow::known(tables, work) {
+    let decision = match flow::known_on_entering(tables, work) {
         Some(role) if role.is_entering() => Decision::TRANSLATE,
         Some(_) => Decision::PASS,
         None => match open::choose(tables, work, Origin::Outside) {

@@ -49,7 +49,8 @@ pub fn follow<T: Tables>(headers: &Headers, tables: &T, is_entering: bool, to: &
         src_port: Port(0),
         dst_port: Port(0),
         protocol: headers.tuple.protocol,
-        reserved: [0; 3],
+        is_beside: 0,
+        reserved: [0; 2],
     };
     true
 }

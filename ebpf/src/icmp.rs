@@ -237,7 +237,8 @@ fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Op
     quote.tuple.src_port = src_port;
     quote.tuple.dst_port = dst_port;
     quote.tuple.protocol = protocol;
-    quote.tuple.reserved = [0; 3];
+    quote.tuple.is_beside = 0;
+    quote.tuple.reserved = [0; 2];
     quote.network = network;
     quote.transport = transport;
     quote.checksum = match protocol {

@@ -257,7 +257,8 @@ pub fn parse_plain<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
     headers.tuple.src_port = plain.src_port;
     headers.tuple.dst_port = plain.dst_port;
     headers.tuple.protocol = protocol;
-    headers.tuple.reserved = [0; 3];
+    headers.tuple.is_beside = 0;
+    headers.tuple.reserved = [0; 2];
     headers.network = network;
     headers.transport = network + 20;
     headers.end = network + total_length;
@@ -516,7 +517,8 @@ fn parse_transport<P: Packet>(
     headers.tuple.src_port = src_port;
     headers.tuple.dst_port = dst_port;
     headers.tuple.protocol = protocol;
-    headers.tuple.reserved = [0; 3];
+    headers.tuple.is_beside = 0;
+    headers.tuple.reserved = [0; 2];
     headers.kind = kind;
     Some(())
 }

@@ -255,7 +255,8 @@ impl Case {
             src_port: key.pod_port,
             dst_port: key.peer_port,
             protocol: key.protocol,
-            reserved: [0; 3],
+            is_beside: 0,
+            reserved: [0; 2],
         };
         match self.way {
             Direction::EGRESS => sent,

@@ -198,6 +198,7 @@ pub mod capacity {
 fn look_up<T: Tables + ?Sized>(tables: &T, tuple: &Tuple, cached: &mut CachedFlow) {
     let entry = tables.flow_entry(tuple, |entry| cached.flow = *entry);
     cached.is_present = entry.is_some() as u32;
+    cached.is_alone = 0;
     cached.tuple = *tuple;
     cached.way.interface = 0;
 }

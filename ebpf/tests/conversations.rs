@@ -142,7 +142,8 @@ impl Model {
                     src_port: Port::new(SOURCE_PORTS[source_port]),
                     dst_port: Port::new(PORT),
                     protocol: if is_tcp { Protocol::TCP } else { Protocol::UDP },
-                    reserved: [0; 3],
+                    is_beside: 0,
+                    reserved: [0; 2],
                 };
                 let flags = match self.connections.get(&asked) {
                     Some(connection) if connection.is_established => frame::ACK,

@@ -31,7 +31,8 @@ fn any_tuples() -> impl Strategy<Value = (Tuple, Tuple, Addr)> {
                 src_port,
                 dst_port,
                 protocol,
-                reserved: [0; 3],
+                is_beside: 0,
+                reserved: [0; 2],
             };
             (tuple(from), tuple(to), router)
         })
@@ -54,7 +55,8 @@ fn error(quoted: &Tuple, from: Addr, payload: &[u8], behind_header: usize) -> Ve
         } else {
             Protocol::ICMPV6
         },
-        reserved: [0; 3],
+        is_beside: 0,
+        reserved: [0; 2],
     };
     let mut icmp = if is_v4 {
         vec![3, 4, 0, 0, 0, 0, 5, 120]

@@ -102,7 +102,8 @@ fn the_tables_of_policies_have_the_layouts_of_their_version() {
 #[test]
 fn the_programs_tables_have_the_layouts_of_their_version() {
     assert_layout!(Tuple: 40, align 4 {
-        src: 0 + 16, dst: 16 + 16, src_port: 32 + 2, dst_port: 34 + 2, protocol: 36 + 1, reserved: 37 + 3,
+        src: 0 + 16, dst: 16 + 16, src_port: 32 + 2, dst_port: 34 + 2, protocol: 36 + 1, is_beside: 37 + 1,
+        reserved: 38 + 2,
     });
     assert_layout!(Flow: 64, align 8 {
         to: 0 + 40, last_seen: 40 + 8, service: 48 + 4, revision: 52 + 4, state: 56 + 1, role: 57 + 1, flags: 58 + 1,

@@ -67,7 +67,7 @@ fn judge(frame: &[u8]) {
     };
     assert_eq!((ours.tuple.src, ours.tuple.dst), (src.into(), dst.into()));
     assert_eq!(ours.is_v4, src.is_ipv4());
-    assert_eq!(ours.tuple.reserved, [0; 3]);
+    assert_eq!((ours.tuple.is_beside, ours.tuple.reserved), (0, [0; 2]));
 
     let payload = theirs.ip_payload().expect("an IP payload");
     let start = payload.payload.as_ptr() as usize - frame.as_ptr() as usize;
@@ -116,7 +116,8 @@ fn any_tuple() -> impl Strategy<Value = Tuple> {
             src_port: Port::new(src_port),
             dst_port: Port::new(dst_port),
             protocol,
-            reserved: [0; 3],
+            is_beside: 0,
+            reserved: [0; 2],
         },
     )
 }

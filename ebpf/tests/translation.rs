@@ -29,7 +29,8 @@ fn any_tuples() -> impl Strategy<Value = (Tuple, Tuple)> {
                 src_port,
                 dst_port,
                 protocol,
-                reserved: [0; 3],
+                is_beside: 0,
+                reserved: [0; 2],
             };
             (tuple(from), tuple(to))
         })

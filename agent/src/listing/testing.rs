@@ -35,7 +35,8 @@ pub fn tuple(protocol: Protocol, src: &str, dst: &str) -> Tuple {
         src_port,
         dst_port,
         protocol,
-        reserved: [0; 3],
+        is_beside: 0,
+        reserved: [0; 2],
     }
 }
 

@@ -116,7 +116,12 @@ impl<'a> Judge<'a> {
             return false;
         }
         let (addr, port) = (tuple.dst, tuple.dst_port);
-        let Some(frontend) = frontend(self.contents, addr, port, tuple.protocol) else {
+        let frontend = frontend(self.contents, addr, port, tuple.protocol);
+        // Number 0 is no service's: it goes where it would go by itself, from another port.
+        if flow.service == 0 {
+            return frontend.is_some();
+        }
+        let Some(frontend) = frontend else {
             return true;
         };
         let is_hairpin = flow.to.src == flow.to.dst;
@@ -192,7 +197,8 @@ mod tests {
             src_port: Port::new(40_000),
             dst_port: Port::new(53),
             protocol,
-            reserved: [0; 3],
+            is_beside: 0,
+            reserved: [0; 2],
         };
         let flow = Flow {
             to: Tuple {
@@ -242,6 +248,16 @@ mod tests {
         assert!(!is_stale(&to(1, 2), flow()) && !is_stale(&to(2, 1), flow()));
         assert!(is_stale(&to(2, 2), flow()));
         assert!(is_stale(&Contents::default(), flow()));
+    }
+
+    #[test]
+    fn a_flow_past_all_services_lasts_while_none_has_the_address() {
+        let (tuple, flow) = flow_to("10.200.1.2", Protocol::UDP);
+        let direct = Flow { service: 0, ..flow };
+        assert!(!is_stale(&Contents::default(), (tuple, direct)));
+        let key = FrontendKey::new(tuple.dst, tuple.dst_port, Protocol::UDP);
+        let taken = tables(key, Frontend::to(1, FrontendFlags::NONE));
+        assert!(is_stale(&taken, (tuple, direct)));
     }
 
     #[test]

@@ -76,7 +76,8 @@ fn put_flow(bed: &Bed) {
         src_port: Port::new(4711),
         dst_port: Port::new(80),
         protocol: Protocol::TCP,
-        reserved: [0; 3],
+        is_beside: 0,
+        reserved: [0; 2],
     };
     let flow = Flow {
         to: Tuple {

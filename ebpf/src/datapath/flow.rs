@@ -78,6 +78,21 @@ pub(super) fn known<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowR
     }
 }
 
+/// [`known`] where a packet enters the node: what is led to a service has the service's address
+/// there. So one that looks like a masqueraded flow's between its two translations came by itself,
+/// and its own flow, if it has one, is [beside](Tuple::is_beside) that one, whose entry it keeps:
+/// else it would change its port in the middle.
+#[inline(always)]
+pub(super) fn known_on_entering<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
+    match known(tables, work) {
+        Some(FlowRole::SNAT_FORWARD) => {
+            work.headers.tuple.is_beside = 1;
+            renew(tables, work)
+        }
+        role => role,
+    }
+}
+
 /// [`known`], where more has to be done than to look.
 #[inline(never)]
 fn renew<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {

@@ -7,7 +7,7 @@ use crate::{
     packet::Transport,
     service::{self, Choice, Found, Lookup, Origin},
     tables::{
-        Backend, Flow, FlowFlags, FlowRole, FlowState, PolicyFlags, PortRange, Tables, Tuple,
+        Backend, Flow, FlowFlags, FlowRole, FlowState, Place, PolicyFlags, PortRange, Tables, Tuple,
     },
     verdict::{DropReason, RejectReason},
 };
@@ -59,33 +59,21 @@ fn is_anothers<T: Tables>(tables: &T, kind: Transport) -> bool {
     }
 }
 
-/// The beginning of a connection past all services. Its client may have talked from the same port
+/// The beginning of a conversation past all services. Its client may have talked from the same port
 /// to the same pod through a service: the kernel that chose the port saw another address then, as
 /// it does whenever some connections are translated at the socket and others here. The answers
 /// look alike; so the old flow steps aside where it is over, and else the new one gets another
-/// port.
+/// port, as connection tracking gives it one.
 ///
 /// What the new one is led to, if it is to be translated: where it goes by itself.
 #[inline(always)]
 fn beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Choice> {
-    if !conntrack::is_opening(work.headers.kind()) {
+    let kind = work.headers.kind();
+    let may_open = conntrack::is_opening(kind) || matches!(kind, Transport::Udp);
+    if !may_open || !is_beside_translated(tables, work) {
         return None;
     }
     let tuple = &work.headers.tuple;
-    let now = tables.now();
-    work.spare.key = tuple.reversed();
-    let (is_reply, is_over) = tables.flow_entry(&work.spare.key, |present| {
-        let is_over =
-            present.state.0 >= FlowState::CLOSING.0 || conntrack::is_expired(present, now);
-        (present.role == FlowRole::REPLY, is_over)
-    })?;
-    if !is_reply {
-        return None;
-    }
-    if is_over {
-        tables.remove_flow(&work.spare.key);
-        return None;
-    }
     // Number 0 is no service's: nothing about it ever changes.
     Some(Choice {
         service: 0,
@@ -93,6 +81,45 @@ fn beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Choi
         backend: Backend::new(tuple.dst, tuple.dst_port),
         is_masqueraded: false,
     })
+}
+
+/// Would the answers to a packet without a flow, to no service, be taken for those of a flow that
+/// goes on?
+#[inline(never)]
+fn is_beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
+    let is_datagram = matches!(work.headers.kind(), Transport::Udp);
+    if is_datagram && tables.flow_cache(work.place, |cached| cached.is_alone) == Some(1) {
+        return false;
+    }
+    let now = tables.now();
+    let Workspace { headers, spare, .. } = work;
+    let tuple = &mut headers.tuple;
+    let was_beside = tuple.is_beside != 0;
+    tuple.is_beside = 0;
+    spare.key = tuple.reversed();
+    let found = tables.flow_entry(&spare.key, |present| {
+        let is_over =
+            present.state.0 >= FlowState::CLOSING.0 || conntrack::is_expired(present, now);
+        (present.role == FlowRole::REPLY, is_over)
+    });
+    if found == Some((true, false)) {
+        tuple.is_beside = was_beside as u8;
+        return true;
+    }
+    let is_over = found == Some((true, true));
+    if is_over {
+        tables.remove_flow(&spare.key);
+    }
+    // What follows would be taken for the old flow's where it leaves.
+    if (is_over || was_beside)
+        && tables.flow_entry(tuple, |present| present.role) == Some(FlowRole::SNAT_FORWARD)
+    {
+        tables.remove_flow(tuple);
+    }
+    if is_datagram && found.is_none() {
+        tables.flow_cache(work.place, |cached| cached.is_alone = 1);
+    }
+    false
 }
 
 /// Writes the entries of a new flow to what was chosen. Is its client's port taken, by what has no
@@ -112,6 +139,7 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace, is_taken: bool)
         to: Tuple {
             dst: choice.backend.addr,
             dst_port: choice.backend.port,
+            is_beside: 0,
             ..*tuple
         },
         last_seen: tables.now(),
@@ -163,7 +191,9 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace, is_taken: bool)
 
 /// Takes the tuple of the replies to a flow with this tuple. `false`: another flow that lives
 /// has it, or has replies that look like this flow's packets: two pods that talk to each other
-/// through services, each from the port that it serves.
+/// through services, each from the port that it serves. Or this one is masqueraded, and between its
+/// two translations its packets would look like those of a client that talks past the service and
+/// was given another port.
 #[inline(never)]
 pub(super) fn claim_reply<T: Tables>(
     tuple: &Tuple,
@@ -171,13 +201,25 @@ pub(super) fn claim_reply<T: Tables>(
     spare: &mut Spare,
     tables: &T,
 ) -> bool {
-    let looks_like_a_reply = tables.flow_entry(&flow.to, |present| {
-        !present.role.is_original() && !conntrack::is_expired(present, flow.last_seen)
+    let is_masqueraded = flow.flags.contains(FlowFlags::SNAT) && flow.role == FlowRole::FORWARD;
+    let is_anothers = tables.flow_entry(&flow.to, |present| {
+        let is_in_the_way =
+            !present.role.is_original() | (is_masqueraded & (present.role == FlowRole::FORWARD));
+        is_in_the_way && !conntrack::is_expired(present, flow.last_seen)
     });
-    if looks_like_a_reply == Some(true) {
+    if is_anothers == Some(true) {
         return false;
     }
     spare.oppose(tuple, flow);
+    let is_claimed = claim_entry(spare, tables);
+    // What comes by itself to where this flow is led is not alone any more.
+    tables.note_flow_change(Place::of(&flow.to));
+    is_claimed
+}
+
+/// Writes an entry of replies where there is none, or one that is free. `false`: there is another.
+#[inline(always)]
+fn claim_entry<T: Tables>(spare: &Spare, tables: &T) -> bool {
     if tables.add_flow(&spare.key, &spare.entry) {
         return true;
     }

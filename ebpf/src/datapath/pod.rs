@@ -208,7 +208,7 @@ fn refuse_unknown(work: &Workspace) -> Decision {
 /// A packet with ports that a pod sends.
 #[inline(always)]
 fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
-    let role = flow::known(tables, work);
+    let role = flow::known_on_entering(tables, work);
     work.case.set_flow(role);
     work.step = match role {
         Some(role) if role.is_entering() => Step::TRANSLATE,

@@ -155,6 +155,9 @@ fn look_up<T: Tables>(
     } else {
         work.headers.tuple.dst
     };
+    if has_slot && !is_alone(tables, work) {
+        return NO_RECEIVER;
+    }
     let interface = work.case.interface();
     write_key(work, dst, interface, traffic_class);
     let (now, epoch) = (tables.now(), work.case.policy().epoch);
@@ -178,6 +181,17 @@ fn look_up<T: Tables>(
         });
     }
     receiver
+}
+
+/// Is a datagram without a flow one that needs none? If the tuple of its answers is anybody's, that
+/// takes a closer look.
+#[inline(always)]
+fn is_alone<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
+    if work.glance != Glance::ABSENT || !matches!(work.headers.kind(), Transport::Udp) {
+        return true;
+    }
+    work.spare.key = work.headers.tuple.reversed();
+    !tables.has_flow(&work.spare.key)
 }
 
 /// That no shortcut was found counts for so long: none is found for a pod under policy, time and

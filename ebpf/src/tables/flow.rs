@@ -19,12 +19,16 @@ pub struct Tuple {
     pub dst_port: Port,
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
+    /// One where a packet came by itself to where another flow is led, whose source is translated
+    /// later: between the two translations those of the other look the same, and have the entry.
+    /// Programs of the same layout that do not know it leave it zero, and find no such entry.
+    pub is_beside: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 impl Tuple {
-    /// `==` with one comparison: each branch is a path that the verifier walks.
+    /// `==` of what packets show, with one comparison: each branch is a path that the verifier walks.
     #[inline(always)]
     #[must_use]
     pub const fn is(&self, other: &Self) -> bool {
@@ -44,7 +48,8 @@ impl Tuple {
             src_port: self.dst_port,
             dst_port: self.src_port,
             protocol: self.protocol,
-            reserved: [0; 3],
+            is_beside: self.is_beside,
+            reserved: [0; 2],
         }
     }
 }
@@ -57,6 +62,7 @@ impl core::fmt::Display for Tuple {
             dst,
             dst_port,
             protocol,
+            is_beside: _,
             reserved: _,
         } = self;
         write!(f, "{protocol} {src}:{src_port} > {dst}:{dst_port}")
@@ -301,8 +307,9 @@ pub struct CachedFlow {
     pub tuple: Tuple,
     /// One where it has an entry, else zero.
     pub is_present: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// One where nobody is known to answer in the name of another to a packet with this tuple, which
+    /// is a datagram's; else zero.
+    pub is_alone: u32,
     /// When it was looked up.
     pub found: Nanos,
     /// What `FLOW_CHANGES` said before.

@@ -34,6 +34,7 @@ pub fn tuple(protocol: Protocol, src: (&str, u16), dst: (&str, u16)) -> Tuple {
         src_port: Port::new(src.1),
         dst_port: Port::new(dst.1),
         protocol,
-        reserved: [0; 3],
+        is_beside: 0,
+        reserved: [0; 2],
     }
 }

@@ -1,12 +1,17 @@
 //! The client's sockets: opened, asked with, named, closed.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::SetSockOpt;
+use nix::sys::socket::{
+    AddressFamily, SetSockOpt, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+    sockopt,
+};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Mutex;
@@ -65,16 +70,32 @@ pub async fn open_udp(
     connect: Option<SocketAddr>,
     no_checksum: bool,
 ) -> Result<UdpSocket, Failure> {
-    let socket = UdpSocket::bind(bind).await?;
+    let socket = bind_udp(bind)?;
     if no_checksum {
         option::NoCheck
             .set(&socket, &true)
-            .map_err(std::io::Error::from)?;
+            .map_err(io::Error::from)?;
     }
     if let Some(peer) = connect {
         socket.connect(peer).await?;
     }
     Ok(socket)
+}
+
+/// A socket with this name. Where a port is named others may have it, too: a client that talks to
+/// several from one port.
+fn bind_udp(name: SocketAddr) -> Result<UdpSocket, Failure> {
+    let family = match name {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Datagram, flags, None).map_err(io::Error::from)?;
+    if name.port() != 0 {
+        setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(io::Error::from)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(name)).map_err(io::Error::from)?;
+    Ok(UdpSocket::from_std(socket.into())?)
 }
 
 impl Socket {
