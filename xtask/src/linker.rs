@@ -25,6 +25,10 @@ pub fn get(workspace: &Workspace) -> Result<PathBuf> {
             &format!("install bpf-linker {VERSION}"),
             process::cargo(workspace.root())
                 .args(["install", "bpf-linker", "--locked", "--version", VERSION])
+                // What takes its time in it is LLVM, which is the compiler's own: not optimised it
+                // links as fast, and is there in half the time.
+                .arg("--debug")
+                .env("CARGO_PROFILE_DEV_DEBUG", "none")
                 .arg("--root")
                 .arg(&root)
                 .arg("--target-dir")
