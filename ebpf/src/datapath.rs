@@ -191,11 +191,11 @@ pub fn from_network_at_length<P: Packet, T: Tables>(
             decision => decision,
         };
     }
-    let decision = match flow::known_on_entering(tables, work) {
+    let decision = match flow::known_on_entering(tables, work, Origin::Outside) {
         Some(role) if role.is_entering() => Decision::TRANSLATE,
         Some(_) => Decision::PASS,
         None => match open::choose(tables, work, Origin::Outside) {
-            Decision::TRANSLATE => open::begin(tables, work, false),
+            Decision::TRANSLATE => open::begin(tables, work, Origin::Outside, false),
             decision => decision,
         },
     };

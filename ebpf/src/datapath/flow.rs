@@ -5,7 +5,7 @@ use crate::{
     addr::Protocol,
     conntrack,
     packet::Transport,
-    service::{self, Standing},
+    service::{self, Origin, Standing},
     tables::{Backend, Flow, FlowFlags, FlowRole, Place, Tables, Tuple, Vetting},
 };
 
@@ -78,14 +78,21 @@ pub(super) fn known<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowR
     }
 }
 
-/// [`known`] where a packet enters the node: what is led to a service has the service's address
-/// there. So one that looks like a masqueraded flow's between its two translations came by itself,
-/// and its own flow, if it has one, is [beside](Tuple::is_beside) that one, whose entry it keeps:
-/// else it would change its port in the middle.
+/// [`known`] where a packet of a client of this origin enters: what is led to a service has the
+/// service's address there. So one that looks like a masqueraded flow's between its two translations
+/// came by itself, and its own flow, if it has one, is [beside](Tuple::is_beside) that one, whose
+/// entry it keeps: else it would change its port in the middle.
+///
+/// But where the other began elsewhere it is the other's: a pod's packet has been translated at the
+/// pod's interface when it comes to a bridge that holds the node's uplink, too.
 #[inline(always)]
-pub(super) fn known_on_entering<T: Tables>(tables: &T, work: &mut Workspace) -> Option<FlowRole> {
+pub(super) fn known_on_entering<T: Tables>(
+    tables: &T,
+    work: &mut Workspace,
+    origin: Origin,
+) -> Option<FlowRole> {
     match known(tables, work) {
-        Some(FlowRole::SNAT_FORWARD) => {
+        Some(FlowRole::SNAT_FORWARD) if work.flow.flags.begin_as(FlowFlags::of(origin)) => {
             work.headers.tuple.is_beside = 1;
             renew(tables, work)
         }

@@ -28,7 +28,7 @@ pub(super) fn choose<T: Tables>(tables: &T, work: &mut Workspace, origin: Origin
     };
     work.choice = match lookup {
         Lookup::Chosen(choice) => choice,
-        Lookup::NotAService => match beside_translated(tables, work) {
+        Lookup::NotAService => match beside_translated(tables, work, origin) {
             Some(choice) => choice,
             None => return Decision::PASS,
         },
@@ -67,10 +67,14 @@ fn is_anothers<T: Tables>(tables: &T, kind: Transport) -> bool {
 ///
 /// What the new one is led to, if it is to be translated: where it goes by itself.
 #[inline(always)]
-fn beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Choice> {
+fn beside_translated<T: Tables>(
+    tables: &T,
+    work: &mut Workspace,
+    origin: Origin,
+) -> Option<Choice> {
     let kind = work.headers.kind();
     let may_open = conntrack::is_opening(kind) || matches!(kind, Transport::Udp);
-    if !may_open || !is_beside_translated(tables, work) {
+    if !may_open || !is_beside_translated(tables, work, FlowFlags::of(origin)) {
         return None;
     }
     let tuple = &work.headers.tuple;
@@ -84,9 +88,10 @@ fn beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Choi
 }
 
 /// Would the answers to a packet without a flow, to no service, be taken for those of a flow that
-/// goes on?
+/// goes on, and began where this one would? To one that began elsewhere it may belong: see
+/// [`known_on_entering`](super::flow::known_on_entering).
 #[inline(never)]
-fn is_beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
+fn is_beside_translated<T: Tables>(tables: &T, work: &mut Workspace, flags: FlowFlags) -> bool {
     let is_datagram = matches!(work.headers.kind(), Transport::Udp);
     if is_datagram && tables.flow_cache(work.place, |cached| cached.is_alone) == Some(1) {
         return false;
@@ -100,7 +105,8 @@ fn is_beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
     let found = tables.flow_entry(&spare.key, |present| {
         let is_over =
             present.state.0 >= FlowState::CLOSING.0 || conntrack::is_expired(present, now);
-        (present.role == FlowRole::REPLY, is_over)
+        let is_like = present.role == FlowRole::REPLY && present.flags.begin_as(flags);
+        (is_like, is_over)
     });
     if found == Some((true, false)) {
         tuple.is_beside = was_beside as u8;
@@ -125,7 +131,12 @@ fn is_beside_translated<T: Tables>(tables: &T, work: &mut Workspace) -> bool {
 /// Writes the entries of a new flow to what was chosen. Is its client's port taken, by what has no
 /// flow here?
 #[inline(never)]
-pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace, is_taken: bool) -> Decision {
+pub(super) fn begin<T: Tables>(
+    tables: &T,
+    work: &mut Workspace,
+    origin: Origin,
+    is_taken: bool,
+) -> Decision {
     let Workspace {
         headers,
         flow,
@@ -147,13 +158,13 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Workspace, is_taken: bool)
         revision: choice.revision,
         state: conntrack::advance(FlowState::OPENING, headers.kind(), true),
         role: FlowRole::FORWARD,
-        flags: FlowFlags::NONE,
+        flags: FlowFlags::of(origin),
         vetted_late: 0,
         vetted: 0,
     };
     let is_hairpin = flow.to.src == flow.to.dst;
     if is_hairpin || choice.is_masqueraded {
-        flow.flags = FlowFlags::SNAT;
+        flow.flags.0 |= FlowFlags::SNAT.0;
     }
     // A hairpin from the very port it goes to would have one tuple in both directions.
     let is_own_reply = is_hairpin && flow.to.src_port == flow.to.dst_port;

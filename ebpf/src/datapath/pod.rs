@@ -208,7 +208,7 @@ fn refuse_unknown(work: &Workspace) -> Decision {
 /// A packet with ports that a pod sends.
 #[inline(always)]
 fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> Decision {
-    let role = flow::known_on_entering(tables, work);
+    let role = flow::known_on_entering(tables, work, Origin::Pod);
     work.case.set_flow(role);
     work.step = match role {
         Some(role) if role.is_entering() => Step::TRANSLATE,
@@ -229,7 +229,7 @@ fn send<P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Workspace) -> D
     }
     if work.step == Step::BEGIN {
         let is_taken = talks_past_services(packet, work);
-        match open::begin(tables, work, is_taken) {
+        match open::begin(tables, work, Origin::Pod, is_taken) {
             Decision::TRANSLATE => {}
             decision => return decision,
         }

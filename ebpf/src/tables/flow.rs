@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Nanos, Shortcut};
 use crate::addr::{Addr, Port, Protocol};
+use crate::service::Origin;
 
 /// The addresses and ports of a packet.
 #[repr(C)]
@@ -231,6 +232,26 @@ impl FlowFlags {
     pub const NONE: Self = Self(0);
     /// Its source is translated where it leaves the node. The same in all its entries.
     pub const SNAT: Self = Self(1 << 0);
+    /// It began where packets come in from beyond the node. The same in all its entries; those of
+    /// programs of this layout that do not know it have none.
+    pub const OUTSIDE: Self = Self(1 << 1);
+
+    /// Those of a flow that begins where a client of this origin is met.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(origin: Origin) -> Self {
+        match origin {
+            Origin::Outside => Self::OUTSIDE,
+            Origin::Pod | Origin::Node => Self::NONE,
+        }
+    }
+
+    /// Does a flow with these begin where one with the others begins?
+    #[inline(always)]
+    #[must_use]
+    pub const fn begin_as(self, others: Self) -> bool {
+        (self.0 ^ others.0) & Self::OUTSIDE.0 == 0
+    }
 }
 
 bits!(FlowFlags);
