@@ -457,9 +457,15 @@ impl Agent {
                     different: match &compiled {
                         Compiled::Parts {
                             services,
+                            frontends: None,
                             policies: false,
                             ..
                         } => Different::Endpoints(services),
+                        Compiled::Parts {
+                            services,
+                            policies: false,
+                            ..
+                        } => Different::Services(services),
                         Compiled::Parts { .. } | Compiled::Everything => Different::Everything {
                             interfaces: self.node.pod_interfaces(),
                             network_interfaces: self.node.network_interfaces(),
@@ -526,8 +532,14 @@ impl Agent {
         let plan = match &extent {
             Compiled::Everything => diff_within(desired, &actual, limits),
             Compiled::Parts {
-                numbers, policies, ..
-            } => diff_parts(desired, &actual, numbers, *policies, limits),
+                numbers,
+                frontends,
+                policies,
+                ..
+            } => {
+                let numbers = (numbers, frontends.as_ref());
+                diff_parts(desired, &actual, numbers, *policies, limits)
+            }
         };
         let leaves_stale = may_leave_stale(&plan, &actual);
         let forgets = leaves_stale || self.forgets_again || is_repair && was_read;

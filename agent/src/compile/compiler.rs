@@ -7,11 +7,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use weir_ebpf::tables::FrontendKey;
+
 use crate::maps::Contents;
 use crate::model::{Cluster, Kind, Node, ObjectRef, ServiceRef};
 
 use super::choice::Place;
-use super::endpoints::{Slices, recompile};
+use super::endpoints::Slices;
+use super::few::{Few, recompile};
 use super::policies::recompile_policies;
 use super::{Capacities, Desired, Ids, NodeContext, compile};
 
@@ -22,10 +25,14 @@ pub enum Extent {
     Everything,
     /// Some parts of them.
     Parts {
-        /// The services whose endpoints changed, those that nobody knows too.
+        /// The services that changed themselves or whose endpoints did, those that nobody knows
+        /// too.
         services: BTreeSet<ServiceRef>,
         /// What these numbers of theirs have in `SERVICES`, `BACKENDS` and `SERVING`.
         numbers: BTreeSet<u32>,
+        /// Where services that changed themselves were or are reached, and who the numbers belong
+        /// to, in any table; `None`: no service has changed itself.
+        frontends: Option<BTreeSet<FrontendKey>>,
         /// The tables of policies.
         policies: bool,
     },
@@ -43,8 +50,8 @@ enum Before {
 enum Dirty {
     Everything,
     Parts {
-        /// The endpoints of these services.
-        endpoints: BTreeSet<ServiceRef>,
+        /// Some services, or their endpoints.
+        few: Few,
         /// What policies are made of.
         policies: bool,
     },
@@ -52,43 +59,29 @@ enum Dirty {
 
 impl Dirty {
     const NOTHING: Self = Self::Parts {
-        endpoints: BTreeSet::new(),
+        few: Few {
+            services: BTreeSet::new(),
+            endpoints: BTreeSet::new(),
+        },
         policies: false,
     };
 
-    /// What changes with an object of this kind.
-    const fn of(kind: Kind) -> Self {
-        match kind {
+    /// An object has changed.
+    fn note(&mut self, object: &ObjectRef) {
+        let Self::Parts { few, policies } = self else {
+            return;
+        };
+        match object.kind {
             // Whose endpoints they are is for others to say.
-            Kind::EndpointSlice => Self::NOTHING,
-            Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => Self::Parts {
-                endpoints: BTreeSet::new(),
-                policies: true,
-            },
-            Kind::Service | Kind::Endpoints | Kind::Node | Kind::ServiceCidr => Self::Everything,
-        }
-    }
-
-    /// Both.
-    fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
-            (
-                Self::Parts {
-                    mut endpoints,
-                    policies,
-                },
-                Self::Parts {
-                    endpoints: others,
-                    policies: also,
-                },
-            ) => {
-                endpoints.extend(others);
-                Self::Parts {
-                    endpoints,
-                    policies: policies || also,
-                }
+            Kind::EndpointSlice => {}
+            Kind::Service => {
+                few.services.insert(ServiceRef {
+                    namespace: object.namespace.clone(),
+                    name: object.name.clone(),
+                });
             }
+            Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => *policies = true,
+            Kind::Endpoints | Kind::Node | Kind::ServiceCidr => *self = Self::Everything,
         }
     }
 }
@@ -118,13 +111,13 @@ impl Compiler {
 
     /// These objects are now as the cluster has them.
     pub fn note(&mut self, objects: &BTreeSet<ObjectRef>, cluster: &Cluster) {
-        let of_slices = Dirty::Parts {
-            endpoints: self.slices.note(objects, cluster),
-            policies: false,
-        };
-        let kinds = objects.iter().map(|object| Dirty::of(object.kind));
-        let before = std::mem::replace(&mut self.dirty, Dirty::NOTHING);
-        self.dirty = kinds.fold(before.and(of_slices), Dirty::and);
+        let with_other_endpoints = self.slices.note(objects, cluster);
+        if let Dirty::Parts { few, .. } = &mut self.dirty {
+            few.endpoints.extend(with_other_endpoints);
+        }
+        for object in objects {
+            self.dirty.note(object);
+        }
     }
 
     /// Something else has changed: the node, what is wanted of it, or what its tables hold.
@@ -171,10 +164,7 @@ impl Compiler {
         let dirty = std::mem::replace(&mut self.dirty, Dirty::Everything);
         let parts = match dirty {
             Dirty::Everything => None,
-            Dirty::Parts {
-                endpoints,
-                policies,
-            } => {
+            Dirty::Parts { few, policies } => {
                 let place = Place {
                     node: node_name,
                     zone: cluster.node(node_name).and_then(Node::zone),
@@ -183,16 +173,19 @@ impl Compiler {
                     Arc::make_mut(&mut self.desired),
                     cluster,
                     &self.slices,
-                    &endpoints,
+                    &few,
                     (place, &mut self.ids, capacities),
                 );
-                recompiled.map(|(numbers, before)| {
+                recompiled.map(|recompiled| {
+                    let mut services = few.services;
+                    services.extend(few.endpoints);
                     let extent = Extent::Parts {
-                        services: endpoints,
-                        numbers,
+                        services,
+                        numbers: recompiled.numbers,
+                        frontends: recompiled.frontends,
                         policies,
                     };
-                    (extent, before, policies)
+                    (extent, recompiled.before, policies)
                 })
             }
         };

@@ -119,19 +119,47 @@ impl Ids {
         });
     }
 
+    /// Takes back the numbers of these sets of endpoints.
+    pub(super) fn release<'a>(&mut self, names: impl IntoIterator<Item = &'a ServiceName>) {
+        self.free.append(&mut self.resting);
+        for name in names {
+            if let Some(number) = self.numbers.remove(Sought::from(name).key()) {
+                self.entries.entry(number).or_default().clear();
+                self.resting.insert(number);
+            }
+        }
+    }
+
+    /// Can each of these sets of endpoints that has no number get one below `end`?
+    pub(super) fn suffice<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a ServiceName>,
+        end: u32,
+    ) -> bool {
+        let names = names.into_iter();
+        let wanted = names.filter(|name| self.known(name).is_none()).count();
+        let last = self.entries.last_key_value().map_or(0, |(last, _)| *last);
+        let never_given = end.saturating_sub(1).saturating_sub(last);
+        let never_given = usize::try_from(never_given).unwrap_or(usize::MAX);
+        let wanted = wanted.saturating_sub(never_given);
+        let given_back = self.free.range(..end).chain(self.resting.range(..end));
+        given_back.take(wanted).count() == wanted
+    }
+
     /// The numbers of these sets of endpoints, given now where they have none; `None`, and none is
     /// given, when there are not enough below `end`.
     pub(super) fn numbers(&mut self, names: &[ServiceName], end: u32) -> Option<Vec<u32>> {
-        let numbers: Option<Vec<u32>> = names.iter().map(|name| self.number(name, end)).collect();
-        if numbers.is_none() {
-            for name in names {
-                if let Some(number) = self.numbers.remove(Sought::from(name).key()) {
-                    self.entries.entry(number).or_default().clear();
-                    self.resting.insert(number);
-                }
+        // A number that is given only to be taken back would have another revision each time.
+        if self.suffice(names, end) {
+            return names.iter().map(|name| self.number(name, end)).collect();
+        }
+        for name in names {
+            if let Some(number) = self.numbers.remove(Sought::from(name).key()) {
+                self.entries.entry(number).or_default().clear();
+                self.resting.insert(number);
             }
         }
-        numbers
+        None
     }
 
     /// The number that this set of endpoints has, if it has one.

@@ -8,6 +8,7 @@
 mod choice;
 mod compiler;
 mod endpoints;
+mod few;
 mod frontends;
 mod health_checks;
 mod ids;
@@ -118,7 +119,7 @@ impl Default for Capacities {
 pub struct Desired {
     /// The tables.
     pub contents: Contents,
-    /// How many service ports there are, each family for itself: [`Contents::service_ports`].
+    /// How many service ports there are, each family for itself.
     pub service_ports: usize,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,

@@ -66,7 +66,7 @@ impl Subject<'_> {
 }
 
 /// The model holds labels only, which leave at least one zero.
-fn padded(label: &str) -> [u8; 64] {
+pub(super) fn padded(label: &str) -> [u8; 64] {
     let mut bytes = [0; 64];
     for (byte, letter) in bytes.iter_mut().zip(label.bytes()) {
         *byte = letter;

@@ -8,10 +8,12 @@
 //! to another port of it is refused. Other addresses are not the services' own: their other
 //! ports are left alone.
 
+use ipnetwork::IpNetwork;
 use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{Frontend, FrontendKey, ServiceName, SourceRange};
 
-use crate::model::{Cluster, Family, Service};
+use crate::maps::{Contents, service_ports};
+use crate::model::{Cluster, EndpointGroup, Family, Service};
 
 use super::choice::Place;
 use super::frontends::{Claim, Full, Kind, Owners};
@@ -32,47 +34,79 @@ pub(super) fn compile_services(
     ids.release_all_but(names.collect());
     let numbered = number(drafts, ids, capacities, &mut desired.skipped);
     give_slots(&numbered, ids, capacities, &mut desired);
-    let mut room = entries(capacities.source_ranges);
     for (draft, numbers) in &numbered {
-        write(draft, numbers, &mut room, capacities, &mut desired);
+        write(draft, numbers, capacities, &mut desired);
     }
     // Put in as they came, they have half of the room to themselves.
     let frontends = &mut desired.contents.frontends;
     *frontends = std::mem::take(frontends).into_iter().collect();
     ids.write_to(&mut desired.contents);
-    desired.service_ports = desired.contents.service_ports();
+    desired.service_ports = service_ports(desired.contents.service_names.values());
     desired
 }
 
 /// A service port of one family, before its sets have numbers.
-struct Draft<'a> {
-    subject: Subject<'a>,
+pub(super) struct Draft<'a> {
+    pub subject: Subject<'a>,
     /// At least one.
-    claims: Vec<Claim>,
-    sets: Vec<Set>,
+    pub claims: Vec<Claim>,
+    pub sets: Vec<Set>,
     /// What each of the sets is called.
-    names: Vec<ServiceName>,
+    pub names: Vec<ServiceName>,
 }
 
-/// Every service port that can be reached, the oldest service first.
-fn drafts<'a>(
-    cluster: &'a Cluster,
-    place: Place<'_>,
-    capacities: &Capacities,
-    desired: &mut Desired,
-) -> Vec<Draft<'a>> {
-    let groups = sets::groups_by_service(cluster);
-    let mut services: Vec<&Service> = cluster.services().collect();
-    // One that has no time of creation has not been through an API server: it comes last.
-    services.sort_by_key(|service| (service.created.is_none(), service.created, &service.id));
+impl<'a> Draft<'a> {
+    /// Of a service port with these addresses and endpoints.
+    fn new(
+        subject: Subject<'a>,
+        claims: Vec<Claim>,
+        groups: &[&EndpointGroup],
+        place: Place<'_>,
+        account: &mut Account,
+    ) -> Self {
+        let policies = sets::policies(&subject, &claims);
+        Self {
+            subject,
+            sets: sets::sets(&subject, &policies, groups, place, account),
+            names: policies.iter().map(|it| subject.name(*it)).collect(),
+            claims,
+        }
+    }
 
-    let Desired {
-        skipped, unchosen, ..
-    } = desired;
-    let mut owners = Owners::new(capacities.frontends);
-    let mut drafts = Vec::new();
-    for service in services {
-        let groups = groups.get(&service.id).map_or(&[][..], Vec::as_slice);
+    /// The address to which not everybody may come, and who may.
+    pub fn restricted(&self) -> Option<(&Claim, &'a [IpNetwork])> {
+        let mut claims = self.claims.iter();
+        let claim = claims.find(|claim| claim.is_restricted(&self.subject))?;
+        let ranges = &self.subject.service.source_ranges;
+        Some((claim, ranges.of(self.subject.family).unwrap_or_default()))
+    }
+}
+
+/// The service ports that can be reached, service by service.
+pub(super) struct Drafts<'a> {
+    place: Place<'a>,
+    /// Of `FRONTENDS`.
+    capacity: u32,
+    owners: Owners<'a>,
+    pub drafts: Vec<Draft<'a>>,
+    /// What of the services is left out.
+    pub skipped: Vec<Skipped>,
+}
+
+impl<'a> Drafts<'a> {
+    pub fn new(place: Place<'a>, capacities: &Capacities) -> Self {
+        Self {
+            place,
+            capacity: capacities.frontends,
+            owners: Owners::new(capacities.frontends),
+            drafts: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Adds a service with these endpoints; those before are older: see [`by_age`]. Says which
+    /// endpoints nobody is led to.
+    pub fn add(&mut self, service: &'a Service, groups: &[&EndpointGroup]) -> Account {
         let mut account = Account::default();
         account.add_unused(service, groups);
         for port in &service.ports {
@@ -82,36 +116,56 @@ fn drafts<'a>(
                     port,
                     family,
                 };
-                match owners.claim(subject, skipped) {
+                match self.owners.claim(subject, &mut self.skipped) {
                     Ok(claims) if claims.is_empty() => {}
                     Ok(claims) => {
-                        let policies = sets::policies(&subject, &claims);
-                        drafts.push(Draft {
-                            subject,
-                            sets: sets::sets(&subject, &policies, groups, place, &mut account),
-                            names: policies.iter().map(|it| subject.name(*it)).collect(),
-                            claims,
-                        });
+                        let draft = Draft::new(subject, claims, groups, self.place, &mut account);
+                        self.drafts.push(draft);
                     }
-                    Err(Full) => skipped.push(subject.skipped(Reason::NoRoom {
+                    Err(Full) => self.skipped.push(subject.skipped(Reason::NoRoom {
                         table: Table::Frontends,
-                        capacity: capacities.frontends,
+                        capacity: self.capacity,
                     })),
                 }
             }
         }
+        account
+    }
+}
+
+/// Puts the oldest service first. One that has no time of creation has not been through an API
+/// server: it comes last.
+pub(super) fn by_age(services: &mut [&Service]) {
+    services.sort_by_key(|service| (service.created.is_none(), service.created, &service.id));
+}
+
+/// Every service port that can be reached, the oldest service first.
+fn drafts<'a>(
+    cluster: &'a Cluster,
+    place: Place<'a>,
+    capacities: &Capacities,
+    desired: &mut Desired,
+) -> Vec<Draft<'a>> {
+    let groups = sets::groups_by_service(cluster);
+    let mut services: Vec<&Service> = cluster.services().collect();
+    by_age(&mut services);
+    let mut drafts = Drafts::new(place, capacities);
+    for service in services {
+        let groups = groups.get(&service.id).map_or(&[][..], Vec::as_slice);
+        let account = drafts.add(service, groups);
         if !account.is_empty() {
-            unchosen.insert(service.id.clone(), account);
+            desired.unchosen.insert(service.id.clone(), account);
         }
     }
-    let alone = owners.disputed().into_iter().map(FrontendKey::address_only);
-    let alone = alone.map(|key| (key, Frontend::ADDRESS_ONLY));
+    desired.skipped = drafts.skipped;
+    let alone = drafts.owners.disputed().into_iter();
+    let alone = alone.map(|addr| (FrontendKey::address_only(addr), Frontend::ADDRESS_ONLY));
     desired.contents.frontends.extend(alone);
-    drafts
+    drafts.drafts
 }
 
 /// Gives numbers to the sets of each service port, or leaves it out where it gets not all of them.
-fn number<'a>(
+pub(super) fn number<'a>(
     drafts: Vec<Draft<'a>>,
     ids: &mut Ids,
     capacities: &Capacities,
@@ -177,18 +231,22 @@ fn give_slots(
     }
 }
 
-/// Writes where a service port is reached, and by whom.
-fn write(
+/// Writes where a service port is reached, and who may come to its load balancer IPs. Clients in a
+/// range without room are refused.
+pub(super) fn write(
     draft: &Draft<'_>,
     numbers: &Numbers,
-    room: &mut usize,
     capacities: &Capacities,
     desired: &mut Desired,
 ) {
     let Draft {
         subject, claims, ..
     } = draft;
-    let frontends = &mut desired.contents.frontends;
+    let Contents {
+        frontends,
+        source_ranges,
+        ..
+    } = &mut desired.contents;
     for claim in claims {
         frontends.insert(claim.key, claim.frontend(subject, numbers));
         if claim.kind == Kind::ClusterIp {
@@ -196,33 +254,17 @@ fn write(
             frontends.insert(alone, Frontend::ADDRESS_ONLY);
         }
     }
-    let restricted = claims.iter().find(|claim| claim.is_restricted(subject));
-    if let Some(claim) = restricted {
-        let number = claim.frontend(subject, numbers).service;
-        write_ranges(subject, number, room, capacities, desired);
-    }
-}
-
-/// Who may come to the load balancer IPs. Clients in a range without room are refused.
-fn write_ranges(
-    subject: &Subject<'_>,
-    number: u32,
-    room: &mut usize,
-    capacities: &Capacities,
-    desired: &mut Desired,
-) {
-    let wanted = subject.service.source_ranges.of(subject.family);
-    let wanted = wanted.unwrap_or_default();
-    let placed = wanted.len().min(*room);
-    *room -= placed;
-    desired
-        .contents
-        .source_ranges
-        .extend(wanted.iter().take(placed).map(|range| SourceRange {
-            prefix_len: u32::BITS + ranges::mapped_length(range),
-            service: number,
-            addr: Addr::from(range.network()),
-        }));
+    let Some((claim, wanted)) = draft.restricted() else {
+        return;
+    };
+    let service = claim.frontend(subject, numbers).service;
+    let room = entries(capacities.source_ranges) - source_ranges.len();
+    let placed = wanted.len().min(room);
+    source_ranges.extend(wanted.iter().take(placed).map(|range| SourceRange {
+        prefix_len: u32::BITS + ranges::mapped_length(range),
+        service,
+        addr: Addr::from(range.network()),
+    }));
     if placed < wanted.len() {
         desired
             .skipped

@@ -135,7 +135,7 @@ type RandomPort = (u16, usize, Option<u16>);
 /// source ranges there are.
 type RandomOutside = (Vec<u8>, Vec<u8>, usize);
 
-fn services() -> impl Strategy<Value = Object> {
+pub(crate) fn services() -> impl Strategy<Value = Object> {
     let ports = vec(
         (
             80_u16..83,

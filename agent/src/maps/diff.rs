@@ -83,14 +83,20 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
 #[must_use]
 pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Plan {
     let mut plan = policies::writes(desired, actual, &limits);
-    plan.extend(of_services(desired, actual, limits));
+    plan.extend(of_services(desired, actual, desired, limits));
     Plan(plan)
 }
 
-/// The writes to all tables but those of policies.
-fn of_services(desired: &Contents, actual: &Contents, limits: Limits) -> Vec<Write> {
+/// The writes to all tables but those of policies, of which these are a part of `whole`, with all
+/// that changes.
+fn of_services(
+    desired: &Contents,
+    actual: &Contents,
+    whole: &Contents,
+    limits: Limits,
+) -> Vec<Write> {
     let changes = changes(desired, actual);
-    let is_tight = is_tight(desired, changes.values(), limits);
+    let is_tight = is_tight(whole, changes.values(), limits);
     let mut handed_over = re_pointed(desired, actual, &changes, |it| it.is_handed_over());
     handed_over.extend(newly_restricted(desired, actual, &changes));
     let mut moved = re_pointed(desired, actual, &changes, |it| it.is_retired());
@@ -157,13 +163,14 @@ fn of_services(desired: &Contents, actual: &Contents, limits: Limits) -> Vec<Wri
 }
 
 /// The writes that [`diff_within`] gives, where the tables are known to differ in nothing but what
-/// these numbers, which keep their service ports, have in `SERVICES`, `BACKENDS` and `SERVING`, and
-/// where that is said, in the tables of policies. The work is as large as they are.
+/// these numbers have, and where that is said, in the tables of policies. Without frontends, the
+/// numbers keep their service ports, and differ in `SERVICES`, `BACKENDS` and `SERVING`; with them,
+/// these may differ, and whatever the numbers have in any table. The work is as large as they are.
 #[must_use]
 pub fn diff_parts(
     desired: &Contents,
     actual: &Contents,
-    numbers: &BTreeSet<u32>,
+    (numbers, frontends): (&BTreeSet<u32>, Option<&BTreeSet<FrontendKey>>),
     policies: bool,
     limits: Limits,
 ) -> Plan {
@@ -171,6 +178,11 @@ pub fn diff_parts(
         true => policies::writes(desired, actual, &limits),
         false => Vec::new(),
     };
+    if let Some(frontends) = frontends {
+        let part = |contents: &Contents| contents.of_parts(numbers, frontends);
+        plan.extend(of_services(&part(desired), &part(actual), desired, limits));
+        return Plan(plan);
+    }
     let changes = changes_of(numbers, desired, actual);
     let is_tight = is_tight(desired, &changes, limits);
     Steps::of(&changes, |_| false).take(&mut plan, is_tight);

@@ -182,23 +182,21 @@ impl Plan {
     }
 }
 
-impl Contents {
-    /// How many service ports there are, each family for itself, whatever the number of their
-    /// sets of endpoints.
-    #[must_use]
-    pub fn service_ports(&self) -> usize {
-        let names = self.service_names.values();
-        let ports: BTreeSet<_> = names
-            .map(|name| {
-                (
-                    (&name.namespace, &name.name, &name.port_name),
-                    (name.port, name.protocol, name.family),
-                )
-            })
-            .collect();
-        ports.len()
-    }
+/// Of how many service ports these are the sets of endpoints, each family for itself.
+pub fn service_ports<'a>(names: impl IntoIterator<Item = &'a ServiceName>) -> usize {
+    let ports: BTreeSet<_> = names
+        .into_iter()
+        .map(|name| {
+            (
+                (&name.namespace, &name.name, &name.port_name),
+                (name.port, name.protocol, name.family),
+            )
+        })
+        .collect();
+    ports.len()
+}
 
+impl Contents {
     /// The entry of `PEERS` or `PEER_RANGES` that speaks of an address.
     #[must_use]
     pub fn class(&self, addr: Addr) -> Option<Class> {
@@ -254,6 +252,22 @@ impl Contents {
             of_numbers.serving.extend(self.serving_of(number));
         }
         of_numbers
+    }
+
+    /// What these numbers have in any table, and what of these frontends is there; beside them the
+    /// node's addresses, and what stands there once.
+    #[must_use]
+    pub fn of_parts(&self, numbers: &BTreeSet<u32>, frontends: &BTreeSet<FrontendKey>) -> Self {
+        let frontends = frontends.iter();
+        let frontends = frontends.filter_map(|key| Some((*key, *self.frontends.get(key)?)));
+        let ranges = self.source_ranges.iter();
+        let ranges = ranges.filter(|range| numbers.contains(&range.service));
+        Self {
+            frontends: frontends.collect(),
+            source_ranges: ranges.copied().collect(),
+            node_port_addrs: self.node_port_addrs.clone(),
+            ..self.of_numbers(numbers)
+        }
     }
 
     /// Takes away what the tables of policies hold, and nothing else.

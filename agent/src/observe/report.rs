@@ -67,6 +67,8 @@ pub enum Different<'a> {
         /// The interfaces that lead to the network: index and name.
         network_interfaces: Vec<(u32, String)>,
     },
+    /// These services, or their endpoints.
+    Services(&'a BTreeSet<ServiceRef>),
     /// The endpoints of these services.
     Endpoints(&'a BTreeSet<ServiceRef>),
 }
@@ -269,7 +271,9 @@ impl Reporter {
         } = done;
         let result = match &different {
             Different::Everything { .. } => self.endpoints.update(&desired.unchosen),
-            Different::Endpoints(services) => self.endpoints.update_of(services, &desired.unchosen),
+            Different::Services(services) | Different::Endpoints(services) => {
+                self.endpoints.update_of(services, &desired.unchosen)
+            }
         };
         self.shown(result);
         let policies = self.idle.policies();
@@ -295,24 +299,26 @@ impl Reporter {
                     network_interfaces,
                 } => {
                     show_skipped(status, &desired.skipped);
-                    status.service_ports = desired.service_ports;
                     status.interfaces = pods_status(interfaces, &desired.pods);
                     status.network_interfaces = interfaces_status(network_interfaces);
-                    if !was_well || writes > 0 {
-                        info!(
-                            writes,
-                            service_ports = status.service_ports,
-                            interfaces = status.interfaces.len() + status.network_interfaces.len(),
-                            microseconds,
-                            "synchronised"
-                        );
-                    }
                 }
+                // Nothing is left out that was not before.
+                Different::Services(_) => {}
                 // Hundreds of them a second are no news.
                 Different::Endpoints(_) => {
                     debug!(writes, microseconds, "synchronised endpoints");
                     return news_or(Unwritten::Progress, !was_well);
                 }
+            }
+            status.service_ports = desired.service_ports;
+            if !was_well || writes > 0 {
+                info!(
+                    writes,
+                    service_ports = status.service_ports,
+                    interfaces = status.interfaces.len() + status.network_interfaces.len(),
+                    microseconds,
+                    "synchronised"
+                );
             }
             Unwritten::News
         });

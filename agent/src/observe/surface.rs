@@ -180,7 +180,9 @@ impl Surface {
         own.synchronised(done.writes, skipped.len());
         let tables = match done.extent {
             Compiled::Parts {
-                policies: false, ..
+                frontends: None,
+                policies: false,
+                ..
             } => &TABLES_OF_ENDPOINTS[..],
             Compiled::Parts { .. } | Compiled::Everything => &TABLES,
         };
@@ -193,6 +195,7 @@ impl Surface {
             Compiled::Parts {
                 services,
                 numbers,
+                frontends: None,
                 policies: false,
             } => {
                 if self.dropping.is_different(contents, numbers) {

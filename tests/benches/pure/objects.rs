@@ -126,8 +126,14 @@ impl Changing {
         let desired = &self.compiler.desired().contents;
         let plan = match extent {
             Extent::Parts {
-                numbers, policies, ..
-            } => diff_parts(desired, &before, &numbers, policies, Limits::AMPLE),
+                numbers,
+                frontends,
+                policies,
+                ..
+            } => {
+                let numbers = (&numbers, frontends.as_ref());
+                diff_parts(desired, &before, numbers, policies, Limits::AMPLE)
+            }
             Extent::Everything => diff(desired, &before),
         };
         plan.0.len()

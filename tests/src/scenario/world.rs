@@ -199,7 +199,10 @@ impl World {
             assert_eq!(before, self.contents, "what was desired before");
         }
         if let Extent::Parts {
-            numbers, policies, ..
+            numbers,
+            frontends,
+            policies,
+            ..
         } = extent
         {
             let mut whole = compile(cluster, node, &mut self.compiler.ids().clone(), &capacities);
@@ -207,7 +210,8 @@ impl World {
             assert_eq!(**desired, whole, "what was compiled in parts");
             // As the agent has it, who keeps only what was desired.
             let limits = Limits::AMPLE;
-            let of_parts = diff_parts(&desired.contents, &before, &numbers, policies, limits);
+            let numbers = (&numbers, frontends.as_ref());
+            let of_parts = diff_parts(&desired.contents, &before, numbers, policies, limits);
             assert_eq!(of_parts, plan, "writes of some parts");
         }
         for write in &plan.0 {

@@ -223,6 +223,7 @@ async fn a_load_balancer_learns_how_many_endpoints_the_node_has() {
     let endpoints = Compiled::Parts {
         services: BTreeSet::from([service_ref("web"), service_ref("other")]),
         numbers: BTreeSet::from([1]),
+        frontends: None,
         policies: false,
     };
     world.synchronise_with(&check(1), &endpoints);
