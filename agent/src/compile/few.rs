@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use weir_ebpf::tables::{FrontendKey, ServiceName, SourceRange};
+use weir_ebpf::tables::{FrontendKey, PodAddr, ServiceName, SourceRange};
 
 use crate::maps::{Contents, service_ports};
 use crate::model::{
@@ -268,7 +268,8 @@ struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// `None`: an address is, or remains, another service's.
+    /// `None`: an address is, or remains, another service's, or it is one of a pod of this node:
+    /// whether packets are handed over there follows from whether it is a service's.
     fn new(known: Known, drafts: Vec<Draft<'a>>, contents: &Contents) -> Option<Self> {
         let claims = || drafts.iter().flat_map(|draft| &draft.claims);
         let present = &contents.frontends;
@@ -293,6 +294,11 @@ impl<'a> Change<'a> {
                 return None;
             }
             going.insert(alone);
+        }
+        let changing = || going.iter().chain(&coming);
+        let is_changing = |pod: &PodAddr| changing().any(|key| key.addr == pod.addr);
+        if contents.pod_addrs.iter().any(is_changing) {
+            return None;
         }
         Some(Self {
             known,

@@ -344,6 +344,30 @@ fn everything_is_compiled_again_where_services_want_the_same() {
 }
 
 #[test]
+fn everything_is_compiled_again_where_a_service_wants_a_pods_address() {
+    let mut bench = Bench::new(web_and_db(), Capacities::default());
+    let addr = "10.200.0.2";
+    bench.node = with_interfaces(&[("cart", &[addr])]);
+    bench.node.policy.fast_path = true;
+    for interface in bench.node.pod_interfaces.values_mut() {
+        interface.is_direct = true;
+    }
+    let cart = pod_object(pod("cart", json!({}), &[addr]));
+    bench.see(vec![Change::Apply(cart)]);
+    bench.compiler.note_everything();
+    bench.compile();
+    assert_eq!(bench.actual.receivers.len(), 1);
+    for (external_ips, receivers) in [(vec![addr.parse().unwrap()], 0), (Vec::new(), 1)] {
+        bench.see(vec![Change::Apply(Object::Service(Service {
+            external_ips,
+            ..service("web", &["10.32.0.140"], &PORT)
+        }))]);
+        assert_eq!(bench.compile(), Extent::Everything);
+        assert_eq!(bench.actual.receivers.len(), receivers);
+    }
+}
+
+#[test]
 fn everything_is_compiled_again_where_services_have_no_room() {
     let room = Capacities {
         frontends: 6,
