@@ -33,7 +33,7 @@ use weir_ebpf::tables::{
 use crate::maps::Contents;
 use crate::model::{Cluster, Kind, NetworkPolicy, ObjectRef, PolicyRef};
 
-use super::ids::policies::{ClassKey, PolicyIds, Used};
+use super::ids::policies::{PolicyIds, Used};
 use super::pod_interface::UnknownPods;
 use super::{Capacities, Desired, Ids, NodeContext, Reason, Skipped, Table};
 
@@ -272,19 +272,17 @@ impl Numbers {
 
     /// Fills the tables of peers and rules, and says what the numbers stand for.
     fn write(&self, draft: &Draft<'_>, contents: &mut Contents, names: &mut PolicyNames) {
-        let by_key: BTreeMap<&ClassKey, u32> = draft
-            .classes
-            .iter()
-            .zip(self.classes.iter().copied())
-            .collect();
-        let class = |key: &ClassKey| {
-            let number = by_key.get(key).copied().unwrap_or(ANYONE);
-            Class(Slots::both(number))
-        };
+        let class = |place: usize| Class(Slots::both(self.classes[place]));
         let peers = draft.peers.iter();
-        contents.peers = peers.map(|(addr, key)| (*addr, class(key))).collect();
+        contents.peers = peers.map(|(addr, place)| (*addr, class(*place))).collect();
         let ranges = draft.ranges.classes.iter();
-        contents.peer_ranges = ranges.map(|(range, key)| (*range, class(key))).collect();
+        contents.peer_ranges = ranges
+            .map(|(range, key)| {
+                // One that has no property is anyone's.
+                let place = draft.classes.binary_search(key).ok();
+                (*range, place.map_or(Class(Slots::both(ANYONE)), class))
+            })
+            .collect();
         let entries = draft.entries.iter();
         contents.rules = entries
             .map(|entry| {

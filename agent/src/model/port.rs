@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU16;
 
 /// A protocol that services have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP
     Tcp,

@@ -27,8 +27,9 @@ pub(super) struct Draft<'a> {
     pub subjects: Vec<SubjectKey>,
     /// The ranges that rules name.
     pub ranges: Ranges,
-    /// The addresses with other properties than the range that they lie in.
-    pub peers: BTreeMap<Addr, ClassKey>,
+    /// The addresses with other properties than the range that they lie in: places among
+    /// `classes`.
+    pub peers: BTreeMap<Addr, usize>,
     /// The classes that occur, but for that of no property.
     pub classes: Vec<ClassKey>,
     /// What is allowed.
@@ -141,11 +142,17 @@ impl<'a> Draft<'a> {
             named: &named_uses(&versions),
             ranges: &ranges,
         };
-        let (peers, ports) = peers::classes(cluster, owners, &asked, ids);
-        properties.extend(ports);
-        let classes: BTreeSet<&ClassKey> = ranges.classes.values().chain(peers.values()).collect();
+        let found = peers::classes(cluster, owners, &asked, ids);
+        properties.extend(found.ports);
+        let classes: BTreeSet<&ClassKey> = ranges.classes.values().chain(&found.classes).collect();
         let classes = classes.into_iter().filter(|it| !it.is_empty());
         let classes: Vec<ClassKey> = classes.cloned().collect();
+        // What is more than its range has is not nothing, and so is among them.
+        let place = |key| classes.binary_search(key).ok();
+        let places_of_found: Vec<Option<usize>> = found.classes.iter().map(place).collect();
+        let peers = found.peers.into_iter();
+        let peers = peers.filter_map(|(addr, found)| Some((addr, places_of_found[found]?)));
+        let peers = peers.collect();
         let entries = entries(&subjects, &versions, &classes, &properties);
         Self {
             places,

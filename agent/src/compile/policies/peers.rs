@@ -12,6 +12,7 @@ use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::Cidr;
 
 use crate::compile::ids::policies::{ClassKey, PolicyIds};
+use crate::lookup::Lookup;
 use crate::model::{Cluster, Condition, LabelSelector, Pod, Protocol};
 
 use super::property::{Namespaces, Property};
@@ -40,7 +41,7 @@ pub(super) struct Asked<'a> {
 }
 
 /// What tells pods apart, as far as anybody asks.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Likeness<'a> {
     namespace: &'a str,
     labels: Vec<(&'a str, &'a str)>,
@@ -48,26 +49,36 @@ struct Likeness<'a> {
     range: Option<Cidr>,
 }
 
-/// The addresses that have other properties than the range that they lie in, with these, and the
-/// properties that came up only here.
+/// What pods come to.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The addresses that have other properties than the range that they lie in: places among
+    /// `classes`.
+    pub peers: BTreeMap<Addr, usize>,
+    /// These properties, perhaps some of them twice.
+    pub classes: Vec<ClassKey>,
+    /// The properties that came up only here.
+    pub ports: BTreeMap<u64, Property>,
+}
+
+/// Which properties the pods' addresses have.
 pub(super) fn classes(
     cluster: &Cluster,
     owners: &BTreeMap<IpAddr, &Pod>,
     asked: &Asked<'_>,
     ids: &mut PolicyIds,
-) -> (BTreeMap<Addr, ClassKey>, BTreeMap<u64, Property>) {
+) -> Found {
     let selectors = Selectors::new(asked.properties);
-    let mut classes = BTreeMap::new();
-    let mut ports = BTreeMap::new();
+    let mut found = Found::default();
     if selectors.all.is_empty() && asked.named.is_empty() {
-        return (classes, ports);
+        return found;
     }
     let names: BTreeSet<(&str, Protocol)> = asked
         .named
         .iter()
         .map(|named| (named.name.as_str(), named.protocol))
         .collect();
-    let mut known: BTreeMap<Likeness<'_>, Option<ClassKey>> = BTreeMap::new();
+    let mut known: Lookup<Likeness<'_>, Option<usize>> = Lookup::default();
     let mut selected: BTreeMap<Vec<(&str, &str)>, BTreeSet<usize>> = BTreeMap::new();
     let mut in_namespace: BTreeMap<&str, Vec<(u64, usize)>> = BTreeMap::new();
     for (addr, pod) in owners {
@@ -82,7 +93,7 @@ pub(super) fn classes(
                 .collect(),
             range: asked.ranges.range_of(*addr),
         };
-        let class = known.entry(likeness).or_insert_with_key(|likeness| {
+        let place = *known.entry(likeness).or_insert_with_key(|likeness| {
             let of_range = likeness
                 .range
                 .and_then(|range| asked.ranges.classes.get(&range));
@@ -108,17 +119,20 @@ pub(super) fn classes(
                     for property in ports_named(likeness, named) {
                         let number = ids.property(&property);
                         class.insert(number);
-                        ports.insert(number, property);
+                        found.ports.insert(number, property);
                     }
                 }
             }
-            (class != of_range).then_some(class)
+            (class != of_range).then(|| {
+                found.classes.push(class);
+                found.classes.len() - 1
+            })
         });
-        if let Some(class) = class {
-            classes.insert(Addr::from(*addr), class.clone());
-        }
+        found
+            .peers
+            .extend(place.map(|place| (Addr::from(*addr), place)));
     }
-    (classes, ports)
+    found
 }
 
 /// The ports that a pod has of this name, as properties.

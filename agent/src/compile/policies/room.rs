@@ -23,6 +23,9 @@ pub(super) fn policies_without_room(
 ) -> BTreeMap<PolicyRef, Table> {
     let ranges = excess(draft.ranges.classes.len(), capacities.peer_ranges);
     let entries = excess(draft.entries.len(), capacities.rules);
+    if ranges + entries == 0 {
+        return BTreeMap::new();
+    }
     let (table, excess, needs) = if ranges > 0 {
         (Table::PeerRanges, ranges, ranges_by_policy(draft))
     } else {

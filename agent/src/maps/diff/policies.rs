@@ -345,11 +345,19 @@ impl Referred {
 /// The state to go through where a table has no room for what comes beside what goes.
 fn between(desired: &Contents, actual: &Contents, limits: &Limits) -> Option<Contents> {
     let in_force = actual.policy.slot();
-    let rules = both(desired.rules.keys(), actual.rules.keys()) > limits.rules;
-    let peers = both(desired.peers.keys(), actual.peers.keys()) > limits.peers;
-    let ranges = both(desired.peer_ranges.keys(), actual.peer_ranges.keys()) > limits.peer_ranges;
-    let pods = both(desired.pods.keys(), actual.pods.keys()) > limits.pods;
-    let addrs = both(desired.pod_addrs.iter(), actual.pod_addrs.iter()) > limits.pod_addrs;
+    let rules = exceed(desired.rules.keys(), actual.rules.keys(), limits.rules);
+    let peers = exceed(desired.peers.keys(), actual.peers.keys(), limits.peers);
+    let ranges = exceed(
+        desired.peer_ranges.keys(),
+        actual.peer_ranges.keys(),
+        limits.peer_ranges,
+    );
+    let pods = exceed(desired.pods.keys(), actual.pods.keys(), limits.pods);
+    let addrs = exceed(
+        desired.pod_addrs.iter(),
+        actual.pod_addrs.iter(),
+        limits.pod_addrs,
+    );
     if !(rules || peers || ranges || pods || addrs) {
         return None;
     }
@@ -413,11 +421,12 @@ fn between(desired: &Contents, actual: &Contents, limits: &Limits) -> Option<Con
     Some(between)
 }
 
-/// How many keys there are in either.
-fn both<'a, K: Ord + 'a>(
-    one: impl Iterator<Item = &'a K>,
-    other: impl Iterator<Item = &'a K>,
-) -> usize {
-    let all: BTreeSet<&K> = one.chain(other).collect();
-    all.len()
+/// Are there more keys in either than this?
+fn exceed<'a, K: Ord + 'a>(
+    one: impl ExactSizeIterator<Item = &'a K>,
+    other: impl ExactSizeIterator<Item = &'a K>,
+    limit: usize,
+) -> bool {
+    // Nearly always there is room for all of both.
+    one.len() + other.len() > limit && one.chain(other).collect::<BTreeSet<&K>>().len() > limit
 }
