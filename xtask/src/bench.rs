@@ -7,10 +7,11 @@
 //! | `programs` | each BPF program on its own, in nanoseconds |
 //! | `pure` | decoding, compiling, comparing; the packet logic on the host |
 //!
-//! This builds what is measured as it is released, and what measures as for tests (its time is spent
-//! in the kernel, and the rest of it is the same for everybody; but for `pure`, which is measured
-//! itself), runs the programs (`tests/benches`) as root, and collects what they say. How they measure
-//! stands beside them (`tests/src/bench`).
+//! This builds what is measured as it is released, and what measures as for tests, but for clients
+//! and servers: what they do between two calls of the kernel is the same for everybody, and the more
+//! it is, the less of a difference is seen (and but for `pure`, which is measured itself). It runs
+//! the programs (`tests/benches`) as root, and collects what they say. How they measure stands beside
+//! them (`tests/src/bench`).
 //!
 //! The environment says where something else than the plan is wanted: `WEIR_BENCH_SERVICES` and
 //! `WEIR_BENCH_POLICIES` (numbers with commas), `WEIR_BENCH_ROUNDS` and `WEIR_BENCH_MILLIS` (how many
@@ -40,6 +41,9 @@ use crate::{
 
 /// Before what else the machine does meanwhile: less of it falls between two samples.
 const PRIORITY: &str = "-10";
+
+/// Clients and servers, and all that is in one package with them, are as fast as what people run.
+const OPTIMISED: &[&str] = &["profile.dev.package.weir-tests.opt-level=3"];
 
 /// A program that measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -189,7 +193,7 @@ fn build_programs(
     measured: &str,
 ) -> Result<Vec<PathBuf>> {
     if benches.iter().any(|bench| bench.needs_kernel()) {
-        build::binaries(workspace)?;
+        build::binaries_with(workspace, OPTIMISED)?;
     }
     let mut programs = BTreeMap::new();
     for profile in BTreeSet::from(["dev", measured]) {
@@ -204,6 +208,7 @@ fn build_programs(
         let messages = process::step(
             &format!("build the measurements {list}"),
             build::static_cargo(workspace, "bench")?
+                .args(OPTIMISED.iter().flat_map(|setting| ["--config", setting]))
                 .args(["--package", "weir-agent", "--package", "weir-tests"])
                 .args(names.iter().flat_map(|name| ["--bench", name.as_str()]))
                 .args(["--profile", profile])

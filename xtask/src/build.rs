@@ -103,15 +103,17 @@ pub struct Binaries {
 /// Builds the binary, the demonstration and the test bed's helpers in one go, so that they share
 /// what they depend on. The BPF object must be there.
 pub fn binaries(workspace: &Workspace) -> Result<Binaries> {
+    binaries_with(workspace, &[])
+}
+
+/// The same with these settings of cargo's.
+pub fn binaries_with(workspace: &Workspace, settings: &[&str]) -> Result<Binaries> {
     process::step(
         "build weir and the test bed",
-        static_cargo(workspace, "build")?.args([
-            "--package",
-            "weir-agent",
-            "--package",
-            "weir-tests",
-            "--bins",
-        ]),
+        static_cargo(workspace, "build")?
+            .args(settings.iter().flat_map(|setting| ["--config", setting]))
+            .args(["--package", "weir-agent", "--package", "weir-tests"])
+            .arg("--bins"),
         None,
     )?;
     Ok(Binaries {

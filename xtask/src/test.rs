@@ -76,8 +76,8 @@ impl Level {
     fn threads(self) -> Option<usize> {
         let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         match self {
-            Self::Host | Self::Network => Some(2 * processors),
-            Self::Program | Self::Conformance | Self::Deploy | Self::Kernels => None,
+            Self::Host | Self::Network | Self::Conformance => Some(2 * processors),
+            Self::Program | Self::Deploy | Self::Kernels => None,
         }
     }
 
