@@ -4,21 +4,25 @@
 //! who answers. The change is made in the same thread right before, so what is measured is
 //! everything: the API server's telling, the agent's work, the kernel's writing, and the packet.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use weir_tests::bed::Sandbox;
 use weir_tests::bed::namespace::Namespace;
 
 use crate::world::TARGET_PORT;
 
-/// A question that is not answered by then was refused, or met nobody.
+/// A question that is not answered by then was refused, or met nobody: it is asked again.
 const ANSWER: Duration = Duration::from_micros(500);
+/// The same where it must not be a matter of a busy machine.
+const SURE_ANSWER: Duration = Duration::from_millis(5);
 /// A change that is not met by then never will be.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -75,7 +79,7 @@ pub fn first_answer(
         let start = Instant::now();
         change()?;
         while start.elapsed() < LIMIT {
-            if ask(to)?.as_deref() == Some(name.as_bytes()) {
+            if ask(to, ANSWER)?.as_deref() == Some(name.as_bytes()) {
                 return Ok(start.elapsed());
             }
         }
@@ -90,7 +94,7 @@ pub fn no_answer(client: &Namespace, to: SocketAddr) -> Result<()> {
         // One question may be lost without any reason.
         let mut silent = 0;
         while silent < 5 {
-            silent = match ask(to)? {
+            silent = match ask(to, SURE_ANSWER)? {
                 Some(_) => 0,
                 None => silent + 1,
             };
@@ -103,12 +107,14 @@ pub fn no_answer(client: &Namespace, to: SocketAddr) -> Result<()> {
     })
 }
 
-fn ask(to: SocketAddr) -> Result<Option<Vec<u8>>> {
+fn ask(to: SocketAddr, patience: Duration) -> Result<Option<Vec<u8>>> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a socket")?;
-    socket.set_read_timeout(Some(ANSWER))?;
     let asked = socket.connect(to).and_then(|()| socket.send(b"?"));
     let mut answer = [0; 16];
-    match asked.and_then(|_| socket.recv(&mut answer)) {
+    let answered = asked
+        .and_then(|_| wait_for(&socket, patience))
+        .and_then(|()| socket.recv(&mut answer));
+    match answered {
         Ok(length) => Ok(Some(answer[..length].to_vec())),
         Err(error) => match error.kind() {
             // Refused before there is anybody, or by a policy.
@@ -120,5 +126,15 @@ fn ask(to: SocketAddr) -> Result<Option<Vec<u8>>> {
             | ErrorKind::PermissionDenied => Ok(None),
             _ => Err(error).with_context(|| format!("ask {to}")),
         },
+    }
+}
+
+/// Waits for an answer, or that there is none. A socket's own time limit is counted in ticks of the
+/// kernel's clock: of 4 ms, which is longer than most of what is measured here.
+fn wait_for(socket: &UdpSocket, patience: Duration) -> io::Result<()> {
+    let mut sockets = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    match ppoll(&mut sockets, Some(patience.into()), None)? {
+        0 => Err(ErrorKind::TimedOut.into()),
+        _ => Ok(()),
     }
 }
