@@ -30,8 +30,8 @@ pub enum Extent {
         services: BTreeSet<ServiceRef>,
         /// What these numbers of theirs have in `SERVICES`, `BACKENDS` and `SERVING`.
         numbers: BTreeSet<u32>,
-        /// Where services that changed themselves were or are reached, and who the numbers belong
-        /// to, in any table; `None`: no service has changed itself.
+        /// Where services were or are reached that changed themselves: with them, whatever the
+        /// numbers have in any table may be different. `None`: no service has changed itself.
         frontends: Option<BTreeSet<FrontendKey>>,
         /// The tables of policies.
         policies: bool,

@@ -14,9 +14,7 @@ use std::collections::BTreeSet;
 use weir_ebpf::tables::{FrontendKey, PodAddr, ServiceName, SourceRange};
 
 use crate::maps::{Contents, service_ports};
-use crate::model::{
-    Cluster, EndpointGroup, Family, Kind as ObjectKind, ObjectRef, Service, ServiceRef,
-};
+use crate::model::{Cluster, EndpointGroup, Kind as ObjectKind, ObjectRef, Service, ServiceRef};
 
 use super::choice::Place;
 use super::endpoints::Slices;
@@ -203,25 +201,18 @@ impl<'a> Seen<'a> {
         let mut account = Account::default();
         account.add_unused(service, groups);
         let mut taken = BTreeSet::new();
-        for port in &service.ports {
-            for family in [Family::V4, Family::V6] {
-                let subject = Subject {
-                    service,
-                    port,
-                    family,
-                };
-                // Which sets there are follows from the service's addresses.
-                let number = |policy| Some((ids.known(&subject.name(policy))?, policy));
-                let (numbers, policies): (Vec<u32>, Vec<_>) =
-                    POLICIES.into_iter().filter_map(number).unzip();
-                // Of two ports that are called the same the first has the addresses.
-                if numbers.iter().all(|number| taken.contains(number)) {
-                    continue;
-                }
-                taken.extend(numbers.iter().copied());
-                let sets = sets::sets(&subject, &policies, groups, place, &mut account);
-                self.numbered.extend(numbers.into_iter().zip(sets));
+        for subject in Subject::all(service) {
+            // Which sets there are follows from the service's addresses.
+            let number = |policy| Some((ids.known(&subject.name(policy))?, policy));
+            let (numbers, policies): (Vec<u32>, Vec<_>) =
+                POLICIES.into_iter().filter_map(number).unzip();
+            // Of two ports that are called the same the first has the addresses.
+            if numbers.iter().all(|number| taken.contains(number)) {
+                continue;
             }
+            taken.extend(numbers.iter().copied());
+            let sets = sets::sets(&subject, &policies, groups, place, &mut account);
+            self.numbered.extend(numbers.into_iter().zip(sets));
         }
         account
     }

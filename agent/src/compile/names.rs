@@ -16,7 +16,18 @@ pub(super) struct Subject<'a> {
     pub family: Family,
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Every port of a service in each family.
+    pub fn all(service: &'a Service) -> impl Iterator<Item = Self> {
+        service.ports.iter().flat_map(move |port| {
+            [Family::V4, Family::V6].map(|family| Self {
+                service,
+                port,
+                family,
+            })
+        })
+    }
+
     /// The name of its endpoints that are chosen under this policy.
     pub fn name(&self, policy: TrafficPolicy) -> ServiceName {
         let Self {

@@ -13,7 +13,7 @@ use weir_ebpf::addr::Addr;
 use weir_ebpf::tables::{Frontend, FrontendKey, ServiceName, SourceRange};
 
 use crate::maps::{Contents, service_ports};
-use crate::model::{Cluster, EndpointGroup, Family, Service};
+use crate::model::{Cluster, EndpointGroup, Service};
 
 use super::choice::Place;
 use super::frontends::{Claim, Full, Kind, Owners};
@@ -109,24 +109,17 @@ impl<'a> Drafts<'a> {
     pub fn add(&mut self, service: &'a Service, groups: &[&EndpointGroup]) -> Account {
         let mut account = Account::default();
         account.add_unused(service, groups);
-        for port in &service.ports {
-            for family in [Family::V4, Family::V6] {
-                let subject = Subject {
-                    service,
-                    port,
-                    family,
-                };
-                match self.owners.claim(subject, &mut self.skipped) {
-                    Ok(claims) if claims.is_empty() => {}
-                    Ok(claims) => {
-                        let draft = Draft::new(subject, claims, groups, self.place, &mut account);
-                        self.drafts.push(draft);
-                    }
-                    Err(Full) => self.skipped.push(subject.skipped(Reason::NoRoom {
-                        table: Table::Frontends,
-                        capacity: self.capacity,
-                    })),
+        for subject in Subject::all(service) {
+            match self.owners.claim(subject, &mut self.skipped) {
+                Ok(claims) if claims.is_empty() => {}
+                Ok(claims) => {
+                    let draft = Draft::new(subject, claims, groups, self.place, &mut account);
+                    self.drafts.push(draft);
                 }
+                Err(Full) => self.skipped.push(subject.skipped(Reason::NoRoom {
+                    table: Table::Frontends,
+                    capacity: self.capacity,
+                })),
             }
         }
         account

@@ -1,10 +1,8 @@
 //! Reading packets: never beyond their end, never otherwise than an independent reader does.
 
-mod common;
-
 use std::net::IpAddr;
 
-use common::{
+use crate::common::{
     addr, frame,
     frame::{ACK, SYN},
     tuple,

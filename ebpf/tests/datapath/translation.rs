@@ -1,10 +1,8 @@
 //! Translating whole frames: right checksums, only declared bytes, and back again.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{
+use crate::common::{
     frame::{self, assert_checksums},
     strategy::{any_addr, any_port},
 };

@@ -5,11 +5,9 @@
 //!   of the day still allow in the direction in which it was opened;
 //! - whoever looks for a connection's entry and does not find it treats it as one that begins.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{
+use crate::common::{
     frame,
     policy::{EGRESS, FRIENDS, INGRESS, POD, V4, V6, echo, echo_reply},
     tuple,

@@ -5,15 +5,13 @@
 //! The verdicts come from the compiler and the datapath, as they do in the kernel; a packet's
 //! event is put into names and says the same.
 
-mod policies;
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::policies::connections::connections;
+use crate::policies::worlds::world;
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
-use policies::connections::connections;
-use policies::worlds::world;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde::de::DeserializeOwned;

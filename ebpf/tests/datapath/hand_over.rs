@@ -1,8 +1,6 @@
 //! The way past the node's IP layer: what takes it, and what it does to a packet.
 
-mod common;
-
-use common::{
+use crate::common::{
     addr,
     frame::{self, assert_checksums},
     tuple,

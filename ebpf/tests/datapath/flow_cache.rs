@@ -1,16 +1,14 @@
 //! What a processor keeps of flows that it has looked up: always what `FLOWS` says.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use bytemuck::Zeroable as _;
-use common::{
+use crate::common::{
     addr, backend,
     frame::{self, ACK, FIN_ACK, SYN, SYN_ACK},
     tuple,
     world::{Hook, World},
 };
+use bytemuck::Zeroable as _;
 use proptest::prelude::*;
 use weir_ebpf::{
     addr::{Port, Protocol},

@@ -3,16 +3,13 @@
 //! Random clusters are compiled for both of their nodes, and what the tables say of a connection
 //! is compared with what the evaluator says of it: the verdict and the reason.
 
-#[path = "policy_compile/history.rs"]
 mod history;
-#[path = "policy_compile/node.rs"]
 mod node;
-mod policies;
 
+use crate::policies::connections::connections;
+use crate::policies::worlds::world;
 use history::{Agent, Agents, Question, edits};
 use node::Judge;
-use policies::connections::connections;
-use policies::worlds::world;
 use proptest::prelude::*;
 use weir_agent::maps::diff::{Limits, diff_within};
 use weir_agent::maps::{Contents, Plan};

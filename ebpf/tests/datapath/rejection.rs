@@ -1,9 +1,7 @@
 //! The answers to refused packets: right in every field and checksum, as an independent reader
 //! (`etherparse`) sees them.
 
-mod common;
-
-use common::{
+use crate::common::{
     addr,
     frame::{self, ACKNOWLEDGEMENT, LINK, SEQUENCE},
     tuple,

@@ -1,8 +1,6 @@
 //! What socket calls of the node's processes become.
 
-mod common;
-
-use common::{addr, backend, world::World};
+use crate::common::{addr, backend, world::World};
 use weir_ebpf::{
     addr::{Port, Protocol},
     conntrack::SECOND,

@@ -1,8 +1,6 @@
 //! How flows live, end and share a node's ports: one behaviour a test.
 
-mod common;
-
-use common::{
+use crate::common::{
     addr, backend,
     frame::{self, ACK, FIN_ACK, SYN, SYN_ACK},
     policy::{POD, V4},

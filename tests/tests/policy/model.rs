@@ -3,17 +3,17 @@
 //! It is compared with the compiler and the datapath; what it is compared with itself here is
 //! what the API's text promises of all policies.
 
-mod policies;
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::policies::connections::{connection, connections};
+use crate::policies::rules::{
+    ip_block, policy, readable_policy, rule, selector, unreadable_policy,
+};
+use crate::policies::worlds::{labels, world};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
-use policies::connections::{connection, connections};
-use policies::rules::{ip_block, policy, readable_policy, rule, selector, unreadable_policy};
-use policies::worlds::{labels, world};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde::Serialize;
@@ -172,7 +172,7 @@ proptest! {
     #[test]
     fn an_empty_rule_for_all_allows_all(world in world(), asked in connections()) {
         let mut open = world.clone();
-        for namespace in policies::plan::NAMESPACES {
+        for namespace in crate::policies::plan::NAMESPACES {
             open.policies.push(NetworkPolicy {
                 name: PolicyName { namespace: namespace.to_owned(), name: "all".to_owned() },
                 pod_selector: None,

@@ -1,8 +1,6 @@
 //! What policies say of packets at pods' interfaces, rule by rule.
 
-mod common;
-
-use common::{
+use crate::common::{
     addr, backend, frame,
     policy::{EGRESS, FAMILIES, FRIENDS, INGRESS, OTHER, POD, V4, V6, echo, echo_reply, packet},
     tuple,

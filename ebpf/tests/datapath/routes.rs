@@ -1,11 +1,9 @@
 //! What the node's routes said counts for what follows, and for how long.
 
-mod common;
-
 use std::cell::Cell;
 
+use crate::common::{addr, frame, tuple, world::World};
 use bytemuck::Zeroable as _;
-use common::{addr, frame, tuple, world::World};
 use weir_ebpf::{
     addr::{Addr, Port, Protocol},
     buffer::Buffer,

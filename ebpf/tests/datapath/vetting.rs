@@ -1,8 +1,6 @@
 //! Flows that were vetted: what is asked of their packets no more, and when it is asked again.
 
-mod common;
-
-use common::{
+use crate::common::{
     addr, backend, frame,
     policy::{EGRESS, FRIENDS, OTHER, POD, Passed, V4, V6, packet},
     tuple,

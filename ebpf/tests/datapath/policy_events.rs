@@ -1,8 +1,6 @@
 //! What is told of packets at pods' interfaces.
 
-mod common;
-
-use common::{
+use crate::common::{
     addr, backend, frame,
     policy::{EGRESS, FRIENDS, INGRESS, OTHER, POD, V4, packet},
     tuple,

@@ -16,9 +16,9 @@ use weir_tests::reference::policy::world::{Direction, Labels, NetworkPolicy, Wor
 use weir_tests::reference::policy::{Connection, Traffic};
 
 use super::node::{Judge, context, number, objects};
-use super::policies::plan::NODES;
-use super::policies::rules::policy;
-use super::policies::worlds::{labels, world};
+use crate::policies::plan::NODES;
+use crate::policies::rules::policy;
+use crate::policies::worlds::{labels, world};
 
 /// A change of a cluster.
 #[derive(Clone, Debug)]

@@ -1,8 +1,4 @@
 //! What the host tests of the packet logic share: a node in memory, and frames.
-#![allow(
-    dead_code,
-    reason = "each test binary compiles this module and uses a part of it"
-)]
 
 pub mod frame;
 pub mod policy;

@@ -1,8 +1,6 @@
 //! Shortcuts: what of a packet that was handed over counts for the next ones, and for how long.
 
-mod common;
-
-use common::{
+use crate::common::{
     addr,
     frame::{self, ACK, FIN_ACK, SYN, assert_checksums},
     tuple,

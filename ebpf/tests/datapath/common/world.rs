@@ -12,9 +12,9 @@ use weir_ebpf::{
     addr::{Addr, Port, Protocol},
     buffer::Buffer,
     conntrack::SECOND,
-    datapath::{self, At, Decision, Sender, Workspace},
+    datapath::{self, At},
     event::Event,
-    packet::{Headers, Opener},
+    packet::Opener,
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Cidr, Class, Connection,
         ConnectionKey, Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend,
@@ -209,11 +209,6 @@ impl World {
             .retain(|key, _| key.service != service || key.slot < backend_count);
     }
 
-    /// Is this now a backend of the service port?
-    pub fn serves(&self, service: u32, backend: Backend) -> bool {
-        self.is_serving(&ServingKey { service, backend })
-    }
-
     /// Forgets an entry of `FLOWS`, as the kernel does when the table is full.
     pub fn evict(&self, tuple: &Tuple) -> Option<Flow> {
         self.flows.borrow_mut().remove(tuple)
@@ -255,21 +250,6 @@ impl World {
             verdict,
             frame: buffer.bytes().to_vec(),
         }
-    }
-
-    /// What a hook decides about a packet with ports, and the flow it says so of.
-    pub fn decide(&self, hook: Hook, headers: &Headers) -> (Decision, Flow) {
-        let nothing = Buffer::<0>::new(&[]).expect("nothing");
-        let mut work = Workspace::new();
-        work.headers = *headers;
-        let decision = match hook {
-            Hook::FromPod => datapath::from_pod(&nothing, self, UPLINK, &mut work),
-            Hook::ToPod => datapath::to_pod(&nothing, self, UPLINK, Sender::Other, &mut work),
-            Hook::FromNetwork => datapath::from_network(&nothing, self, &mut work),
-            Hook::ToNetwork => datapath::to_network(&nothing, self, UPLINK, &mut work),
-            Hook::Socket => panic!("no packet meets a socket call"),
-        };
-        (decision, work.flow)
     }
 
     /// Gives another processor its turn when it is due.

@@ -5,11 +5,9 @@
 //! - an established connection never changes its backend;
 //! - a service with backends is reached, one without refuses.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{
+use crate::common::{
     addr, frame,
     world::{
         Hook::{FromPod, ToPod},

@@ -1,8 +1,6 @@
 //! ICMP errors as whole frames: right checksums, only declared bytes, and back again.
 
-mod common;
-
-use common::{
+use crate::common::{
     frame,
     strategy::{any_addr, any_port},
     world::{Hook, World},

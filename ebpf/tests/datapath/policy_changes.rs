@@ -1,8 +1,6 @@
 //! What becomes of conversations when policies change.
 
-mod common;
-
-use common::{
+use crate::common::{
     frame,
     policy::{EGRESS, FAMILIES, FRIENDS, Family, INGRESS, POD, V4, packet},
     tuple,

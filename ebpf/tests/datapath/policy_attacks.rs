@@ -1,8 +1,6 @@
 //! What rides on an allowed conversation, or only looks like a part of it.
 
-mod common;
-
-use common::{
+use crate::common::{
     addr, backend, frame,
     policy::{
         EGRESS, FAMILIES, FRIENDS, Family, INGRESS, OTHER, POD, V4, V6, echo, echo_reply, icmp,
