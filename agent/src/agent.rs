@@ -440,8 +440,10 @@ impl Agent {
         match result {
             Ok((compiled, writes)) => {
                 match compiled {
-                    Compiled::Everything => self.spare.used(now),
-                    Compiled::Parts { .. } => {}
+                    Compiled::Parts {
+                        policies: false, ..
+                    } => {}
+                    Compiled::Parts { .. } | Compiled::Everything => self.spare.used(now),
                 }
                 let desired = self.compiler.desired();
                 self.surface.synchronised(surface::Synchronised {

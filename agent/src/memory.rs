@@ -1,8 +1,8 @@
 //! Memory that nobody uses is given back.
 //!
-//! The first lists and every complete compilation need much more memory than what comes of them,
-//! and the allocator keeps what was freed for later, which on a node is somebody else's. It is given
-//! back when there is time for it: some milliseconds of work.
+//! The first lists and every compilation of everything, or of all policies, need much more memory
+//! than what comes of them, and the allocator keeps what was freed for later, which on a node is
+//! somebody else's. It is given back when there is time for it: some milliseconds of work.
 #![allow(
     unsafe_code,
     reason = "no crate wraps the allocator's only call that gives back what is in the middle of the heap"
