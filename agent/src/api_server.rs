@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    model::{Kind, ObjectRef, ServiceRef},
+    model::ServiceRef,
     observe::{
         listeners::{Listening, Purpose},
         status::Source,
@@ -81,7 +81,7 @@ impl ApiServer {
             let port = listener.address.port();
             if unanswered.insert(service.clone()) && !self.unanswered.contains(service) {
                 self.announcer.say(News::NoHealthCheck {
-                    service: ObjectRef::new(Kind::Service, &service.namespace, &service.name),
+                    service: service.reference(),
                     why: format!("\"{service}\" on port {port}: {error}"),
                 });
             }

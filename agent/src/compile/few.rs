@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use weir_ebpf::tables::{FrontendKey, PodAddr, ServiceName, SourceRange};
 
 use crate::maps::{Contents, service_ports};
-use crate::model::{Cluster, EndpointGroup, Kind as ObjectKind, ObjectRef, Service, ServiceRef};
+use crate::model::{Cluster, EndpointGroup, ObjectRef, Service, ServiceRef};
 
 use super::choice::Place;
 use super::endpoints::Slices;
@@ -53,16 +53,8 @@ pub(super) fn recompile(
     few: &Few,
     (place, ids, capacities): (Place<'_>, &mut Ids, &Capacities),
 ) -> Option<Recompiled> {
-    // Where room is short, who gets how much depends on everybody. Of two sources, the order of
-    // slices is not the order of their names.
-    let is_short = |reason: &Reason| match reason {
-        Reason::AddressTaken { .. } | Reason::NodePortTaken { .. } => false,
-        Reason::NoRoom { .. }
-        | Reason::NoRoomForBackends { .. }
-        | Reason::NoRoomForRules { .. }
-        | Reason::NoRoomForRanges { .. } => true,
-    };
-    if desired.skipped.iter().any(|it| is_short(&it.reason)) || cluster.has_several_sources() {
+    // Of two sources, the order of slices is not the order of their names.
+    if concerns_others(desired, &few.services) || cluster.has_several_sources() {
         return None;
     }
     let mut seen = Seen::default();
@@ -84,7 +76,7 @@ pub(super) fn recompile(
             let account = drafts.add(service, &groups);
             seen.note(service, &groups, place, account);
         }
-        if !drafts.skipped.is_empty() || is_disputed(desired, &few.services) {
+        if !drafts.skipped.is_empty() {
             return None;
         }
         let known = Known::of(&few.services, &desired.contents);
@@ -144,20 +136,20 @@ pub(super) fn recompile(
     })
 }
 
-/// Has one of these services lost an address to another one, or another one to it?
-fn is_disputed(desired: &Desired, services: &BTreeSet<ServiceRef>) -> bool {
-    let reference = |id: &ServiceRef| ObjectRef::new(ObjectKind::Service, &id.namespace, &id.name);
-    let references: BTreeSet<ObjectRef> = services.iter().map(reference).collect();
-    desired.skipped.iter().any(|skipped| {
-        let by = match &skipped.reason {
-            Reason::AddressTaken { by, .. } | Reason::NodePortTaken { by, .. } => by.as_ref(),
-            Reason::NoRoom { .. }
-            | Reason::NoRoomForBackends { .. }
-            | Reason::NoRoomForRules { .. }
-            | Reason::NoRoomForRanges { .. } => None,
-        };
-        let mut concerned = by.into_iter().chain([&skipped.object]);
-        concerned.any(|object| references.contains(object))
+/// Has one of these services lost an address to another one, or another one to it? Or is room short?
+/// Who gets how much then depends on everybody.
+fn concerns_others(desired: &Desired, services: &BTreeSet<ServiceRef>) -> bool {
+    let references: BTreeSet<ObjectRef> = services.iter().map(ServiceRef::reference).collect();
+    let mut skipped = desired.skipped.iter();
+    skipped.any(|skipped| match &skipped.reason {
+        Reason::AddressTaken { by, .. } | Reason::NodePortTaken { by, .. } => {
+            let mut concerned = by.iter().chain([&skipped.object]);
+            concerned.any(|object| references.contains(object))
+        }
+        Reason::NoRoom { .. }
+        | Reason::NoRoomForBackends { .. }
+        | Reason::NoRoomForRules { .. }
+        | Reason::NoRoomForRanges { .. } => true,
     })
 }
 

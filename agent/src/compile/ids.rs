@@ -122,6 +122,10 @@ impl Ids {
     /// Takes back the numbers of these sets of endpoints.
     pub(super) fn release<'a>(&mut self, names: impl IntoIterator<Item = &'a ServiceName>) {
         self.free.append(&mut self.resting);
+        self.take_back(names);
+    }
+
+    fn take_back<'a>(&mut self, names: impl IntoIterator<Item = &'a ServiceName>) {
         for name in names {
             if let Some(number) = self.numbers.remove(Sought::from(name).key()) {
                 self.entries.entry(number).or_default().clear();
@@ -153,12 +157,7 @@ impl Ids {
         if self.suffice(names, end) {
             return names.iter().map(|name| self.number(name, end)).collect();
         }
-        for name in names {
-            if let Some(number) = self.numbers.remove(Sought::from(name).key()) {
-                self.entries.entry(number).or_default().clear();
-                self.resting.insert(number);
-            }
-        }
+        self.take_back(names);
         None
     }
 

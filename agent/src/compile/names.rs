@@ -3,7 +3,7 @@
 use weir_ebpf::addr::{Port, Protocol as WireProtocol};
 use weir_ebpf::tables::{EndpointSet, ServiceName};
 
-use crate::model::{Family, Kind, ObjectRef, Protocol, Service, ServicePort, TrafficPolicy};
+use crate::model::{Family, ObjectRef, Protocol, Service, ServicePort, TrafficPolicy};
 
 use super::skipped::Part;
 use super::{Reason, Skipped};
@@ -52,8 +52,7 @@ impl<'a> Subject<'a> {
 
     /// Its service.
     pub fn reference(&self) -> ObjectRef {
-        let id = &self.service.id;
-        ObjectRef::new(Kind::Service, &id.namespace, &id.name)
+        self.service.id.reference()
     }
 
     /// Which part of its service it is.

@@ -144,6 +144,14 @@ pub struct ServiceRef {
     pub name: String,
 }
 
+impl ServiceRef {
+    /// The service as an object.
+    #[must_use]
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef::new(Kind::Service, &self.namespace, &self.name)
+    }
+}
+
 impl fmt::Display for ServiceRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

@@ -2,7 +2,7 @@
 
 use crate::common::{
     frame,
-    strategy::{any_addr, any_port},
+    strategy::any_tuples,
     world::{Hook, World},
 };
 use proptest::prelude::*;
@@ -16,26 +16,6 @@ use weir_ebpf::{
 /// Where the quoted packet begins in a frame.
 const QUOTE_V4: usize = 14 + 20 + 8;
 const QUOTE_V6: usize = 14 + 40 + 8;
-
-/// A quoted packet's tuple, the one it becomes, and a router.
-fn any_tuples() -> impl Strategy<Value = (Tuple, Tuple, Addr)> {
-    let protocol = prop::sample::select(vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP]);
-    (any::<bool>(), protocol).prop_flat_map(|(is_v4, protocol)| {
-        let ends = || (any_addr(is_v4), any_addr(is_v4), any_port(), any_port());
-        (ends(), ends(), any_addr(is_v4)).prop_map(move |(from, to, router)| {
-            let tuple = |(src, dst, src_port, dst_port)| Tuple {
-                src,
-                dst,
-                src_port,
-                dst_port,
-                protocol,
-                is_beside: 0,
-                reserved: [0; 2],
-            };
-            (tuple(from), tuple(to), router)
-        })
-    })
-}
 
 /// An error about the first bytes of a packet, from a router or from the packet's destination.
 fn error(quoted: &Tuple, from: Addr, payload: &[u8], behind_header: usize) -> Vec<u8> {

@@ -1,7 +1,6 @@
 //! The way past the node's IP layer: what takes it, and what it does to a packet.
 
 use crate::common::{
-    addr,
     frame::{self, assert_checksums},
     tuple,
     world::World,
@@ -33,16 +32,7 @@ fn ends() -> [Tuple; 2] {
 }
 
 fn world(flags: PolicyFlags) -> World {
-    let world = World::default();
-    for (pod, interface) in [
-        ("10.200.0.2", HERE),
-        ("fd00:10:200::2", HERE),
-        ("10.200.0.5", THERE),
-        ("fd00:10:200::5", THERE),
-    ] {
-        let entry = Receiver { interface };
-        world.receivers.borrow_mut().insert(addr(pod), entry);
-    }
+    let world = World::with_receivers([HERE, THERE]);
     world.policy.set(Policy {
         revision: 2,
         flags,

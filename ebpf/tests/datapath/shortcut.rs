@@ -17,8 +17,7 @@ use weir_ebpf::{
     },
     packet::TcpFlags,
     tables::{
-        ANYONE, Backend, Pod, PodState, Policy, PolicyFlags, Receiver, ShortcutKey, Slots,
-        Tables as _, Tuple,
+        ANYONE, Backend, Pod, PodState, Policy, PolicyFlags, ShortcutKey, Slots, Tables as _, Tuple,
     },
     verdict::{DropReason, Hook, Verdict},
 };
@@ -45,16 +44,7 @@ fn asked() -> Tuple {
 }
 
 fn world() -> World {
-    let world = World::default();
-    for (pod, interface) in [
-        ("10.200.0.2", CLIENT),
-        ("fd00:10:200::2", CLIENT),
-        ("10.200.0.5", SERVER),
-        ("fd00:10:200::5", SERVER),
-    ] {
-        let entry = Receiver { interface };
-        world.receivers.borrow_mut().insert(addr(pod), entry);
-    }
+    let world = World::with_receivers([CLIENT, SERVER]);
     world.policy.set(Policy {
         flags: PolicyFlags::HAND_OVER,
         ..Policy::default()

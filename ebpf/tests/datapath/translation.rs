@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::common::{
     frame::{self, assert_checksums},
-    strategy::{any_addr, any_port},
+    strategy::any_tuples,
 };
 use proptest::prelude::*;
 use weir_ebpf::{
@@ -14,26 +14,6 @@ use weir_ebpf::{
     packet::{Headers, TcpFlags},
     tables::Tuple,
 };
-
-/// The tuple of a packet, and another one of its family and protocol.
-fn any_tuples() -> impl Strategy<Value = (Tuple, Tuple)> {
-    let protocol = prop::sample::select(vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP]);
-    (any::<bool>(), protocol).prop_flat_map(|(is_v4, protocol)| {
-        let ends = || (any_addr(is_v4), any_addr(is_v4), any_port(), any_port());
-        (ends(), ends()).prop_map(move |(from, to)| {
-            let tuple = |(src, dst, src_port, dst_port)| Tuple {
-                src,
-                dst,
-                src_port,
-                dst_port,
-                protocol,
-                is_beside: 0,
-                reserved: [0; 2],
-            };
-            (tuple(from), tuple(to))
-        })
-    })
-}
 
 fn translate(frame: &[u8], to: &Tuple) -> Option<Vec<u8>> {
     let headers = frame::headers(frame);
@@ -98,7 +78,7 @@ proptest! {
 
     #[test]
     fn a_translated_frame_has_the_new_tuple_and_right_checksums(
-        (from, to) in any_tuples(), flags: u8, payload in prop::collection::vec(any::<u8>(), 0..100),
+        (from, to, _) in any_tuples(), flags: u8, payload in prop::collection::vec(any::<u8>(), 0..100),
     ) {
         let frame = frame::of(&from, TcpFlags(flags), &payload);
         assert_checksums(&frame);
@@ -109,7 +89,7 @@ proptest! {
 
     #[test]
     fn only_addresses_ports_and_their_checksums_change(
-        (from, to) in any_tuples(), payload in prop::collection::vec(any::<u8>(), 0..100), padding in 0..20_usize,
+        (from, to, _) in any_tuples(), payload in prop::collection::vec(any::<u8>(), 0..100), padding in 0..20_usize,
     ) {
         let mut frame = frame::of(&from, TcpFlags::SYN, &payload);
         frame.resize(frame.len() + padding, 0xee);
@@ -123,7 +103,7 @@ proptest! {
 
     #[test]
     fn translating_back_gives_the_frame_as_it_was(
-        (from, to) in any_tuples(), payload in prop::collection::vec(any::<u8>(), 0..100),
+        (from, to, _) in any_tuples(), payload in prop::collection::vec(any::<u8>(), 0..100),
     ) {
         let frame = frame::of(&from, TcpFlags::ACK, &payload);
         let there = translate(&frame, &to).expect("it can be changed");
@@ -133,7 +113,7 @@ proptest! {
 
     #[test]
     fn a_datagram_without_a_checksum_stays_without_one(
-        (from, to) in any_tuples(), payload in prop::collection::vec(any::<u8>(), 0..100),
+        (from, to, _) in any_tuples(), payload in prop::collection::vec(any::<u8>(), 0..100),
     ) {
         let from = Tuple { protocol: Protocol::UDP, ..from };
         let to = Tuple { protocol: Protocol::UDP, ..to };
@@ -148,7 +128,7 @@ proptest! {
 
     #[test]
     fn a_checksum_that_comes_out_as_zero_is_not_taken_for_none(
-        (from, to) in any_tuples(), mut payload in prop::collection::vec(any::<u8>(), 2..100),
+        (from, to, _) in any_tuples(), mut payload in prop::collection::vec(any::<u8>(), 2..100),
     ) {
         let from = Tuple { protocol: Protocol::UDP, ..from };
         let to = Tuple { protocol: Protocol::UDP, ..to };
@@ -165,7 +145,7 @@ proptest! {
 
     #[test]
     fn an_sctp_packet_gets_the_checksum_of_its_new_ports(
-        (from, to) in any_tuples(), data in prop::collection::vec(any::<u8>(), 0..1_400),
+        (from, to, _) in any_tuples(), data in prop::collection::vec(any::<u8>(), 0..1_400),
     ) {
         let from = Tuple { protocol: Protocol::SCTP, ..from };
         let to = Tuple { protocol: Protocol::SCTP, ..to };

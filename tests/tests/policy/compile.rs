@@ -6,6 +6,7 @@
 mod history;
 mod node;
 
+use crate::cases;
 use crate::policies::connections::connections;
 use crate::policies::worlds::world;
 use history::{Agent, Agents, Question, edits};
@@ -23,11 +24,7 @@ const WORLDS: u32 = 10_000;
 const HISTORIES: u32 = 500;
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: WORLDS,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(WORLDS))]
 
     #[test]
     fn the_tables_say_what_the_evaluator_says(
@@ -38,11 +35,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: HISTORIES,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(HISTORIES))]
 
     #[test]
     fn every_prefix_of_a_change_judges_all_as_before_or_all_as_after(

@@ -7,3 +7,14 @@ mod policies;
 mod compile;
 mod model;
 mod reasons;
+
+use proptest::prelude::ProptestConfig;
+
+/// So many random cases; what fails is printed, and not kept.
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}

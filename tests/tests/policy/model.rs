@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::cases;
 use crate::policies::connections::{connection, connections};
 use crate::policies::rules::{
     ip_block, policy, readable_policy, rule, selector, unreadable_policy,
@@ -29,13 +30,8 @@ use weir_tests::reference::policy::{
     Connection, Judgement, Missed, Verdict, evaluate, manifests, rules,
 };
 
-fn config() -> ProptestConfig {
-    ProptestConfig {
-        cases: 300,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
+/// Random worlds of each property.
+const WORLDS: u32 = 300;
 
 fn rules_mut(policy: &mut NetworkPolicy, direction: Direction) -> &mut Vec<Rule> {
     let rules = match direction {
@@ -58,7 +54,7 @@ fn check_only_adds(before: &Verdict, after: &Verdict) -> Result<(), TestCaseErro
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(cases(WORLDS))]
 
     #[test]
     fn a_rule_more_takes_no_permission_away(

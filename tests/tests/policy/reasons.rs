@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::cases;
 use crate::policies::connections::connections;
 use crate::policies::worlds::world;
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
@@ -160,11 +161,7 @@ fn both_said(explanation: &Explanation) -> [Said; 2] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: WORLDS,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(WORLDS))]
 
     #[test]
     fn an_explanation_says_what_the_evaluator_says(world in world(), asked in connections()) {

@@ -20,7 +20,7 @@ impl Cluster {
     /// The service of this name, if Weir serves it.
     #[must_use]
     pub fn service(&self, id: &ServiceRef) -> Option<&Service> {
-        match self.get(&ObjectRef::new(Kind::Service, &id.namespace, &id.name))? {
+        match self.get(&id.reference())? {
             Object::Service(service) => Some(service),
             _ => None,
         }

@@ -156,6 +156,21 @@ impl Default for World {
 }
 
 impl World {
+    /// Where packets are handed over to two pods, 10.200.0.2 and 10.200.0.5, which have IPv6, too.
+    pub fn with_receivers([first, second]: [u32; 2]) -> Self {
+        let world = Self::default();
+        for (pod, interface) in [
+            ("10.200.0.2", first),
+            ("fd00:10:200::2", first),
+            ("10.200.0.5", second),
+            ("fd00:10:200::5", second),
+        ] {
+            let entry = Receiver { interface };
+            world.receivers.borrow_mut().insert(super::addr(pod), entry);
+        }
+        world
+    }
+
     /// Lets time pass.
     pub fn wait(&self, time: Nanos) {
         self.clock.set(self.clock.get() + time);
