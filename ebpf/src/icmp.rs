@@ -12,7 +12,7 @@ use crate::{
     checksum, conntrack,
     datapath::Workspace,
     nat::{V4_CHECKSUM, V4_DST, V4_SRC, V6_DST, V6_SRC},
-    packet::{self, Headers, Ipv4Header, Ipv6Header, Packet, PacketMut},
+    packet::{self, Headers, IcmpHeader, Ipv4Header, Ipv6Header, Packet, PacketMut},
     tables::{Tables, Tuple},
 };
 
@@ -254,12 +254,11 @@ fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Op
 /// and belongs to no conversation.
 #[inline(always)]
 fn read_quoted_echo<P: Packet>(packet: &P, is_v4: bool, transport: u32) -> Option<[Port; 2]> {
-    let kind: u8 = packet.load(transport)?;
-    let identifier = packet::echo_identifier(packet, transport);
-    if packet::is_echo_request(kind, is_v4) {
-        Some([identifier, Port(0)])
-    } else if packet::is_echo_reply(kind, is_v4) {
-        Some([Port(0), identifier])
+    let icmp: IcmpHeader = packet.load(transport)?;
+    if packet::is_echo_request(icmp.kind, is_v4) {
+        Some([icmp.identifier, Port(0)])
+    } else if packet::is_echo_reply(icmp.kind, is_v4) {
+        Some([Port(0), icmp.identifier])
     } else {
         None
     }

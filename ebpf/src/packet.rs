@@ -18,6 +18,7 @@ use crate::{
 
 pub use transport::{Kind, Transport};
 pub(crate) use transport::{TCP_CHECKSUM, UDP_CHECKSUM, is_echo_reply, is_echo_request};
+pub(crate) use wire::IcmpHeader;
 pub use wire::{Ipv4Header, Ipv6Header, SctpHeader, TcpFlags, TcpHeader, UdpHeader};
 
 /// A packet that can be read.
@@ -489,8 +490,12 @@ fn parse_transport<P: Packet>(
             )
         }
         Protocol::ICMP | Protocol::ICMPV6 if (protocol == Protocol::ICMP) == headers.is_v4 => {
-            let kind: u8 = packet.load(headers.transport).unwrap_or(NO_ICMP_TYPE);
-            let is_v4 = headers.is_v4;
+            // What padding of the link layer says is no message.
+            let icmp: IcmpHeader = match packet.load(headers.transport) {
+                Some(icmp) if headers.transport + ICMP_HEADER <= headers.end => icmp,
+                _ => IcmpHeader::NONE,
+            };
+            let (kind, is_v4) = (icmp.kind, headers.is_v4);
             let number = if transport::is_icmp_error(kind, is_v4) {
                 Kind::ICMP_ERROR
             } else if is_echo_request(kind, is_v4) {
@@ -503,8 +508,8 @@ fn parse_transport<P: Packet>(
                 Kind::OTHER
             };
             let (src_port, dst_port) = match number {
-                Kind::ECHO => (echo_identifier(packet, headers.transport), Port(0)),
-                Kind::ECHO_REPLY => (Port(0), echo_identifier(packet, headers.transport)),
+                Kind::ECHO => (icmp.identifier, Port(0)),
+                Kind::ECHO_REPLY => (Port(0), icmp.identifier),
                 _ => (Port(0), Port(0)),
             };
             (src_port, dst_port, Kind::new(number, kind), 0)
@@ -523,16 +528,8 @@ fn parse_transport<P: Packet>(
     Some(())
 }
 
-/// What tells the echoes of one who asks from those of another (RFC 792, RFC 4443 section 4.1), in
-/// the message at this offset. One that is cut short has none: zero.
-#[inline(always)]
-pub(crate) fn echo_identifier<P: Packet>(packet: &P, offset: u32) -> Port {
-    packet.load(offset + 4).unwrap_or(Port(0))
-}
-
-/// A number that stands for no error and no question in either family (RFC 1812 section 4.3.3,
-/// RFC 4443 section 2.1: reserved).
-const NO_ICMP_TYPE: u8 = 255;
+/// Bytes of an [`IcmpHeader`].
+const ICMP_HEADER: u32 = size_of::<IcmpHeader>() as u32;
 
 #[cfg(test)]
 mod tests {

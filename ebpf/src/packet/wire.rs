@@ -143,3 +143,33 @@ pub struct SctpHeader {
     /// Its length.
     pub chunk_length: u16,
 }
+
+/// What an ICMP or `ICMPv6` message begins with (RFC 792, RFC 4443 section 2.1); none that means
+/// anything is shorter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct IcmpHeader {
+    /// The message's type.
+    pub kind: u8,
+    /// What more there is to say of the type.
+    pub code: u8,
+    /// Over the message, with ICMPv6 over a pseudo-header as well.
+    pub checksum: u16,
+    /// What tells the echoes of one who asks from those of another (RFC 792, RFC 4443
+    /// section 4.1).
+    pub identifier: Port,
+    /// Which of them this is.
+    pub sequence: u16,
+}
+
+impl IcmpHeader {
+    /// Its type stands for no error and no question in either family (RFC 1812 section 4.3.3,
+    /// RFC 4443 section 2.1: reserved).
+    pub(crate) const NONE: Self = Self {
+        kind: 255,
+        code: 0,
+        checksum: 0,
+        identifier: Port(0),
+        sequence: 0,
+    };
+}

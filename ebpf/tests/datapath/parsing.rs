@@ -1,13 +1,13 @@
 //! Reading packets: never beyond their end, never otherwise than an independent reader does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::common::{
     addr, frame,
     frame::{ACK, SYN},
     tuple,
 };
-use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use etherparse::{Ipv6HeaderSlice, LaxNetSlice, LaxSlicedPacket, TransportSlice, icmpv4, icmpv6};
 use proptest::prelude::*;
 use weir_ebpf::{
     addr::{Port, Protocol},
@@ -69,14 +69,31 @@ fn judge(frame: &[u8]) {
 
     let payload = theirs.ip_payload().expect("an IP payload");
     let start = payload.payload.as_ptr() as usize - frame.as_ptr() as usize;
+    let ours_ports = (ours.tuple.src_port.number(), ours.tuple.dst_port.number());
     if !ours.kind().has_ports() {
+        let message = match (net, ours.kind()) {
+            (_, Transport::LaterFragment) => None,
+            (LaxNetSlice::Ipv4(_), _) if ours.tuple.protocol == Protocol::ICMP => {
+                Some(icmp_v4(payload.payload))
+            }
+            (LaxNetSlice::Ipv6(ip), _) if ours.tuple.protocol == Protocol::ICMPV6 => {
+                Some(icmp_v6(ip.header(), payload.payload))
+            }
+            _ => None,
+        };
+        if let Some(message) = message {
+            assert_eq!(ours.tuple.protocol.0, payload.ip_number.0);
+            assert_eq!(start, ours.transport as usize);
+            assert_eq!((ours.kind(), ours_ports), message);
+            return;
+        }
         // We stop behind a fragment header, at an authentication header and after five extension
         // headers; the judge reads on.
-        assert_eq!(
-            (ours.tuple.src_port, ours.tuple.dst_port),
-            (Port(0), Port(0))
-        );
-        assert!(payload.fragmented || ours.kind() == Transport::Other);
+        assert_eq!(ours_ports, (0, 0));
+        match ours.kind() {
+            Transport::LaterFragment => assert!(payload.fragmented),
+            kind => assert_eq!(kind, Transport::Other),
+        }
         return;
     }
     assert_eq!(ours.tuple.protocol.0, payload.ip_number.0);
@@ -91,10 +108,60 @@ fn judge(frame: &[u8]) {
             (word(0), word(2))
         }
     };
-    assert_eq!(
-        (ours.tuple.src_port.number(), ours.tuple.dst_port.number()),
-        ports
-    );
+    assert_eq!(ours_ports, ports);
+}
+
+/// What an ICMP message is, and where its identifier stands, by RFC 792: it has eight bytes at
+/// least.
+fn icmp_v4(message: &[u8]) -> (Transport, (u16, u16)) {
+    if message.len() < 8 {
+        return (Transport::Other, (0, 0));
+    }
+    let identifier = u16::from_be_bytes([message[4], message[5]]);
+    match message[0] {
+        icmpv4::TYPE_ECHO_REQUEST => (Transport::Echo, (identifier, 0)),
+        icmpv4::TYPE_ECHO_REPLY => (Transport::EchoReply, (0, identifier)),
+        error @ (icmpv4::TYPE_DEST_UNREACH
+        | icmpv4::TYPE_TIME_EXCEEDED
+        | icmpv4::TYPE_PARAMETER_PROBLEM) => (Transport::IcmpError(error), (0, 0)),
+        _ => (Transport::Other, (0, 0)),
+    }
+}
+
+/// The same of an `ICMPv6` message, by RFC 4443 and RFC 4861.
+fn icmp_v6(ip: Ipv6HeaderSlice<'_>, message: &[u8]) -> (Transport, (u16, u16)) {
+    if message.len() < 8 {
+        return (Transport::Other, (0, 0));
+    }
+    let identifier = u16::from_be_bytes([message[4], message[5]]);
+    let src = ip.source_addr();
+    let is_of_this_link = src.is_unicast_link_local() || src.is_unspecified();
+    match message[0] {
+        icmpv6::TYPE_ECHO_REQUEST => (Transport::Echo, (identifier, 0)),
+        icmpv6::TYPE_ECHO_REPLY => (Transport::EchoReply, (0, identifier)),
+        error @ (icmpv6::TYPE_DST_UNREACH
+        | icmpv6::TYPE_PACKET_TOO_BIG
+        | icmpv6::TYPE_TIME_EXCEEDED
+        | icmpv6::TYPE_PARAMETER_PROBLEM) => (Transport::IcmpError(error), (0, 0)),
+        icmpv6::TYPE_ROUTER_SOLICITATION
+        | icmpv6::TYPE_ROUTER_ADVERTISEMENT
+        | icmpv6::TYPE_NEIGHBOR_SOLICITATION
+        | icmpv6::TYPE_NEIGHBOR_ADVERTISEMENT
+            if ip.hop_limit() == 255 =>
+        {
+            (Transport::Discovery, (0, 0))
+        }
+        icmpv6::TYPE_MULTICAST_LISTENER_QUERY
+        | icmpv6::TYPE_MULTICAST_LISTENER_REPORT
+        | icmpv6::TYPE_MULTICAST_LISTENER_REDUCTION
+        // Of the second version (RFC 3810).
+        | 143
+            if is_of_this_link =>
+        {
+            (Transport::Discovery, (0, 0))
+        }
+        _ => (Transport::Other, (0, 0)),
+    }
 }
 
 fn any_tuple() -> impl Strategy<Value = Tuple> {
@@ -152,17 +219,53 @@ fn any_extensions() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop::sample::select(vec![0, 43, 44, 51, 60]), 0..8)
 }
 
-fn any_valid_frame() -> impl Strategy<Value = Vec<u8>> {
+/// ICMP or `ICMPv6` of either family, by the tuple: mostly of types that mean something, and
+/// mostly from here.
+fn any_icmp() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![0..16_u8, 128..144_u8, any::<u8>()];
+    let hop_limit = prop_oneof![Just(64), Just(255)];
+    let src = prop_oneof![
+        2 => Just(None),
+        1 => Just(Some(Ipv6Addr::UNSPECIFIED)),
+        1 => Just(Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)))
+    ];
     (
+        any_tuple(),
+        kind,
+        hop_limit,
+        src,
+        any::<[u8; 12]>(),
+        0..=12_usize,
+    )
+        .prop_map(|(mut tuple, kind, hop_limit, src, mut message, length)| {
+            message[0] = kind;
+            let is_v4 = tuple.src.is_v4();
+            if let Some(src) = src.filter(|_| !is_v4) {
+                tuple.src = IpAddr::from(src).into();
+            }
+            let protocol = if is_v4 {
+                Protocol::ICMP
+            } else {
+                Protocol::ICMPV6
+            };
+            let mut frame = frame::raw(&tuple, protocol, &message[..length]);
+            frame[if is_v4 { 22 } else { 21 }] = hop_limit;
+            frame
+        })
+}
+
+fn any_valid_frame() -> impl Strategy<Value = Vec<u8>> {
+    let with_ports = (
         any_tuple(),
         any::<u8>(),
         prop::collection::vec(any::<u8>(), 0..64),
+    )
+        .prop_map(|(tuple, flags, payload)| frame::of(&tuple, packet::TcpFlags(flags), &payload));
+    (
+        prop_oneof![3 => with_ports, 1 => any_icmp()],
         any_extensions(),
     )
-        .prop_map(|(tuple, flags, payload, extensions)| {
-            let frame = frame::of(&tuple, packet::TcpFlags(flags), &payload);
-            with_more_headers(&frame, &extensions)
-        })
+        .prop_map(|(frame, extensions)| with_more_headers(&frame, &extensions))
 }
 
 /// What happens to a frame on a bad day.
@@ -203,7 +306,7 @@ fn mutate(mut frame: Vec<u8>, mutations: &[Mutation]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(40_000))]
 
     #[test]
     fn any_bytes_are_read_as_the_judge_reads_them_or_refused(
@@ -318,7 +421,7 @@ fn a_hop_by_hop_header_in_another_place_is_malformed() {
 #[test]
 fn an_ipv6_packet_with_an_ipv4_mapped_address_is_malformed() {
     // It would be taken for the IPv4 packet with the same addresses.
-    let mapped = "::ffff:10.32.0.140".parse::<std::net::Ipv6Addr>().unwrap();
+    let mapped = "::ffff:10.32.0.140".parse::<Ipv6Addr>().unwrap();
     let frame = frame::udp(&tuple(Protocol::UDP, V6.0, V6.1), b"question");
     for place in [22..38, 38..54] {
         let mut frame = frame.clone();
