@@ -51,7 +51,7 @@ pub fn build(workspace: &Workspace) -> Result<Vec<Function>> {
     let linker = linker::get(workspace)?;
     process::step(
         "build the BPF object",
-        cargo(workspace, "build")?
+        cargo(workspace, "build", &workspace.ebpf_target())?
             .env("PATH", path_with(&linker)?)
             .env(
                 "CARGO_ENCODED_RUSTFLAGS",
@@ -77,7 +77,7 @@ pub fn build(workspace: &Workspace) -> Result<Vec<Function>> {
 pub fn clippy(workspace: &Workspace) -> Result<()> {
     process::step(
         "clippy for the BPF target",
-        cargo(workspace, "clippy")?
+        cargo(workspace, "clippy", &workspace.lint_target())?
             .args(["--", "-D", "warnings"])
             .env("CARGO_ENCODED_RUSTFLAGS", encoded(&CODE_FLAGS)),
         None,
@@ -85,7 +85,7 @@ pub fn clippy(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-fn cargo(workspace: &Workspace, act: &str) -> Result<Command> {
+fn cargo(workspace: &Workspace, act: &str, target_directory: &Path) -> Result<Command> {
     let rust = Rust::ask(workspace.root())?;
     let source = core_source::get(workspace, &rust)?;
     let mut command = process::cargo(workspace.root());
@@ -93,7 +93,7 @@ fn cargo(workspace: &Workspace, act: &str) -> Result<Command> {
         .args([act, "--package", "weir-ebpf", "--bin", "dataplane"])
         .args(["--profile", "bpf", "--target", TARGET, "-Zbuild-std=core"])
         .arg("--target-dir")
-        .arg(workspace.ebpf_target())
+        .arg(target_directory)
         .env("RUSTC_BOOTSTRAP", "1")
         .env_remove("RUSTFLAGS");
     if let CoreSource::Library(library) = source {

@@ -11,8 +11,12 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 }
 
 /// Formatting, lints of both targets, documentation. Warnings are errors.
+///
+/// In a target directory of its own: nothing that is only checked is shared with what is built, and
+/// so both can be done at a time.
 pub fn lint(workspace: &Workspace) -> Result<()> {
     let cargo = || process::cargo(workspace.root());
+    let target = workspace.lint_target();
     process::step(
         "formatting",
         cargo().args(["fmt", "--all", "--", "--check"]),
@@ -22,6 +26,8 @@ pub fn lint(workspace: &Workspace) -> Result<()> {
         "clippy",
         cargo()
             .args(["clippy", "--workspace", "--all-targets", "--all-features"])
+            .arg("--target-dir")
+            .arg(&target)
             .args(["--", "-D", "warnings"]),
         None,
     )?;
@@ -29,7 +35,8 @@ pub fn lint(workspace: &Workspace) -> Result<()> {
     process::step(
         "documentation",
         cargo()
-            .args(["doc", "--workspace", "--no-deps"])
+            .args(["doc", "--workspace", "--no-deps", "--target-dir"])
+            .arg(&target)
             .env("RUSTDOCFLAGS", "-Dwarnings"),
         None,
     )?;

@@ -45,6 +45,11 @@ impl Workspace {
         self.target.join("ebpf")
     }
 
+    /// Cargo's target directory for what is checked and not built.
+    pub fn lint_target(&self) -> PathBuf {
+        self.target.join("lint")
+    }
+
     /// The finished BPF object.
     pub fn ebpf_object(&self) -> PathBuf {
         self.ebpf_target().join("dataplane.o")
