@@ -35,7 +35,7 @@ use crate::{
     packet::{Headers, NotParsed, Packet, PacketMut, Transport},
     policy, reject,
     service::{self, Choice, Origin},
-    tables::{Flow, FlowRole, Place, PolicyFlags, ShortcutKey, Tables, Tuple},
+    tables::{Flow, FlowFlags, FlowRole, Place, PolicyFlags, ShortcutKey, Tables, Tuple},
     verdict::{DropReason, RejectReason},
 };
 #[cfg(not(target_arch = "bpf"))]
@@ -221,7 +221,7 @@ pub fn to_network<P: Packet, T: Tables>(
 /// [`to_network`], as [`from_network_at_once`].
 #[inline(always)]
 pub fn to_network_at_once<T: Tables>(tables: &T, work: &mut Workspace) -> Option<Decision> {
-    let is_known = look_for_flow(tables, work) && work.flow.role == FlowRole::REPLY;
+    let is_known = look_for_flow(tables, work) && answers_outside(&work.flow);
     is_known.then_some(Decision::TRANSLATE)
 }
 
@@ -241,12 +241,19 @@ pub fn to_network_at_length<P: Packet, T: Tables>(
     }
     let decision = match flow::known(tables, work) {
         Some(FlowRole::SNAT_FORWARD) => masquerade::translate(tables, work, interface),
-        Some(role) if !role.is_entering() => Decision::TRANSLATE,
+        Some(_) if answers_outside(&work.flow) => Decision::TRANSLATE,
         Some(_) => Decision::PASS,
         None => keep_service_addrs(tables, &work.headers),
     };
     remember_fragment(tables, work, decision, false);
     decision
+}
+
+/// Is this the flow of answers to a client beyond the node? Those to a pod are translated at the
+/// pod's interface: on a bridge that holds the node's uplink, too, they come by here before.
+#[inline(always)]
+fn answers_outside(flow: &Flow) -> bool {
+    flow.role == FlowRole::REPLY && flow.flags.contains(FlowFlags::OUTSIDE)
 }
 
 /// Has the packet a flow that goes on as it does, so that nothing is to be noted?

@@ -166,7 +166,7 @@ impl Bed {
                 let directory = run_dir.join(&plan.name);
                 let namespace = Namespace::create(&keeper, directory.join("node.netns"))?;
                 fabric::build_node(&fabric, &namespace, plan, topology.reverse_path)?;
-                wiring::build_bridge(topology.wiring, &namespace, plan)?;
+                wiring::build_bridge(topology.wiring, &fabric, &namespace, plan)?;
                 topology.between.build(&namespace, plan, &plans)?;
                 for range in plan.pod_ranges() {
                     fabric::route(&fabric, range, plan, topology.narrow.to_pods())?;
@@ -279,7 +279,7 @@ impl Bed {
     pub fn addresses_of(&self, node: usize) -> BTreeSet<IpAddr> {
         let plan = self.node(node).plan();
         let mut addresses: BTreeSet<IpAddr> = BTreeSet::from([plan.v4.into(), plan.v6.into()]);
-        if self.topology.wiring == Wiring::Bridged {
+        if self.topology.wiring.bridge().is_some() {
             addresses.extend([IpAddr::V4(plan.gateway_v4()), plan.gateway_v6().into()]);
         }
         addresses.extend(self.topology.between.addresses(plan).into_iter().flatten());

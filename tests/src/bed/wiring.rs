@@ -1,8 +1,10 @@
-//! How pods hang on their node: the two wirings that CNI plugins use.
+//! How pods hang on their node: the wirings that CNI plugins use.
+
+use std::fmt;
 
 use anyhow::Result;
 
-use super::fabric::{DEFAULT_V4, DEFAULT_V6, UPLINK, keep_client_ports, usable_at_once};
+use super::fabric::{self, DEFAULT_V4, DEFAULT_V6, UPLINK, keep_client_ports, usable_at_once};
 use super::links::VethEnd;
 use super::namespace::Namespace;
 use super::plan::{Addresses, NODE_END_MAC, NodePlan, ROUTED_GATEWAY_V4, ROUTED_GATEWAY_V6};
@@ -17,28 +19,60 @@ pub enum Wiring {
     Routed,
     /// A bridge that holds the pods' gateway address, pods' veths as its ports (bridge, flannel).
     Bridged,
+    /// The bridge that the node's own link is a port of, and pods' veths as well (bridge over a host's
+    /// bridge): frames between nodes' pods and the node's router need no IP layer.
+    Shared,
 }
 
 impl Wiring {
-    /// Both.
+    /// Those that every test of both kinds of link is run with.
     pub const ALL: [Self; 2] = [Self::Routed, Self::Bridged];
+
+    /// The bridge that pods hang on, if they do.
+    #[must_use]
+    pub const fn bridge(self) -> Option<&'static str> {
+        match self {
+            Self::Routed => None,
+            Self::Bridged => Some(POD_BRIDGE),
+            Self::Shared => Some(UPLINK),
+        }
+    }
 }
 
-/// The node's bridge, if it has one.
-pub fn build_bridge(wiring: Wiring, node: &Namespace, plan: &NodePlan) -> Result<()> {
-    match wiring {
-        Wiring::Routed => Ok(()),
-        Wiring::Bridged => node.run(async |links| {
-            links.add_bridge(POD_BRIDGE).await?;
-            let (v4, v6) = (plan.gateway_v4(), plan.gateway_v6());
-            links
-                .add_address(POD_BRIDGE, v4.into(), plan.pods_v4.prefix())
-                .await?;
-            links
-                .add_address(POD_BRIDGE, v6.into(), plan.pods_v6.prefix())
-                .await
-        }),
+impl fmt::Display for Wiring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Routed => "routed",
+            Self::Bridged => "bridged",
+            Self::Shared => "shared",
+        })
     }
+}
+
+/// The node's bridge, if it has one. Its link to the fabric is there.
+pub fn build_bridge(
+    wiring: Wiring,
+    fabric: &Namespace,
+    node: &Namespace,
+    plan: &NodePlan,
+) -> Result<()> {
+    let Some(bridge) = wiring.bridge() else {
+        return Ok(());
+    };
+    if wiring == Wiring::Shared {
+        fabric::replug(fabric, node, plan)?;
+    } else {
+        node.run(async |links| links.add_bridge(bridge).await)?;
+    }
+    node.run(async |links| {
+        let (v4, v6) = (plan.gateway_v4(), plan.gateway_v6());
+        links
+            .add_address(bridge, v4.into(), plan.pods_v4.prefix())
+            .await?;
+        links
+            .add_address(bridge, v6.into(), plan.pods_v6.prefix())
+            .await
+    })
 }
 
 /// A pod's link to its node; `link` is the name of the node's end.
@@ -52,9 +86,9 @@ pub fn connect_pod(
 ) -> Result<()> {
     usable_at_once(pod)?;
     keep_client_ports(pod)?;
-    match wiring {
-        Wiring::Routed => connect_routed(node, pod, addresses, link),
-        Wiring::Bridged => connect_bridged(node, plan, pod, addresses, link),
+    match wiring.bridge() {
+        None => connect_routed(node, pod, addresses, link),
+        Some(bridge) => connect_bridged(node, bridge, plan, pod, addresses, link),
     }
 }
 
@@ -99,6 +133,7 @@ fn connect_routed(
 
 fn connect_bridged(
     node: &Namespace,
+    bridge: &str,
     plan: &NodePlan,
     pod: &Namespace,
     addresses: Addresses,
@@ -108,7 +143,7 @@ fn connect_bridged(
         links
             .add_veth(&VethEnd::new(link), pod.as_raw_fd(), &VethEnd::new(UPLINK))
             .await?;
-        links.set_port(link, POD_BRIDGE).await?;
+        links.set_port(link, bridge).await?;
         links.up(link).await
     })?;
     pod.run(async |links| {
@@ -126,6 +161,6 @@ fn connect_bridged(
     })?;
     node.run(async |links| {
         links.wait_usable(link).await?;
-        links.wait_usable(POD_BRIDGE).await
+        links.wait_usable(bridge).await
     })
 }

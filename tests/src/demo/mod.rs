@@ -41,10 +41,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let screen = Screen::default();
     screen.heading(&format!(
         "Weir, two nodes, {} pods: setting up",
-        match options.wiring {
-            Wiring::Routed => "routed",
-            Wiring::Bridged => "bridged",
-        }
+        options.wiring
     ));
     let mut cluster = Cluster::start(&options.weir, options.wiring)?;
     let state = Arc::new(State::default());

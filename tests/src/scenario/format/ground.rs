@@ -14,6 +14,8 @@ pub enum Ground {
     Routed,
     /// Pods hang on a bridge.
     Bridged,
+    /// Pods hang on the bridge that the node's own link hangs on.
+    Shared,
     /// Pods hang on a bridge, nodes reach each other's pods by VXLAN, and the plugin that made it
     /// masquerades what pods send elsewhere, as flannel does.
     Overlay,
@@ -36,9 +38,10 @@ pub(super) fn usual() -> Vec<Ground> {
 
 impl Ground {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Routed,
         Self::Bridged,
+        Self::Shared,
         Self::Overlay,
         Self::Tunnel,
         Self::Narrow,
@@ -54,13 +57,14 @@ impl Ground {
                 Wiring::Routed
             }
             Self::Bridged | Self::Overlay => Wiring::Bridged,
+            Self::Shared => Wiring::Shared,
         };
         let plain = Topology {
             nodes,
             ..Topology::two_nodes(wiring)
         };
         match self {
-            Self::Routed | Self::Bridged => plain,
+            Self::Routed | Self::Bridged | Self::Shared => plain,
             Self::Overlay => Topology {
                 between: Between::Overlay,
                 firewall: Firewall::Masquerades,
@@ -95,6 +99,7 @@ impl fmt::Display for Ground {
         f.write_str(match self {
             Self::Routed => "routed",
             Self::Bridged => "bridged",
+            Self::Shared => "shared",
             Self::Overlay => "overlay",
             Self::Tunnel => "tunnel",
             Self::Narrow => "narrow",
