@@ -7,7 +7,7 @@
 use super::{Decision, Workspace, open};
 use crate::{
     addr::{Addr, Port},
-    tables::{FlowRole, Tables},
+    tables::{FlowRole, Tables, Tuple},
     verdict::DropReason,
 };
 
@@ -20,6 +20,12 @@ const TRIES: u32 = 4;
 /// Decides about a packet whose flow is in `work`: gives it its source, now if it has none yet.
 #[inline(never)]
 pub(super) fn translate<T: Tables>(tables: &T, work: &mut Workspace, interface: u32) -> Decision {
+    let Tuple { src, dst, .. } = work.headers.tuple;
+    if src == dst {
+        // On its way back into the pod it came from, by a bridge that holds the node's uplink, too:
+        // its source is translated at the pod's interface.
+        return Decision::PASS;
+    }
     if !work.flow.to.src.is_unspecified() {
         return Decision::TRANSLATE;
     }

@@ -11,11 +11,13 @@ pub enum Way {
     RoutedLong,
     /// A bridge on each node, on which nothing is handed over.
     Bridged,
+    /// The same, and the node's own link is a port of it, too.
+    Shared,
 }
 
 impl Way {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Routed, Self::RoutedLong, Self::Bridged];
+    pub const ALL: [Self; 4] = [Self::Routed, Self::RoutedLong, Self::Bridged, Self::Shared];
 
     /// As in the names of tests.
     pub const fn name(self) -> &'static str {
@@ -23,6 +25,7 @@ impl Way {
             Self::Routed => "routed",
             Self::RoutedLong => "routed-long",
             Self::Bridged => "bridged",
+            Self::Shared => "shared",
         }
     }
 
@@ -31,6 +34,7 @@ impl Way {
         match self {
             Self::Routed | Self::RoutedLong => Wiring::Routed,
             Self::Bridged => Wiring::Bridged,
+            Self::Shared => Wiring::Shared,
         }
     }
 
@@ -38,7 +42,7 @@ impl Way {
     pub const fn flags(self) -> &'static [&'static str] {
         match self {
             // The default, which finds nothing on these nodes that speaks against it.
-            Self::Routed | Self::Bridged => &[],
+            Self::Routed | Self::Bridged | Self::Shared => &[],
             Self::RoutedLong => &["--fast-path=off"],
         }
     }
