@@ -50,7 +50,7 @@ impl Between {
                 self.add_links(&links, node, other).await?;
             }
             for other in others() {
-                for route in self.routes(other) {
+                for route in self.routes(node, other) {
                     links.add(self.link(), route).await?;
                 }
             }
@@ -80,10 +80,21 @@ impl Between {
         Ok(())
     }
 
-    fn routes(self, other: &NodePlan) -> [Route; 2] {
+    fn routes(self, node: &NodePlan, other: &NodePlan) -> [Route; 2] {
         let ranges = other.pod_ranges();
         match self {
-            Self::Direct => by_routers(ranges, [other.v4.into(), other.v6.into()]),
+            // Where the link has an address among pods, too, it would be taken for being more alike.
+            Self::Direct => by_routers(ranges, [other.v4.into(), other.v6.into()]).map(|route| {
+                let is_v4 = route.destination.0.is_ipv4();
+                Route {
+                    source: Some(if is_v4 {
+                        node.v4.into()
+                    } else {
+                        node.v6.into()
+                    }),
+                    ..route
+                }
+            }),
             Self::Router => by_routers(ranges, [FABRIC_V4.into(), twin(FABRIC_V4).into()]),
             Self::Overlay => by_routers(ranges, ranges.map(|(range, _)| range)),
             Self::Tunnel => ranges.map(|range| Route {

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteIpTunnel, RouteMessage, RouteMetric, RouteScope,
+    RouteAddress, RouteAttribute, RouteIpTunnel, RouteMessage, RouteMetric, RouteScope,
 };
 use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::tc::TcAttribute;
@@ -57,6 +57,9 @@ pub struct Route {
     pub destination: (IpAddr, u8),
     /// The next router; none where the destination is on the link itself.
     pub router: Option<IpAddr>,
+    /// By which of its addresses the node speaks to what is there; the kernel's choice where it is
+    /// not said.
+    pub source: Option<IpAddr>,
     /// Longest packet; as the link has it where it is not said.
     pub mtu: Option<u32>,
     /// Must the kernel not find out another one (`mtu lock`)?
@@ -72,6 +75,7 @@ impl Route {
         Self {
             destination,
             router,
+            source: None,
             mtu: None,
             locks_mtu: false,
             tunnel: None,
@@ -85,6 +89,8 @@ impl Route {
             false => vec![RouteMetric::Mtu(mtu)],
         };
         attributes.extend(self.mtu.map(metrics).map(RouteAttribute::Metrics));
+        let source = self.source.map(RouteAddress::from);
+        attributes.extend(source.map(RouteAttribute::PrefSource));
         attributes
     }
 

@@ -47,6 +47,12 @@ impl Way {
         }
     }
 
+    /// Are all tables shown on it? What a table is about does not depend on whose ports a bridge has;
+    /// what attacks and comes and goes may.
+    pub const fn has_tables(self) -> bool {
+        !matches!(self, Self::Shared)
+    }
+
     /// Is the fast path on?
     pub const fn is_fast(self) -> bool {
         !matches!(self, Self::RoutedLong)
