@@ -16,8 +16,6 @@ use crate::{
     tables::{Tables, Tuple},
 };
 
-/// Bytes before the quoted packet: type, code, checksum, and four of the type's own.
-const HEADER: u32 = 8;
 /// Offset of the checksum.
 const CHECKSUM: u32 = 2;
 /// Bytes that an error quotes at least of what stands behind the network header (RFC 792).
@@ -200,7 +198,7 @@ impl Quote {
 /// at. `None`: there is none, it is cut too short, or it must not have been complained about.
 #[inline(never)]
 fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Option<()> {
-    let network = headers.transport + HEADER;
+    let network = headers.transport + IcmpHeader::LENGTH;
     let (protocol, transport);
     if headers.is_v4 {
         let ip: Ipv4Header = packet.load(network)?;

@@ -492,7 +492,7 @@ fn parse_transport<P: Packet>(
         Protocol::ICMP | Protocol::ICMPV6 if (protocol == Protocol::ICMP) == headers.is_v4 => {
             // What padding of the link layer says is no message.
             let icmp: IcmpHeader = match packet.load(headers.transport) {
-                Some(icmp) if headers.transport + ICMP_HEADER <= headers.end => icmp,
+                Some(icmp) if headers.transport + IcmpHeader::LENGTH <= headers.end => icmp,
                 _ => IcmpHeader::NONE,
             };
             let (kind, is_v4) = (icmp.kind, headers.is_v4);
@@ -527,9 +527,6 @@ fn parse_transport<P: Packet>(
     headers.kind = kind;
     Some(())
 }
-
-/// Bytes of an [`IcmpHeader`].
-const ICMP_HEADER: u32 = size_of::<IcmpHeader>() as u32;
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     addr::Protocol,
     checksum,
-    packet::{Headers, Ipv4Header, Ipv6Header, PacketMut, TcpFlags, TcpHeader, Transport},
+    packet::{
+        Headers, IcmpHeader, Ipv4Header, Ipv6Header, PacketMut, TcpFlags, TcpHeader, Transport,
+    },
 };
 
 /// Turns a packet into its refusal. `None`: it must not be answered, or could not be changed.
@@ -122,16 +124,6 @@ fn pseudo_header_sum(headers: &Headers, protocol: Protocol, length: u32) -> u32 
     checksum::add(addresses, rest)
 }
 
-/// The first eight bytes of an ICMP error (RFC 792, RFC 4443 section 3.1).
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct IcmpHeader {
-    kind: u8,
-    code: u8,
-    checksum: u16,
-    unused: u32,
-}
-
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct UnreachableV4 {
@@ -176,8 +168,7 @@ fn unreachable<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
         let icmp = IcmpHeader {
             kind: 3,
             code: 3,
-            checksum: 0,
-            unused: 0,
+            ..IcmpHeader::default()
         };
         let icmp = with_checksum(icmp, sum);
         let ip = ipv4_header(headers, Protocol::ICMP, 28 + quoted)?;
@@ -186,8 +177,7 @@ fn unreachable<P: PacketMut>(packet: &mut P, headers: &Headers) -> Option<()> {
         let icmp = IcmpHeader {
             kind: 1,
             code: 4,
-            checksum: 0,
-            unused: 0,
+            ..IcmpHeader::default()
         };
         let pseudo = pseudo_header_sum(headers, Protocol::ICMPV6, 8 + quoted);
         let icmp = with_checksum(icmp, checksum::add(sum, pseudo));

@@ -147,7 +147,7 @@ pub struct SctpHeader {
 /// What an ICMP or `ICMPv6` message begins with (RFC 792, RFC 4443 section 2.1); none that means
 /// anything is shorter.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub(crate) struct IcmpHeader {
     /// The message's type.
     pub kind: u8,
@@ -156,13 +156,15 @@ pub(crate) struct IcmpHeader {
     /// Over the message, with ICMPv6 over a pseudo-header as well.
     pub checksum: u16,
     /// What tells the echoes of one who asks from those of another (RFC 792, RFC 4443
-    /// section 4.1).
+    /// section 4.1). Of an error the first half of what its type has a use for, or none.
     pub identifier: Port,
-    /// Which of them this is.
+    /// Which of them this is. Of an error the other half.
     pub sequence: u16,
 }
 
 impl IcmpHeader {
+    /// Its bytes.
+    pub(crate) const LENGTH: u32 = size_of::<Self>() as u32;
     /// Its type stands for no error and no question in either family (RFC 1812 section 4.3.3,
     /// RFC 4443 section 2.1: reserved).
     pub(crate) const NONE: Self = Self {

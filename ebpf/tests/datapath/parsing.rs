@@ -74,17 +74,15 @@ fn judge(frame: &[u8]) {
         let message = match (net, ours.kind()) {
             (_, Transport::LaterFragment) => None,
             (LaxNetSlice::Ipv4(_), _) if ours.tuple.protocol == Protocol::ICMP => {
-                Some(icmp_v4(payload.payload))
+                Some(icmp(payload.payload, icmp_v4))
             }
             (LaxNetSlice::Ipv6(ip), _) if ours.tuple.protocol == Protocol::ICMPV6 => {
                 // The judge takes any length of zero for a jumbogram's (RFC 2675 section 3: there is
                 // a hop-by-hop option).
                 let header = ip.header();
                 let is_empty = header.payload_length() == 0 && header.next_header().0 != 0;
-                Some(icmp_v6(
-                    header,
-                    if is_empty { &[] } else { payload.payload },
-                ))
+                let message = if is_empty { &[] } else { payload.payload };
+                Some(icmp(message, |kind| icmp_v6(&header, kind)))
             }
             _ => None,
         };
@@ -118,45 +116,52 @@ fn judge(frame: &[u8]) {
     assert_eq!(ours_ports, ports);
 }
 
-/// What an ICMP message is, and where its identifier stands, by RFC 792: it has eight bytes at
-/// least.
-fn icmp_v4(message: &[u8]) -> (Transport, (u16, u16)) {
+/// What an ICMP message is by its type, and where its identifier stands (RFC 792, RFC 4443): it has
+/// eight bytes at least.
+fn icmp(message: &[u8], of: impl Fn(u8) -> Transport) -> (Transport, (u16, u16)) {
     if message.len() < 8 {
         return (Transport::Other, (0, 0));
     }
     let identifier = u16::from_be_bytes([message[4], message[5]]);
-    match message[0] {
-        icmpv4::TYPE_ECHO_REQUEST => (Transport::Echo, (identifier, 0)),
-        icmpv4::TYPE_ECHO_REPLY => (Transport::EchoReply, (0, identifier)),
-        error @ (icmpv4::TYPE_DEST_UNREACH
-        | icmpv4::TYPE_TIME_EXCEEDED
-        | icmpv4::TYPE_PARAMETER_PROBLEM) => (Transport::IcmpError(error), (0, 0)),
-        _ => (Transport::Other, (0, 0)),
+    let transport = of(message[0]);
+    let ports = match transport {
+        Transport::Echo => (identifier, 0),
+        Transport::EchoReply => (0, identifier),
+        _ => (0, 0),
+    };
+    (transport, ports)
+}
+
+/// What an ICMP message of this type is, by RFC 792.
+fn icmp_v4(kind: u8) -> Transport {
+    match kind {
+        icmpv4::TYPE_ECHO_REQUEST => Transport::Echo,
+        icmpv4::TYPE_ECHO_REPLY => Transport::EchoReply,
+        icmpv4::TYPE_DEST_UNREACH | icmpv4::TYPE_TIME_EXCEEDED | icmpv4::TYPE_PARAMETER_PROBLEM => {
+            Transport::IcmpError(kind)
+        }
+        _ => Transport::Other,
     }
 }
 
 /// The same of an `ICMPv6` message, by RFC 4443 and RFC 4861.
-fn icmp_v6(ip: Ipv6HeaderSlice<'_>, message: &[u8]) -> (Transport, (u16, u16)) {
-    if message.len() < 8 {
-        return (Transport::Other, (0, 0));
-    }
-    let identifier = u16::from_be_bytes([message[4], message[5]]);
+fn icmp_v6(ip: &Ipv6HeaderSlice<'_>, kind: u8) -> Transport {
     let src = ip.source_addr();
     let is_of_this_link = src.is_unicast_link_local() || src.is_unspecified();
-    match message[0] {
-        icmpv6::TYPE_ECHO_REQUEST => (Transport::Echo, (identifier, 0)),
-        icmpv6::TYPE_ECHO_REPLY => (Transport::EchoReply, (0, identifier)),
-        error @ (icmpv6::TYPE_DST_UNREACH
+    match kind {
+        icmpv6::TYPE_ECHO_REQUEST => Transport::Echo,
+        icmpv6::TYPE_ECHO_REPLY => Transport::EchoReply,
+        icmpv6::TYPE_DST_UNREACH
         | icmpv6::TYPE_PACKET_TOO_BIG
         | icmpv6::TYPE_TIME_EXCEEDED
-        | icmpv6::TYPE_PARAMETER_PROBLEM) => (Transport::IcmpError(error), (0, 0)),
+        | icmpv6::TYPE_PARAMETER_PROBLEM => Transport::IcmpError(kind),
         icmpv6::TYPE_ROUTER_SOLICITATION
         | icmpv6::TYPE_ROUTER_ADVERTISEMENT
         | icmpv6::TYPE_NEIGHBOR_SOLICITATION
         | icmpv6::TYPE_NEIGHBOR_ADVERTISEMENT
             if ip.hop_limit() == 255 =>
         {
-            (Transport::Discovery, (0, 0))
+            Transport::Discovery
         }
         icmpv6::TYPE_MULTICAST_LISTENER_QUERY
         | icmpv6::TYPE_MULTICAST_LISTENER_REPORT
@@ -165,9 +170,9 @@ fn icmp_v6(ip: Ipv6HeaderSlice<'_>, message: &[u8]) -> (Transport, (u16, u16)) {
         | 143
             if is_of_this_link =>
         {
-            (Transport::Discovery, (0, 0))
+            Transport::Discovery
         }
-        _ => (Transport::Other, (0, 0)),
+        _ => Transport::Other,
     }
 }
 

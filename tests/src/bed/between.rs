@@ -83,18 +83,16 @@ impl Between {
     fn routes(self, node: &NodePlan, other: &NodePlan) -> [Route; 2] {
         let ranges = other.pod_ranges();
         match self {
-            // Where the link has an address among pods, too, it would be taken for being more alike.
-            Self::Direct => by_routers(ranges, [other.v4.into(), other.v6.into()]).map(|route| {
-                let is_v4 = route.destination.0.is_ipv4();
-                Route {
-                    source: Some(if is_v4 {
-                        node.v4.into()
-                    } else {
-                        node.v6.into()
-                    }),
+            Self::Direct => {
+                let [v4, v6] = by_routers(ranges, [other.v4.into(), other.v6.into()]);
+                // Where the link has an address among pods, too, it would be taken for being more
+                // alike.
+                let from = |source, route| Route {
+                    source: Some(source),
                     ..route
-                }
-            }),
+                };
+                [from(node.v4.into(), v4), from(node.v6.into(), v6)]
+            }
             Self::Router => by_routers(ranges, [FABRIC_V4.into(), twin(FABRIC_V4).into()]),
             Self::Overlay => by_routers(ranges, ranges.map(|(range, _)| range)),
             Self::Tunnel => ranges.map(|range| Route {
