@@ -53,7 +53,7 @@ pub enum Decision {
 /// `connect(2)`, TCP and UDP.
 #[inline(always)]
 pub fn connect<T: Tables>(tables: &T, caller: Caller, protocol: Protocol, peer: Peer) -> Decision {
-    if !translates(caller, protocol) {
+    if !translates(caller.is_node, protocol) {
         return Decision::Pass;
     }
     match choose(tables, caller, protocol, peer) {
@@ -82,7 +82,7 @@ pub fn connect<T: Tables>(tables: &T, caller: Caller, protocol: Protocol, peer: 
 /// many. It keeps its backend while that serves and the conversation lasts.
 #[inline(always)]
 pub fn sendmsg<T: Tables>(tables: &T, caller: Caller, peer: Peer) -> Decision {
-    if !translates(caller, Protocol::UDP) {
+    if !translates(caller.is_node, Protocol::UDP) {
         return Decision::Pass;
     }
     let now = tables.now();
@@ -179,10 +179,11 @@ fn is_for_packets<T: Tables>(tables: &T, frontend: &Frontend) -> bool {
 
 /// Is a call with this protocol translated at the socket?
 #[inline(always)]
-const fn translates(caller: Caller, protocol: Protocol) -> bool {
+#[must_use]
+pub const fn translates(is_node: bool, protocol: Protocol) -> bool {
     match protocol {
         Protocol::TCP => true,
-        Protocol::UDP => caller.is_node,
+        Protocol::UDP => is_node,
         _ => false,
     }
 }

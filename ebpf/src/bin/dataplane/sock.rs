@@ -134,6 +134,10 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn show_service<F: Family>(ctx: &SockAddrContext) -> i32 {
+    // Most are pods' datagrams.
+    if !socket::translates(is_node(ctx), protocol(ctx)) {
+        return PROCEED;
+    }
     let name = socket::peer_name(&KernelTables, caller(ctx), protocol(ctx), peer::<F>(ctx));
     if let Some(service) = name {
         write_peer::<F>(ctx, service);
@@ -188,17 +192,19 @@ fn perform<F: Family>(
 
 #[inline(always)]
 fn caller(ctx: &SockAddrContext) -> Caller {
-    // SAFETY: both helpers take the context of this kind of program.
-    let (cookie, netns) = unsafe {
-        (
-            bpf_get_socket_cookie(ctx.as_ptr()),
-            bpf_get_netns_cookie(ctx.as_ptr()),
-        )
-    };
     Caller {
-        cookie,
-        is_node: netns == globals::host_netns_cookie(),
+        // SAFETY: the helper takes the context of this kind of program.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        is_node: is_node(ctx),
     }
+}
+
+/// Is the socket in the node's own network namespace?
+#[inline(always)]
+fn is_node(ctx: &SockAddrContext) -> bool {
+    // SAFETY: as above.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    netns == globals::host_netns_cookie()
 }
 
 #[inline(always)]
