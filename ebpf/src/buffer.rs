@@ -4,7 +4,7 @@ use bytemuck::Pod;
 
 use crate::{
     addr::Protocol,
-    checksum,
+    checksum::{self, ChecksumKind},
     packet::{Cover, Opener, Packet, PacketMut},
     tables::ConnectionKey,
 };
@@ -18,6 +18,7 @@ pub struct Buffer<const N: usize = 2048> {
     bytes: [u8; N],
     length: usize,
     opener: Opener,
+    checksum_kind: Option<ChecksumKind>,
 }
 
 impl<const N: usize> Buffer<N> {
@@ -30,6 +31,7 @@ impl<const N: usize> Buffer<N> {
             bytes,
             length: frame.len(),
             opener: Opener::Unknown,
+            checksum_kind: None,
         })
     }
 
@@ -37,6 +39,15 @@ impl<const N: usize> Buffer<N> {
     #[must_use]
     pub fn with_opener(self, opener: Opener) -> Self {
         Self { opener, ..self }
+    }
+
+    /// The same frame, of which the kernel says that its checksums are complete.
+    #[must_use]
+    pub fn with_known_checksum(self) -> Self {
+        Self {
+            checksum_kind: Some(ChecksumKind::Whole),
+            ..self
+        }
     }
 
     /// The frame as it now is.
@@ -93,6 +104,10 @@ impl<const N: usize> PacketMut for Buffer<N> {
     fn adjust_header_checksum(&mut self, offset: u32, difference: u32) -> Option<()> {
         let old: u16 = self.load(offset)?;
         self.store(offset, &checksum::replace(old, difference))
+    }
+
+    fn checksum_kind(&self) -> Option<ChecksumKind> {
+        self.checksum_kind
     }
 
     fn adjust_transport_checksum(

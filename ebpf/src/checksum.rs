@@ -97,21 +97,16 @@ pub const fn after_ports((before, after): (u16, u16), addrs: u32, ports: u32, is
     }
 }
 
-/// The transport checksum's field, which was `before`, after addresses have changed by `addrs` and ports
-/// by `ports`: what [`after_ports`] finds out is known.
+/// The transport checksum's field, which was `before`, after addresses have changed by `addrs`, and
+/// addresses and ports together by `all`: what [`after_ports`] finds out is known.
 #[inline(always)]
 #[must_use]
-pub const fn changed(
-    before: u16,
-    kind: ChecksumKind,
-    (addrs, ports): (u32, u32),
-    is_udp: bool,
-) -> u16 {
+pub const fn changed(before: u16, kind: ChecksumKind, addrs: u32, all: u32, is_udp: bool) -> u16 {
     if is_udp && before == 0 {
         return 0;
     }
     let after = match kind {
-        ChecksumKind::Whole => replace(before, add(addrs, ports)),
+        ChecksumKind::Whole => replace(before, all),
         ChecksumKind::LeftToDevice => fold_to_16(add(before as u32, addrs)),
     };
     if is_udp && after == 0 { 0xffff } else { after }
@@ -271,7 +266,7 @@ mod tests {
             };
             let by_helper = by_kernel(before, addrs, is_left_to_device, is_udp);
             let by_helper = after_ports((before, by_helper), addrs, ports, is_udp);
-            let field = changed(before, kind, (addrs, ports), is_udp);
+            let field = changed(before, kind, addrs, add(addrs, ports), is_udp);
             prop_assert!(same(field, by_helper), "{field:04x} {by_helper:04x}");
             // To a datagram's receiver zero is no checksum.
             prop_assert_eq!(is_udp && field == 0, is_udp && before == 0);

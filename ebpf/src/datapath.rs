@@ -19,6 +19,7 @@
 //! A decision is a value; [`carry_out`] performs it on the packet.
 
 mod decision;
+pub mod exact_match;
 mod flow;
 pub mod hand_over;
 mod masquerade;
@@ -464,6 +465,19 @@ impl At {
 #[cfg(not(target_arch = "bpf"))]
 pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verdict, Workspace) {
     let mut work = Workspace::new();
+    let read = packet::parse_into(packet, &mut work.headers);
+    if at.hook == Hook::FromPod
+        && let Some(done) = exact_match::repeat(packet, tables, at.interface)
+    {
+        work.receiver = done.receiver;
+        let is_translated = [done.here, done.there].contains(&Decision::TRANSLATE);
+        work.step = if is_translated {
+            Step::TRANSLATE
+        } else {
+            Step::PASS
+        };
+        return (done.here.verdict(), work);
+    }
     let sender = if at.is_from_node {
         Sender::Node
     } else if at.is_from_itself {
@@ -471,7 +485,7 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
     } else {
         Sender::Other
     };
-    let decision = match packet::parse_into(packet, &mut work.headers) {
+    let decision = match read {
         Err(why) => not_parsed(why),
         Ok(()) => match at.hook {
             Hook::FromPod => from_pod(packet, tables, at.interface, &mut work),
@@ -482,7 +496,11 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
         },
     };
     let decision = if at.hook == Hook::FromPod && work.receiver != 0 {
-        shortcut::carry_out(packet, &work, decision)
+        let decision = shortcut::carry_out(packet, &work, decision);
+        if !decision.is_dropped() {
+            exact_match::remember(packet, tables, &work, decision);
+        }
+        decision
     } else {
         carry_out(packet, &mut work, decision)
     };

@@ -197,7 +197,7 @@ fn hop_difference(before: u16, after: u16) -> u32 {
 /// it would not tell whether a device completes it (see [`checksum::after_ports`]).
 #[inline(always)]
 fn checksum_at_hand<P: Packet>(packet: &P, headers: &Headers, to: &Tuple) -> Option<u16> {
-    if checksum::is_zero(plain_difference(headers, to)) {
+    if checksum::is_zero(plain_difference(&headers.tuple, to)) {
         return None;
     }
     packet.peek(plain_checksum(packet, headers))
@@ -216,11 +216,19 @@ fn plain_checksum<P: Packet>(packet: &P, headers: &Headers) -> u32 {
 
 /// What the addresses of a [plain](is_plain) packet change by.
 #[inline(always)]
-fn plain_difference(headers: &Headers, to: &Tuple) -> u32 {
-    let from = &headers.tuple;
+pub(crate) const fn plain_difference(from: &Tuple, to: &Tuple) -> u32 {
     checksum::add(
         checksum::v4_difference(from.src, to.src),
         checksum::v4_difference(from.dst, to.dst),
+    )
+}
+
+/// What the ports of a packet change by.
+#[inline(always)]
+pub(crate) const fn port_difference(from: &Tuple, to: &Tuple) -> u32 {
+    checksum::add(
+        checksum::port_difference(from.src_port, to.src_port),
+        checksum::port_difference(from.dst_port, to.dst_port),
     )
 }
 
@@ -239,14 +247,10 @@ fn adjust_plain_checksum<P: PacketMut>(
 ) -> Option<u32> {
     let (from, protocol) = (&headers.tuple, headers.tuple.protocol);
     let offset = plain_checksum(packet, headers);
-    let addrs = plain_difference(headers, to);
-    let ports = checksum::add(
-        checksum::port_difference(from.src_port, to.src_port),
-        checksum::port_difference(from.dst_port, to.dst_port),
-    );
+    let (addrs, ports) = (plain_difference(from, to), port_difference(from, to));
     let is_udp = protocol == Protocol::UDP;
     let checksum = if let Some(kind) = packet.checksum_kind() {
-        checksum::changed(before, kind, (addrs, ports), is_udp)
+        checksum::changed(before, kind, addrs, checksum::add(addrs, ports), is_udp)
     } else {
         packet.adjust_transport_checksum(offset, addrs, Cover::PseudoHeader, protocol)?;
         let fields = (before, packet.peek(offset)?);

@@ -93,6 +93,18 @@ pub trait PacketMut: Packet {
     fn poke<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
         self.store(offset, value)
     }
+    /// Lets `change` read and alter a value in place that lies near the packet's beginning. `None`:
+    /// it does not.
+    #[inline(always)]
+    fn edit<T: Pod, R>(&mut self, offset: u32, change: impl FnOnce(&Self, &mut T) -> R) -> Option<R>
+    where
+        Self: Sized,
+    {
+        let mut value = self.peek(offset)?;
+        let result = change(self, &mut value);
+        self.poke(offset, &value)?;
+        Some(result)
+    }
     /// Writes a field of the IPv6 header. The sum that a device took over the whole packet
     /// (`CHECKSUM_COMPLETE`) changes with it: no header checksum cancels it, as IPv4's does.
     fn store_v6<T: Pod>(&mut self, offset: u32, value: &T) -> Option<()>;

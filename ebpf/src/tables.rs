@@ -46,6 +46,7 @@ macro_rules! bits {
     };
 }
 
+mod exact_match;
 mod flow;
 mod node;
 mod policy;
@@ -56,6 +57,7 @@ mod socket;
 use crate::addr::Addr;
 use crate::event::Event;
 
+pub use exact_match::ExactMatch;
 pub use flow::{
     CachedFlow, Flow, FlowFlags, FlowRole, FlowState, Fragment, FragmentKey, Place, Tuple, Vetting,
 };
@@ -110,6 +112,9 @@ pub mod name {
     /// [`Place::slot`](super::Place::slot) of a tuple → [`CachedFlow`](super::CachedFlow); per CPU
     /// array, not pinned: nothing in it lasts.
     pub const FLOW_CACHE: &str = "FLOW_CACHE";
+    /// [`Place::slot`](super::Place::slot) of a tuple → [`ExactMatch`](super::ExactMatch); per CPU
+    /// array, not pinned likewise.
+    pub const EXACT_MATCHES: &str = "EXACT_MATCHES";
     /// [`SocketKey`](super::SocketKey) → [`SocketFlow`](super::SocketFlow); least recently used goes.
     pub const SOCKETS: &str = "SOCKETS";
     /// [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment); least recently used
@@ -252,6 +257,9 @@ pub trait Tables {
     /// The slot of this processor for a place, in place; `None`: it has none. `visit` may look in
     /// `FLOWS`, and touches no other table.
     fn flow_cache<R>(&self, place: Place, visit: impl FnOnce(&mut CachedFlow) -> R) -> Option<R>;
+    /// The slot of this processor for what is done with packets that are alike, likewise. `visit` may
+    /// look in `SERVICES`, and touches no other table.
+    fn exact_match<R>(&self, place: Place, visit: impl FnOnce(&mut ExactMatch) -> R) -> Option<R>;
 
     /// Copies what becomes of packets with this tuple, whose place this is, as it was found last or
     /// as it is found now. `false`: there is no entry, and `found` may hold anything. Where this

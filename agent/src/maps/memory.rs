@@ -11,9 +11,9 @@ use weir_ebpf::addr::Addr;
 use weir_ebpf::event::Event;
 use weir_ebpf::tables::{
     ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Connection, ConnectionKey,
-    Flow, Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Place, Pod,
-    PodAddr, Policy, Receiver, Route, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot,
-    SocketFlow, SocketKey, Tables, Tuple,
+    ExactMatch, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node, Place,
+    Pod, PodAddr, Policy, Receiver, Route, RuleKey, Service, ServingKey, Shortcut, ShortcutKey,
+    Slot, SocketFlow, SocketKey, Tables, Tuple, capacity,
 };
 
 use super::flows::Judge;
@@ -33,6 +33,7 @@ pub struct MemoryTables {
     affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     connections: RefCell<BTreeMap<ConnectionKey, Connection>>,
+    exact_matches: RefCell<BTreeMap<u32, ExactMatch>>,
     shortcuts: RefCell<BTreeMap<ShortcutKey, Shortcut>>,
     routes: RefCell<BTreeMap<u32, Route>>,
     events: RefCell<Vec<Event>>,
@@ -108,13 +109,8 @@ impl Tables for MemoryTables {
 
     /// An array holds an entry, be it zero, at every number; its end is not known here.
     fn service(&self, service: u32) -> Option<Service> {
-        Some(
-            self.contents
-                .services
-                .get(&service)
-                .copied()
-                .unwrap_or_default(),
-        )
+        let services = &self.contents.services;
+        (service < capacity::SERVICES).then(|| services.get(&service).copied().unwrap_or_default())
     }
 
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
@@ -197,6 +193,12 @@ impl Tables for MemoryTables {
 
     fn flow_cache<R>(&self, place: Place, visit: impl FnOnce(&mut CachedFlow) -> R) -> Option<R> {
         let mut slots = self.flow_cache.borrow_mut();
+        let slot = slots.entry(place.slot());
+        Some(visit(slot.or_insert_with(bytemuck::Zeroable::zeroed)))
+    }
+
+    fn exact_match<R>(&self, place: Place, visit: impl FnOnce(&mut ExactMatch) -> R) -> Option<R> {
+        let mut slots = self.exact_matches.borrow_mut();
         let slot = slots.entry(place.slot());
         Some(visit(slot.or_insert_with(bytemuck::Zeroable::zeroed)))
     }

@@ -54,14 +54,20 @@ fn glance_at_length<T: Tables>(tables: &T, work: &mut Workspace) {
 #[inline(always)]
 fn serves_unchanged<T: Tables>(tables: &T, work: &Workspace) -> bool {
     let flow = &work.flow;
-    // Read again: what is kept over a call is written whole, or Linux before 6.3 refuses the
-    // program, and half of a kind is written for TCP alone.
-    let is_datagram = matches!(work.headers.kind(), Transport::Udp);
-    flow.role != FlowRole::FORWARD
-        || !conntrack::may_plainly_choose_again(flow.state, is_datagram)
+    !asks_service(work)
         || tables
             .service(flow.service)
             .is_some_and(|service| service.revision == flow.revision)
+}
+
+/// Does a plain packet of this flow go on only with what is a backend of the service?
+#[inline(always)]
+pub(super) fn asks_service(work: &Workspace) -> bool {
+    // Read again: what is kept over a call is written whole, or Linux before 6.3 refuses the
+    // program, and half of a kind is written for TCP alone.
+    let is_datagram = matches!(work.headers.kind(), Transport::Udp);
+    work.flow.role == FlowRole::FORWARD
+        && conntrack::may_plainly_choose_again(work.flow.state, is_datagram)
 }
 
 /// Finds the flow of a packet and notes that it was seen. `None`: there is none, or none that

@@ -4,6 +4,7 @@
 mod common;
 mod conversations;
 mod errors;
+mod exact_match;
 mod flow_cache;
 mod flows;
 mod hand_over;

@@ -3,6 +3,7 @@
 use crate::common::{
     addr,
     frame::{self, ACK, FIN_ACK, SYN, assert_checksums},
+    pods::{CLIENT, SERVER, asked, direct, lead, send, world},
     tuple,
     world::World,
 };
@@ -11,108 +12,14 @@ use weir_ebpf::{
     buffer::Buffer,
     conntrack::SECOND,
     datapath::{
-        self, At, Workspace,
-        hand_over::{self, Entry, Onward, Told},
-        shortcut::{self, Entrance},
+        self, Workspace,
+        hand_over::{Entry, Told},
+        shortcut,
     },
     packet::TcpFlags,
-    tables::{
-        ANYONE, Backend, Pod, PodState, Policy, PolicyFlags, ShortcutKey, Slots, Tables as _, Tuple,
-    },
-    verdict::{DropReason, Hook, Verdict},
+    tables::{ANYONE, Pod, PodState, Policy, PolicyFlags, ShortcutKey, Slots, Tables as _, Tuple},
+    verdict::{DropReason, Verdict},
 };
-
-const CLIENT: u32 = 10;
-const SERVER: u32 = 11;
-const SERVICE: u32 = 3;
-
-/// A client's packets to a server of the other pod, by its own address.
-fn direct() -> [Tuple; 3] {
-    [
-        tuple(Protocol::TCP, ("10.200.0.2", 40_000), ("10.200.0.5", 80)),
-        tuple(Protocol::UDP, ("10.200.0.2", 40_000), ("10.200.0.5", 53)),
-        tuple(
-            Protocol::UDP,
-            ("fd00:10:200::2", 40_000),
-            ("fd00:10:200::5", 53),
-        ),
-    ]
-}
-
-fn asked() -> Tuple {
-    tuple(Protocol::UDP, ("10.200.0.2", 40_000), ("10.32.0.140", 53))
-}
-
-fn world() -> World {
-    let world = World::with_receivers([CLIENT, SERVER]);
-    world.policy.set(Policy {
-        flags: PolicyFlags::HAND_OVER,
-        ..Policy::default()
-    });
-    let asked = asked();
-    world.add_frontend(asked.dst, 53, Protocol::UDP, SERVICE);
-    world.set_backends(SERVICE, &[Backend::new(addr("10.200.0.5"), asked.dst_port)]);
-    world
-}
-
-/// What became of a packet that a pod sent.
-struct Sent {
-    verdict: Verdict,
-    frame: Vec<u8>,
-    work: Workspace,
-}
-
-impl Sent {
-    const fn took_shortcut(&self) -> bool {
-        self.work.receiver != 0
-    }
-}
-
-fn send(world: &World, from: u32, frame: &[u8]) -> Sent {
-    let mut buffer = Buffer::<2048>::new(frame).expect("a short frame");
-    let (verdict, work) = datapath::run(&mut buffer, world, At::new(Hook::FromPod, from));
-    let frame = buffer.bytes().to_vec();
-    Sent {
-        verdict,
-        frame,
-        work,
-    }
-}
-
-/// Hands over a packet that took no shortcut, as the next program does, and gives what arrives.
-fn hand_over(world: &World, from: u32, sent: &Sent) -> Vec<u8> {
-    assert!(!sent.took_shortcut());
-    let decision = match sent.verdict {
-        Verdict::Pass => datapath::Decision::PASS,
-        Verdict::Translate => datapath::Decision::TRANSLATE,
-        other => panic!("{other:?} is handed over to nobody"),
-    };
-    let onward = hand_over::onward(world, &sent.work, decision, Entry::FromPod, from);
-    let Onward::ToPod(receiver) = onward else {
-        panic!("the receiver is a pod of this node, not {onward:?}");
-    };
-    let told = Told::of(&sent.work, Entry::FromPod);
-    assert_eq!(told.entry(), Entry::FromPod);
-    let mut buffer = Buffer::<2048>::new(&sent.frame).expect("a short frame");
-    let mut work = Workspace::new();
-    work.headers = frame::headers(&sent.frame);
-    let delivered = hand_over::deliver(&mut buffer, world, receiver, &mut work);
-    assert!(!delivered.is_dropped());
-    if let Some(epoch) = told.free_epoch() {
-        let entrance = Entrance {
-            interface: from,
-            place: sent.work.place,
-        };
-        shortcut::remember(&buffer, world, &mut work, entrance, receiver, epoch);
-    }
-    buffer.bytes().to_vec()
-}
-
-/// Sends a packet, and hands it over where it takes no shortcut.
-fn lead(world: &World, from: u32, frame: &[u8]) -> Vec<u8> {
-    let sent = send(world, from, frame);
-    hand_over(world, from, &sent)
-}
 
 #[test]
 fn what_follows_takes_the_shortcut_and_arrives_the_same() {

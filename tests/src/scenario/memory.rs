@@ -202,7 +202,8 @@ impl Executor for Memory {
     }
 
     fn send(&mut self, at: At, frame: &[u8]) -> Result<Sent> {
-        let mut buffer: Buffer = Buffer::new(frame).context("the frame is too long")?;
+        let buffer: Buffer = Buffer::new(frame).context("the frame is too long")?;
+        let mut buffer = buffer.with_known_checksum();
         anyhow::ensure!(at.hook != Hook::Socket, "no packet is seen at a socket");
         let verdict = match self.handed_over.take() {
             Some(handed_over) if at.hook == Hook::ToPod && handed_over.left == frame => {

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use weir_ebpf::{
     datapath::{
-        self, Decision, Workspace,
+        self, Decision, Workspace, exact_match,
         hand_over::{self, Entry, Onward, Told},
         shortcut::{self, Entrance},
     },
@@ -100,6 +100,19 @@ fn put_into(ctx: &TcContext, receiver: u32) -> i32 {
     }
 }
 
+/// Does with a packet what was done with one like it, and gives what the program then gives back.
+/// `None`: there was none.
+#[inline(always)]
+pub fn repeat(ctx: &TcContext, interface: u32) -> Option<i32> {
+    if is_logged() {
+        return None;
+    }
+    let done = exact_match::repeat(&mut Skb::<ETHERNET>(ctx), &KernelTables, interface)?;
+    maps::count_packet(Hook::FromPod, done.here);
+    maps::count_packet(Hook::ToPod, done.there);
+    Some(put_into(ctx, done.receiver))
+}
+
 /// Does with a packet that takes a shortcut all that is left to be done.
 #[inline(always)]
 pub fn take_shortcut(ctx: &TcContext, work: &mut Workspace, decision: Decision) -> i32 {
@@ -119,6 +132,7 @@ pub fn take_shortcut(ctx: &TcContext, work: &mut Workspace, decision: Decision) 
         trace::packet(ctx, Hook::FromPod, tuple, decision, to);
         trace::packet(ctx, Hook::ToPod, tuple, there, to);
     }
+    exact_match::remember(&Skb::<ETHERNET>(ctx), &KernelTables, work, decision);
     put_into(ctx, work.receiver)
 }
 

@@ -16,9 +16,10 @@ use weir_ebpf::{
     event::Event,
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Class, Connection,
-        ConnectionKey, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Interface, Nanos, Node,
-        Place, Pod, PodAddr, Policy, Present, Receiver, Route, RuleKey, Service, ServiceName,
-        ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, Tables, Tuple, capacity,
+        ConnectionKey, ExactMatch, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Interface,
+        Nanos, Node, Place, Pod, PodAddr, Policy, Present, Receiver, Route, RuleKey, Service,
+        ServiceName, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow, SocketKey, Tables, Tuple,
+        capacity,
     },
     verdict::{self, Hook, Verdict},
 };
@@ -60,6 +61,8 @@ static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(capacity::F
 static FLOW_CHANGES: Array<u64> = Array::with_max_entries(Place::CHANGES, 0);
 #[map]
 static FLOW_CACHE: PerCpuArray<CachedFlow> = PerCpuArray::with_max_entries(Place::SLOTS, 0);
+#[map]
+static EXACT_MATCHES: PerCpuArray<ExactMatch> = PerCpuArray::with_max_entries(Place::SLOTS, 0);
 #[map]
 static SOCKETS: LruHashMap<SocketKey, SocketFlow> =
     LruHashMap::with_max_entries(capacity::SOCKETS, 0);
@@ -265,6 +268,13 @@ impl Tables for KernelTables {
         // SAFETY: the element is this processor's own, as that of `workspace` is, and any bytes are
         // valid.
         Some(visit(unsafe { &mut *cached }))
+    }
+
+    #[inline(always)]
+    fn exact_match<R>(&self, place: Place, visit: impl FnOnce(&mut ExactMatch) -> R) -> Option<R> {
+        let known = EXACT_MATCHES.get_ptr_mut(place.slot())?;
+        // SAFETY: as above.
+        Some(visit(unsafe { &mut *known }))
     }
 
     #[inline(always)]

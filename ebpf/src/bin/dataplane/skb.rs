@@ -207,6 +207,17 @@ impl<const LINK: u32> PacketMut for Skb<'_, LINK> {
     }
 
     #[inline(always)]
+    fn edit<T: bytemuck::Pod, R>(
+        &mut self,
+        offset: u32,
+        change: impl FnOnce(&Self, &mut T) -> R,
+    ) -> Option<R> {
+        let place = self.place::<T>(offset)?;
+        // SAFETY: as above.
+        Some(change(self, unsafe { &mut *place }))
+    }
+
+    #[inline(always)]
     fn store_v6<T: bytemuck::Pod>(&mut self, offset: u32, value: &T) -> Option<()> {
         // A device's sum over the whole packet must follow an address, since
         // bpf_l4_csum_replace takes the pseudo-header's change out of it as is right for IPv4.

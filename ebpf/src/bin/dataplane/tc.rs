@@ -11,7 +11,7 @@ use weir_ebpf::{
 };
 
 use crate::{
-    hand_over::{hand_over, take_shortcut},
+    hand_over::{hand_over, repeat, take_shortcut},
     maps::{self, KernelTables},
     skb::{ETHERNET, NO_LINK_HEADER, Skb, begins_with_ip_header},
     steps::{self, Rest, UNDECIDED},
@@ -48,6 +48,9 @@ macro_rules! rest {
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
     let interface = interface(&ctx);
+    if let Some(done) = repeat(&ctx, interface) {
+        return done;
+    }
     run::<ETHERNET>(&ctx, Hook::FromPod, rest_of_from_pod, |packet, work| {
         datapath::from_pod_at_once(packet, &KernelTables, interface, work)
     })

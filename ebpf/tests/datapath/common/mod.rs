@@ -1,6 +1,7 @@
 //! What the host tests of the packet logic share: a node in memory, and frames.
 
 pub mod frame;
+pub mod pods;
 pub mod policy;
 pub mod strategy;
 pub mod world;

@@ -17,10 +17,10 @@ use weir_ebpf::{
     packet::Opener,
     tables::{
         ANYONE, Affinity, AffinityKey, Backend, BackendKey, CachedFlow, Cidr, Class, Connection,
-        ConnectionKey, Cover, Flow, FlowRole, FlowState, Fragment, FragmentKey, Frontend,
-        FrontendFlags, FrontendKey, Interface, Nanos, Node, Place, Pod, PodAddr, Policy, PortRange,
-        Receiver, Route, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot, SocketFlow,
-        SocketKey, SourceRange, Tables, Tuple,
+        ConnectionKey, Cover, ExactMatch, Flow, FlowRole, FlowState, Fragment, FragmentKey,
+        Frontend, FrontendFlags, FrontendKey, Interface, Nanos, Node, Place, Pod, PodAddr, Policy,
+        PortRange, Receiver, Route, RuleKey, Service, ServingKey, Shortcut, ShortcutKey, Slot,
+        SocketFlow, SocketKey, SourceRange, Tables, Tuple, capacity,
     },
     verdict::Verdict,
 };
@@ -74,6 +74,7 @@ pub struct World {
     /// `RECEIVERS`
     pub receivers: RefCell<BTreeMap<Addr, Receiver>>,
     /// `SHORTCUTS`
+    pub exact_matches: RefCell<BTreeMap<u32, ExactMatch>>,
     pub shortcuts: RefCell<BTreeMap<ShortcutKey, Shortcut>>,
     /// `ROUTES`, of the processor on which packets are handed over.
     pub routes: RefCell<BTreeMap<u32, Route>>,
@@ -134,6 +135,7 @@ impl Default for World {
             pods: RefCell::default(),
             pod_addrs: RefCell::default(),
             receivers: RefCell::default(),
+            exact_matches: RefCell::default(),
             shortcuts: RefCell::default(),
             routes: RefCell::default(),
             peers: RefCell::default(),
@@ -289,13 +291,8 @@ impl Tables for World {
 
     fn service(&self, service: u32) -> Option<Service> {
         // The kernel's table is an array: every number within it has an entry.
-        Some(
-            self.services
-                .borrow()
-                .get(&service)
-                .copied()
-                .unwrap_or_default(),
-        )
+        let services = self.services.borrow();
+        (service < capacity::SERVICES).then(|| services.get(&service).copied().unwrap_or_default())
     }
 
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
@@ -377,6 +374,12 @@ impl Tables for World {
         let mut caches = self.flow_caches.borrow_mut();
         let cache = caches.get_mut(self.processor.get())?;
         let slot = cache.entry(place.slot());
+        Some(visit(slot.or_insert_with(bytemuck::Zeroable::zeroed)))
+    }
+
+    fn exact_match<R>(&self, place: Place, visit: impl FnOnce(&mut ExactMatch) -> R) -> Option<R> {
+        let mut slots = self.exact_matches.borrow_mut();
+        let slot = slots.entry(place.slot());
         Some(visit(slot.or_insert_with(bytemuck::Zeroable::zeroed)))
     }
 

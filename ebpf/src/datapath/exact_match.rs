@@ -1,0 +1,315 @@
+//! The exact-match cache before all else, as Open vSwitch has one before its tables: what was done
+//! with a packet that took a [shortcut] is done with the next ones that are like it in everything
+//! that was asked.
+//!
+//! What a shortcut asks takes some fifty nanoseconds by itself, and several times that where the
+//! node's stack has used the processor's caches meanwhile: it is spread over more than forty lines of
+//! code. To find the same packet again takes half of them.
+//!
+//! Promises:
+//! - What is done here is what would be done otherwise, and is counted at both hooks.
+//! - It is found out anew as soon as anything may be otherwise, and ten times a second.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Decision, Glance, Step, Workspace, flow, shortcut};
+use crate::{
+    addr::{Addr, Port, Protocol},
+    checksum, conntrack,
+    nat::{self, V4_HOP_LIMIT},
+    packet::{ETHER_TYPE_IPV4, Ipv4Header, PacketMut, TcpHeader, Transport, UdpHeader},
+    tables::{CachedFlow, ExactMatch, Place, Tables, Tuple},
+};
+
+/// What was done with a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// The interface whose other end it is to be put into.
+    pub receiver: u32,
+    /// What was decided at the sender's interface.
+    pub here: Decision,
+    /// The same at the receiver's.
+    pub there: Decision,
+}
+
+/// Does with a packet that a pod sends by this interface all that was done with one like it, but to
+/// hand it over. `None`: there was none, and nothing has happened.
+#[inline(always)]
+pub fn repeat<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, interface: u32) -> Option<Done> {
+    if packet.segment_payload() != 0
+        || !packet.is_for_ip_layer()
+        || packet.ether_type() != ETHER_TYPE_IPV4
+    {
+        return None;
+    }
+    let [_, protocol]: [u8; 2] = packet.peek(packet.network_offset() + V4_HOP_LIMIT)?;
+    match Protocol(protocol) {
+        Protocol::UDP => repeat_as::<UdpInV4, _, _>(packet, tables, interface),
+        Protocol::TCP => repeat_as::<TcpInV4, _, _>(packet, tables, interface),
+        _ => None,
+    }
+}
+
+/// [`repeat`] for one protocol.
+#[inline(always)]
+fn repeat_as<H: Front, P: PacketMut, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    interface: u32,
+) -> Option<Done> {
+    let length = packet.len() - packet.network_offset();
+    packet.edit(packet.network_offset(), |packet, front: &mut H| {
+        if !is_whole(front, length) {
+            return None;
+        }
+        let place = front.place();
+        tables.exact_match(place, |known| {
+            // Read again: else all of it is kept on the stack from where its place was calculated.
+            let front = core::hint::black_box(front);
+            if !is_like(front, known, interface) || length > known.longest {
+                return None;
+            }
+            if !counts(tables, known, place) {
+                return None;
+            }
+            change(packet, front, known)?;
+            Some(Done {
+                receiver: known.receiver,
+                here: u32::from(known.here).into(),
+                there: u32::from(known.there).into(),
+            })
+        })?
+    })?
+}
+
+/// Is it of the kind that [is kept](remember), and as long as it says? It has so many bytes from the
+/// IPv4 header on.
+#[inline(always)]
+fn is_whole<H: Front>(front: &mut H, length: u32) -> bool {
+    let Some(behind) = front.length() else {
+        return false;
+    };
+    let Fields { ip, .. } = front.fields();
+    let total_length = u32::from(u16::from_be(ip.total_length));
+    ip.version_length == 0x45
+        && ip.ttl > 1
+        && u16::from_be(ip.fragment) & 0x3fff == 0
+        && total_length >= V4_LENGTH + behind
+        && total_length <= length
+}
+
+/// Bytes of an IPv4 header without options.
+const V4_LENGTH: u32 = size_of::<Ipv4Header>() as u32;
+
+/// Does the packet show what the other one showed, and come in where it did? With one comparison: each
+/// branch is a path that the verifier walks.
+#[inline(always)]
+fn is_like<H: Front>(front: &mut H, known: &ExactMatch, interface: u32) -> bool {
+    let packet = front.fields();
+    let words =
+        (packet.ip.src ^ known.src) | (packet.ip.dst ^ known.dst) | (interface ^ known.interface);
+    let ports = (packet.src_port.0 ^ known.src_port.0) | (packet.dst_port.0 ^ known.dst_port.0);
+    let bytes = (H::PROTOCOL.0 ^ known.protocol.0) | (packet.ip.tos ^ known.traffic_class);
+    words | u32::from(ports) | u32::from(bytes) == 0
+}
+
+/// Is nothing known to have changed?
+#[inline(always)]
+fn counts<T: Tables>(tables: &T, known: &ExactMatch, place: Place) -> bool {
+    // All eight bytes at once.
+    let is_same_policy =
+        bytemuck::cast::<_, u64>(known.policy) == bytemuck::cast::<_, u64>(tables.policy());
+    if !is_same_policy || known.changes != tables.flow_changes(place) || tables.now() >= known.until
+    {
+        return false;
+    }
+    let service = tables.service(known.service);
+    known.revision == service.map_or(ExactMatch::NO_REVISION, |service| service.revision)
+}
+
+/// Gives the packet the other one's addresses and ports, and takes a hop. `None`: it is not known what
+/// its checksum is, and nothing has happened.
+#[inline(always)]
+fn change<H: Front, P: PacketMut>(packet: &P, front: &mut H, known: &ExactMatch) -> Option<()> {
+    let Fields {
+        ip,
+        src_port,
+        dst_port,
+        checksum,
+    } = front.fields();
+    let mut header = ONE_HOP_FEWER;
+    if known.is_translated != 0 {
+        let kind = packet.checksum_kind()?;
+        let is_udp = H::PROTOCOL == Protocol::UDP;
+        *checksum = checksum::changed(*checksum, kind, known.addrs, known.all, is_udp);
+        header = checksum::add(header, known.addrs);
+        (ip.src, ip.dst) = (known.to_src, known.to_dst);
+        (*src_port, *dst_port) = (known.to_src_port, known.to_dst_port);
+    }
+    ip.ttl -= 1;
+    ip.checksum = checksum::replace(ip.checksum, header);
+    Some(())
+}
+
+/// What an IPv4 header changes by with a hop less, which is the first byte of a word: `!word + word - 1`
+/// there.
+const ONE_HOP_FEWER: u32 = u16::from_be_bytes([0xfe, 0xff]).to_be() as u32;
+
+/// What stands at the beginning of a packet, without options.
+trait Front: Pod {
+    const PROTOCOL: Protocol;
+
+    fn fields(&mut self) -> Fields<'_>;
+
+    /// Bytes of the header behind that of IPv4. `None`: it is no such header, or one that opens or
+    /// ends a connection.
+    fn length(&self) -> Option<u32>;
+
+    /// The place of its tuple.
+    #[inline(always)]
+    fn place(&mut self) -> Place {
+        let Fields {
+            ip,
+            src_port,
+            dst_port,
+            ..
+        } = self.fields();
+        Place::of(&Tuple {
+            src: Addr::from_v4_word(ip.src),
+            dst: Addr::from_v4_word(ip.dst),
+            src_port: *src_port,
+            dst_port: *dst_port,
+            protocol: Self::PROTOCOL,
+            is_beside: 0,
+            reserved: [0; 2],
+        })
+    }
+}
+
+/// What of it is asked for, and changed.
+struct Fields<'a> {
+    ip: &'a mut Ipv4Header,
+    src_port: &'a mut Port,
+    dst_port: &'a mut Port,
+    checksum: &'a mut u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct UdpInV4 {
+    ip: Ipv4Header,
+    udp: UdpHeader,
+}
+
+impl Front for UdpInV4 {
+    const PROTOCOL: Protocol = Protocol::UDP;
+
+    #[inline(always)]
+    fn fields(&mut self) -> Fields<'_> {
+        Fields {
+            ip: &mut self.ip,
+            src_port: &mut self.udp.src_port,
+            dst_port: &mut self.udp.dst_port,
+            checksum: &mut self.udp.checksum,
+        }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> Option<u32> {
+        Some(size_of::<UdpHeader>() as u32)
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct TcpInV4 {
+    ip: Ipv4Header,
+    tcp: TcpHeader,
+}
+
+impl Front for TcpInV4 {
+    const PROTOCOL: Protocol = Protocol::TCP;
+
+    #[inline(always)]
+    fn fields(&mut self) -> Fields<'_> {
+        Fields {
+            ip: &mut self.ip,
+            src_port: &mut self.tcp.src_port,
+            dst_port: &mut self.tcp.dst_port,
+            checksum: &mut self.tcp.checksum,
+        }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> Option<u32> {
+        let length = u32::from(self.tcp.data_offset >> 4) * 4;
+        let is_plain = conntrack::is_plain(Transport::Tcp(self.tcp.flags));
+        (length >= size_of::<TcpHeader>() as u32 && is_plain).then_some(length)
+    }
+}
+
+/// Keeps what was done with a packet that took a shortcut, of which this was decided at the sender's
+/// interface.
+#[inline(never)]
+pub fn remember<P: PacketMut, T: Tables>(packet: &P, tables: &T, work: &Workspace, here: Decision) {
+    let headers = &work.headers;
+    let is_kept = nat::is_plain(headers)
+        && conntrack::is_plain(headers.kind())
+        && packet.segment_payload() == 0;
+    if !is_kept {
+        return;
+    }
+    let from = &headers.tuple;
+    let is_translated = work.step == Step::TRANSLATE;
+    let to = if is_translated { &work.flow.to } else { from };
+    let (addrs, ports) = (
+        nat::plain_difference(from, to),
+        nat::port_difference(from, to),
+    );
+    // Then the kernel is to be asked, each time.
+    if is_translated && packet.checksum_kind().is_none() {
+        return;
+    }
+    let looked = tables.flow_cache(work.place, |cached| {
+        (cached.found, cached.changes, cached.way)
+    });
+    let Some((found, changes, way)) = looked else {
+        return;
+    };
+    let mut until = (found + CachedFlow::LIFETIME).min(way.found + conntrack::REFRESH);
+    let (mut service, mut revision) = (ExactMatch::NO_SERVICE, ExactMatch::NO_REVISION);
+    if work.glance == Glance::CURRENT {
+        until = until.min(work.flow.last_seen + conntrack::REFRESH);
+        if flow::asks_service(work) {
+            (service, revision) = (work.flow.service, work.flow.revision);
+        }
+    }
+    tables.exact_match(work.place, |known| {
+        *known = ExactMatch {
+            until,
+            changes,
+            policy: work.case.policy(),
+            service,
+            revision,
+            interface: work.case.interface(),
+            src: from.src.0[3],
+            dst: from.dst.0[3],
+            src_port: from.src_port,
+            dst_port: from.dst_port,
+            protocol: from.protocol,
+            traffic_class: way.traffic_class,
+            here: here.number(),
+            there: shortcut::decision_there(work, here).number(),
+            longest: way.longest,
+            receiver: work.receiver,
+            to_src: to.src.0[3],
+            to_dst: to.dst.0[3],
+            to_src_port: to.src_port,
+            to_dst_port: to.dst_port,
+            is_translated: is_translated.into(),
+            addrs,
+            all: checksum::add(addrs, ports),
+            reserved: 0,
+        };
+    });
+}
