@@ -20,6 +20,11 @@
 //! gives the programs a higher priority (`nice`): a cache that somebody else has filled meanwhile costs
 //! long programs more than short ones.
 //!
+//! On one processor a server of datagrams would be woken for each of them in the middle of the client's
+//! work, and two fifths of the time were switches between the two, more or fewer of them as the
+//! scheduler sees fit. It runs as `SCHED_BATCH`, and takes what has come when the client waits, as
+//! one does that has enough to do.
+//!
 //! | steady | noisy |
 //! |---|---|
 //! | ratios to *direct*, for each second of processor time, on one processor: 1 to 2 % | rates by the clock, while others use the machine: up to a factor |
