@@ -8,7 +8,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     addr::{Addr, Port, Protocol},
     checksum,
-    packet::{Cover, Headers, Packet, PacketMut, TCP_CHECKSUM, Transport, UDP_CHECKSUM},
+    packet::{
+        Cover, Headers, Ipv4Header, Packet, PacketMut, TCP_CHECKSUM, Transport, UDP_CHECKSUM,
+    },
     tables::Tuple,
 };
 
@@ -40,7 +42,7 @@ pub fn translate<P: PacketMut>(packet: &mut P, headers: &Headers, to: &Tuple) ->
 pub(crate) fn is_plain(headers: &Headers) -> bool {
     headers.is_v4
         && matches!(headers.kind(), Transport::Tcp(_) | Transport::Udp)
-        && headers.transport == headers.network + V4_LENGTH
+        && headers.transport == headers.network + Ipv4Header::LENGTH
 }
 
 /// Gives any packet the addresses and ports of `to`, one after the other. `None`: as in
@@ -76,9 +78,6 @@ pub(crate) fn translate_any<P: PacketMut>(
     }
     Some(())
 }
-
-/// Bytes of an IPv4 header without options.
-const V4_LENGTH: u32 = 20;
 
 /// From the checksum of an IPv4 header without options to the ports behind it.
 #[repr(C)]
@@ -207,7 +206,7 @@ fn checksum_at_hand<P: Packet>(packet: &P, headers: &Headers, to: &Tuple) -> Opt
 /// knows for each protocol, since verifiers before Linux 6.2 lose track of one that is read.
 #[inline(always)]
 fn plain_checksum<P: Packet>(packet: &P, headers: &Headers) -> u32 {
-    let transport = packet.network_offset() + V4_LENGTH;
+    let transport = packet.network_offset() + Ipv4Header::LENGTH;
     match headers.kind() {
         Transport::Udp => transport + UDP_CHECKSUM,
         _ => transport + TCP_CHECKSUM,

@@ -254,7 +254,7 @@ pub fn parse_plain<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
         Protocol::UDP => (Kind::new(Kind::UDP, 0), 8),
         Protocol::TCP => {
             let behind: TcpBehindPorts = packet.peek(network + size_of::<PlainV4>() as u32)?;
-            let length = u32::from(behind.data_offset >> 4) * 4;
+            let length = TcpHeader::length(behind.data_offset);
             if length < 20 {
                 return None;
             }
@@ -477,7 +477,7 @@ fn parse_transport<P: Packet>(
         _ if is_later_fragment => (Port(0), Port(0), Kind::new(Kind::LATER_FRAGMENT, 0), 0),
         Protocol::TCP => {
             let tcp: TcpHeader = packet.load_near(headers.transport)?;
-            let length = u32::from(tcp.data_offset >> 4) * 4;
+            let length = TcpHeader::length(tcp.data_offset);
             if length < 20 {
                 return None;
             }

@@ -86,7 +86,7 @@ fn reset_header(request: &TcpHeader, length: u32) -> TcpHeader {
     let (sequence, acknowledgement, flags) = if request.flags.contains(TcpFlags::ACK) {
         (request.acknowledgement, 0, TcpFlags::RST)
     } else {
-        let data = length.saturating_sub(u32::from(request.data_offset >> 4) * 4);
+        let data = length.saturating_sub(TcpHeader::length(request.data_offset));
         let syn = u32::from(request.flags.contains(TcpFlags::SYN));
         let fin = u32::from(request.flags.contains(TcpFlags::FIN));
         let next = u32::from_be(request.sequence).wrapping_add(data + syn + fin);

@@ -107,7 +107,8 @@ impl Tables for MemoryTables {
         self.contents.frontends.get(key).copied()
     }
 
-    /// An array holds an entry, be it zero, at every number; its end is not known here.
+    /// An array holds an entry, be it zero, at every number before its end, which is that of a
+    /// table whose size nobody has set.
     fn service(&self, service: u32) -> Option<Service> {
         let services = &self.contents.services;
         (service < capacity::SERVICES).then(|| services.get(&service).copied().unwrap_or_default())

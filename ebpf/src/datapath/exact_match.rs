@@ -94,12 +94,9 @@ fn is_whole<H: Front>(front: &mut H, length: u32) -> bool {
     ip.version_length == 0x45
         && ip.ttl > 1
         && u16::from_be(ip.fragment) & 0x3fff == 0
-        && total_length >= V4_LENGTH + behind
+        && total_length >= Ipv4Header::LENGTH + behind
         && total_length <= length
 }
-
-/// Bytes of an IPv4 header without options.
-const V4_LENGTH: u32 = size_of::<Ipv4Header>() as u32;
 
 /// Does the packet show what the other one showed, and come in where it did? With one comparison: each
 /// branch is a path that the verifier walks.
@@ -216,7 +213,7 @@ impl Front for UdpInV4 {
 
     #[inline(always)]
     fn length(&self) -> Option<u32> {
-        Some(size_of::<UdpHeader>() as u32)
+        Some(UdpHeader::LENGTH)
     }
 }
 
@@ -242,9 +239,9 @@ impl Front for TcpInV4 {
 
     #[inline(always)]
     fn length(&self) -> Option<u32> {
-        let length = u32::from(self.tcp.data_offset >> 4) * 4;
+        let length = TcpHeader::length(self.tcp.data_offset);
         let is_plain = conntrack::is_plain(Transport::Tcp(self.tcp.flags));
-        (length >= size_of::<TcpHeader>() as u32 && is_plain).then_some(length)
+        (length >= TcpHeader::LENGTH && is_plain).then_some(length)
     }
 }
 

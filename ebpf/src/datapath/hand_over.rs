@@ -22,15 +22,11 @@ use super::{Decision, Workspace, to_pod};
 use crate::{
     addr::{Addr, Protocol},
     nat::{self, V4_HOP_LIMIT, V6_HOP_LIMIT},
-    packet::{Headers, Packet, PacketMut, TcpHeader},
+    packet::{Headers, Ipv4Header, Ipv6Header, Packet, PacketMut, TcpHeader, UdpHeader},
     policy::Sender,
     tables::{PolicyFlags, Tables},
     verdict::{DropReason, Hook},
 };
-
-/// Bytes of the headers without options.
-const V4_LENGTH: u32 = 20;
-const V6_LENGTH: u32 = 40;
 
 /// Where a packet entered the node that is handed over. A number that one program gives to the
 /// next: see [`Told`].
@@ -175,7 +171,11 @@ pub fn onward<T: Tables>(
 /// Does anything stand between the network header and the transport header?
 #[inline(always)]
 pub(super) const fn has_options(headers: &Headers) -> bool {
-    let length = if headers.is_v4 { V4_LENGTH } else { V6_LENGTH };
+    let length = if headers.is_v4 {
+        Ipv4Header::LENGTH
+    } else {
+        Ipv6Header::LENGTH
+    };
     headers.transport - headers.network != length
 }
 
@@ -188,15 +188,12 @@ pub fn longest<P: Packet>(packet: &P, headers: &Headers) -> u32 {
     }
     let transport = if headers.tuple.protocol == Protocol::TCP {
         let header: Option<TcpHeader> = packet.load_near(headers.transport);
-        header.map_or(60, |header| u32::from(header.data_offset >> 4) * 4)
+        header.map_or(60, |header| TcpHeader::length(header.data_offset))
     } else {
-        UDP_LENGTH
+        UdpHeader::LENGTH
     };
     headers.transport - headers.network + transport + payload
 }
-
-/// What a segment of a long packet has besides its payload: a UDP header (RFC 768).
-const UDP_LENGTH: u32 = 8;
 
 /// What routes may go by besides addresses: of IPv4 the type of service (RFC 791).
 #[inline(always)]

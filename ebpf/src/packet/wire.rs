@@ -72,6 +72,32 @@ pub struct TcpHeader {
     pub urgent: u16,
 }
 
+impl Ipv4Header {
+    /// Its bytes.
+    pub(crate) const LENGTH: u32 = size_of::<Self>() as u32;
+}
+
+impl Ipv6Header {
+    /// Its bytes.
+    pub(crate) const LENGTH: u32 = size_of::<Self>() as u32;
+}
+
+impl UdpHeader {
+    /// Its bytes.
+    pub(crate) const LENGTH: u32 = size_of::<Self>() as u32;
+}
+
+impl TcpHeader {
+    /// Its bytes.
+    pub(crate) const LENGTH: u32 = size_of::<Self>() as u32;
+
+    /// The bytes of one with its options, by what it says of that in `data_offset`.
+    #[inline(always)]
+    pub(crate) const fn length(data_offset: u8) -> u32 {
+        (data_offset >> 4) as u32 * 4
+    }
+}
+
 /// The flags of a TCP header (RFC 9293 section 3.1).
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
