@@ -134,11 +134,16 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn show_service<F: Family>(ctx: &SockAddrContext) -> i32 {
-    // Most are pods' datagrams.
-    if !socket::translates(is_node(ctx), protocol(ctx)) {
+    let (is_node, protocol) = (is_node(ctx), protocol(ctx));
+    // Most are pods' datagrams: before any of the rest is asked.
+    if !socket::translates(is_node, protocol) {
         return PROCEED;
     }
-    let name = socket::peer_name(&KernelTables, caller(ctx), protocol(ctx), peer::<F>(ctx));
+    let caller = Caller {
+        cookie: cookie(ctx),
+        is_node,
+    };
+    let name = socket::peer_name(&KernelTables, caller, protocol, peer::<F>(ctx));
     if let Some(service) = name {
         write_peer::<F>(ctx, service);
     }
@@ -193,10 +198,16 @@ fn perform<F: Family>(
 #[inline(always)]
 fn caller(ctx: &SockAddrContext) -> Caller {
     Caller {
-        // SAFETY: the helper takes the context of this kind of program.
-        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        cookie: cookie(ctx),
         is_node: is_node(ctx),
     }
+}
+
+/// `SO_COOKIE` of the socket.
+#[inline(always)]
+fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the helper takes the context of this kind of program.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// Is the socket in the node's own network namespace?
