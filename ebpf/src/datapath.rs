@@ -41,7 +41,9 @@ use crate::{
 };
 #[cfg(not(target_arch = "bpf"))]
 use crate::{
+    datapath::exact_match::Sight,
     packet,
+    tables::ExactMatch,
     verdict::{Hook, Verdict},
 };
 
@@ -466,6 +468,19 @@ impl At {
 pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verdict, Workspace) {
     let mut work = Workspace::new();
     let read = packet::parse_into(packet, &mut work.headers);
+    let sender = if at.is_from_node {
+        Sender::Node
+    } else if at.is_from_itself {
+        Sender::Itself
+    } else {
+        Sender::Other
+    };
+    let came_by = match sender {
+        Sender::Node => 0,
+        Sender::Itself => at.interface,
+        // Whichever it was.
+        Sender::Other => ExactMatch::FROM_POD - 1,
+    };
     if at.hook == Hook::FromPod
         && let Some(done) = exact_match::repeat(packet, tables, at.interface)
     {
@@ -478,13 +493,11 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
         };
         return (done.here.verdict(), work);
     }
-    let sender = if at.is_from_node {
-        Sender::Node
-    } else if at.is_from_itself {
-        Sender::Itself
-    } else {
-        Sender::Other
-    };
+    if at.hook == Hook::ToPod
+        && let Some(decision) = exact_match::repeat_received(packet, tables, at.interface, came_by)
+    {
+        return (decision.verdict(), work);
+    }
     let decision = match read {
         Err(why) => not_parsed(why),
         Ok(()) => match at.hook {
@@ -505,5 +518,11 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
         carry_out(packet, &mut work, decision)
     };
     report(tables, at.hook, &mut work, decision);
+    let sight = match at.hook {
+        Hook::FromPod if work.receiver == 0 => Sight::from_pod(at.interface),
+        Hook::ToPod => Sight::to_pod(at.interface, came_by),
+        _ => return (decision.verdict(), work),
+    };
+    exact_match::remember_passing(packet, tables, &work, sight, decision);
     (decision.verdict(), work)
 }

@@ -26,7 +26,9 @@
 //! first: a table that is full can still change, and a service port that is exchanged then drops
 //! packets for as long as its writes take. Writing is `kernel`'s business.
 //!
-//! Policies have tables of their own and come first: `policies` says in which order.
+//! Policies have tables of their own and come first: `policies` says in which order. Their epoch is
+//! raised last where what was none of services' business becomes a service's: programs at pods'
+//! interfaces keep for a moment what they found out about a packet.
 #![forbid(unsafe_code)]
 
 mod change;
@@ -82,9 +84,43 @@ pub fn diff(desired: &Contents, actual: &Contents) -> Plan {
 /// this, and no table between them does.
 #[must_use]
 pub fn diff_within(desired: &Contents, actual: &Contents, limits: Limits) -> Plan {
-    let mut plan = policies::writes(desired, actual, &limits);
-    plan.extend(of_services(desired, actual, desired, limits));
-    Plan(plan)
+    let mut plan = Plan(policies::writes(desired, actual, &limits));
+    add_services(&mut plan, desired, actual, desired, limits);
+    plan
+}
+
+/// Adds what [`of_services`] gives, and the next epoch where programs must ask anew.
+fn add_services(
+    plan: &mut Plan,
+    desired: &Contents,
+    actual: &Contents,
+    whole: &Contents,
+    limits: Limits,
+) {
+    let policy = plan.policy().unwrap_or(actual.policy);
+    let writes = of_services(desired, actual, whole, limits);
+    let takes_more = takes_more(&writes, actual);
+    plan.0.extend(writes);
+    if takes_more {
+        plan.0.push(Write::PutPolicy(policy.in_next_epoch()));
+    }
+}
+
+/// Do these writes make a service's what was none of services' business, and does not lie among the
+/// cluster IPs?
+fn takes_more(writes: &[Write], actual: &Contents) -> bool {
+    let removed = writes.iter().filter_map(|write| match write {
+        Write::RemoveFrontend(key) => Some(key),
+        _ => None,
+    });
+    let removed: BTreeSet<_> = removed.collect();
+    let is_absent =
+        |key: &FrontendKey| !actual.frontends.contains_key(key) || removed.contains(key);
+    writes.iter().any(|write| match write {
+        Write::PutNodePortAddr(_) => true,
+        Write::PutFrontend(key, _) => !actual.node.covers(key.addr) && is_absent(key),
+        _ => false,
+    })
 }
 
 /// The writes to all tables but those of policies, of which these are a part of `whole`, with all
@@ -174,19 +210,19 @@ pub fn diff_parts(
     policies: bool,
     limits: Limits,
 ) -> Plan {
-    let mut plan = match policies {
+    let mut plan = Plan(match policies {
         true => policies::writes(desired, actual, &limits),
         false => Vec::new(),
-    };
+    });
     if let Some(frontends) = frontends {
         let part = |contents: &Contents| contents.of_parts(numbers, frontends);
-        plan.extend(of_services(&part(desired), &part(actual), desired, limits));
-        return Plan(plan);
+        add_services(&mut plan, &part(desired), &part(actual), desired, limits);
+        return plan;
     }
     let changes = changes_of(numbers, desired, actual);
     let is_tight = is_tight(desired, &changes, limits);
-    Steps::of(&changes, |_| false).take(&mut plan, is_tight);
-    Plan(plan)
+    Steps::of(&changes, |_| false).take(&mut plan.0, is_tight);
+    plan
 }
 
 /// What changes about numbers, by when it may.

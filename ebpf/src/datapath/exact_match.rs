@@ -1,61 +1,130 @@
 //! The exact-match cache before all else, as Open vSwitch has one before its tables: what was done
-//! with a packet that took a [shortcut] is done with the next ones that are like it in everything
-//! that was asked.
+//! with a packet at a pod's interface is done with the next ones that are like it in everything that
+//! was asked.
 //!
-//! What a shortcut asks takes some fifty nanoseconds by itself, and several times that where the
-//! node's stack has used the processor's caches meanwhile: it is spread over more than forty lines of
-//! code. To find the same packet again takes half of them.
+//! Kept is what became of a packet that took a [shortcut], and, of pods that no policy speaks of, that
+//! one went on as it was: then all that was asked was who sends it, and whether it is anybody's.
+//!
+//! What a shortcut asks takes some fifty nanoseconds by itself, what is none of our business more, and
+//! both several times that where the node's stack has used the processor's caches meanwhile: it is
+//! spread over more than forty lines of code. To find the same packet again takes half of them.
 //!
 //! Promises:
-//! - What is done here is what would be done otherwise, and is counted at both hooks.
+//! - What is done here is what would be done otherwise, and is counted at the same hooks.
 //! - It is found out anew as soon as anything may be otherwise, and ten times a second.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Decision, Glance, Step, Workspace, flow, shortcut};
+use super::{Decision, Glance, Step, Workspace, covers, flow, hand_over::traffic_class, shortcut};
 use crate::{
     addr::{Addr, Port, Protocol},
     checksum, conntrack,
     nat::{self, V4_HOP_LIMIT},
-    packet::{ETHER_TYPE_IPV4, Ipv4Header, PacketMut, TcpHeader, Transport, UdpHeader},
-    tables::{CachedFlow, ExactMatch, Place, Tables, Tuple},
+    packet::{ETHER_TYPE_IPV4, Ipv4Header, Packet, PacketMut, TcpHeader, Transport, UdpHeader},
+    tables::{CachedFlow, ExactMatch, FlowRole, Place, PolicyFlags, Tables, Tuple},
 };
 
-/// What was done with a packet.
+/// What was done with a packet that a pod sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Done {
-    /// The interface whose other end it is to be put into.
+    /// The interface whose other end it is to be put into; zero: it goes on by itself.
     pub receiver: u32,
     /// What was decided at the sender's interface.
     pub here: Decision,
-    /// The same at the receiver's.
+    /// The same at the receiver's, where it is put there.
     pub there: Decision,
+}
+
+/// Where a packet is seen at a pod's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// The interface.
+    interface: u32,
+    /// See [`ExactMatch::came_by`].
+    came_by: u32,
+}
+
+impl Sight {
+    /// Of a packet that a pod sends by this interface.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_pod(interface: u32) -> Self {
+        Self {
+            interface,
+            came_by: ExactMatch::FROM_POD,
+        }
+    }
+
+    /// Of one that a pod receives by this interface, and that came in by another, or, if that is zero,
+    /// from the node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_pod(interface: u32, came_by: u32) -> Self {
+        Self { interface, came_by }
+    }
+
+    /// Where what is done is kept of a tuple that has this place. A packet from pod to pod has the same
+    /// at both of their interfaces.
+    #[inline(always)]
+    const fn place(self, place: Place) -> Place {
+        match self.came_by {
+            ExactMatch::FROM_POD => place,
+            _ => place.beside(),
+        }
+    }
 }
 
 /// Does with a packet that a pod sends by this interface all that was done with one like it, but to
 /// hand it over. `None`: there was none, and nothing has happened.
 #[inline(always)]
 pub fn repeat<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, interface: u32) -> Option<Done> {
-    if packet.segment_payload() != 0
-        || !packet.is_for_ip_layer()
-        || packet.ether_type() != ETHER_TYPE_IPV4
-    {
+    if !packet.is_for_ip_layer() {
+        return None;
+    }
+    repeat_at::<SENT, _, _>(packet, tables, Sight::from_pod(interface))
+}
+
+/// [`repeat`] of a packet that a pod receives by this interface, see [`Sight::to_pod`]: it goes on as
+/// it is, and this was decided.
+#[inline(always)]
+pub fn repeat_received<P: PacketMut, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    interface: u32,
+    came_by: u32,
+) -> Option<Decision> {
+    let sight = Sight::to_pod(interface, came_by);
+    repeat_at::<RECEIVED, _, _>(packet, tables, sight).map(|done| done.here)
+}
+
+// What follows is compiled once for each: what two programs share the compiler leaves a function,
+// which the verifier would have to follow with pointers into packets.
+const SENT: bool = true;
+const RECEIVED: bool = false;
+
+#[inline(always)]
+fn repeat_at<const IS_SENT: bool, P: PacketMut, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    sight: Sight,
+) -> Option<Done> {
+    if packet.segment_payload() != 0 || packet.ether_type() != ETHER_TYPE_IPV4 {
         return None;
     }
     let [_, protocol]: [u8; 2] = packet.peek(packet.network_offset() + V4_HOP_LIMIT)?;
     match Protocol(protocol) {
-        Protocol::UDP => repeat_as::<UdpInV4, _, _>(packet, tables, interface),
-        Protocol::TCP => repeat_as::<TcpInV4, _, _>(packet, tables, interface),
+        Protocol::UDP => repeat_as::<UdpInV4, IS_SENT, _, _>(packet, tables, sight),
+        Protocol::TCP => repeat_as::<TcpInV4, IS_SENT, _, _>(packet, tables, sight),
         _ => None,
     }
 }
 
-/// [`repeat`] for one protocol.
+/// [`repeat_at`] for one protocol.
 #[inline(always)]
-fn repeat_as<H: Front, P: PacketMut, T: Tables>(
+fn repeat_as<H: Front, const IS_SENT: bool, P: PacketMut, T: Tables>(
     packet: &mut P,
     tables: &T,
-    interface: u32,
+    sight: Sight,
 ) -> Option<Done> {
     let length = packet.len() - packet.network_offset();
     packet.edit(packet.network_offset(), |packet, front: &mut H| {
@@ -63,16 +132,18 @@ fn repeat_as<H: Front, P: PacketMut, T: Tables>(
             return None;
         }
         let place = front.place();
-        tables.exact_match(place, |known| {
+        tables.exact_match(sight.place(place), |known| {
             // Read again: else all of it is kept on the stack from where its place was calculated.
             let front = core::hint::black_box(front);
-            if !is_like(front, known, interface) || length > known.longest {
+            if !is_like(front, known, sight) || length > known.longest {
                 return None;
             }
             if !counts(tables, known, place) {
                 return None;
             }
-            change(packet, front, known)?;
+            if IS_SENT && known.receiver != 0 {
+                change(packet, front, known)?;
+            }
             Some(Done {
                 receiver: known.receiver,
                 here: u32::from(known.here).into(),
@@ -101,10 +172,12 @@ fn is_whole<H: Front>(front: &mut H, length: u32) -> bool {
 /// Does the packet show what the other one showed, and come in where it did? With one comparison: each
 /// branch is a path that the verifier walks.
 #[inline(always)]
-fn is_like<H: Front>(front: &mut H, known: &ExactMatch, interface: u32) -> bool {
+fn is_like<H: Front>(front: &mut H, known: &ExactMatch, sight: Sight) -> bool {
     let packet = front.fields();
-    let words =
-        (packet.ip.src ^ known.src) | (packet.ip.dst ^ known.dst) | (interface ^ known.interface);
+    let words = (packet.ip.src ^ known.src)
+        | (packet.ip.dst ^ known.dst)
+        | (sight.interface ^ known.interface)
+        | (sight.came_by ^ known.came_by);
     let ports = (packet.src_port.0 ^ known.src_port.0) | (packet.dst_port.0 ^ known.dst_port.0);
     let bytes = (H::PROTOCOL.0 ^ known.protocol.0) | (packet.ip.tos ^ known.traffic_class);
     words | u32::from(ports) | u32::from(bytes) == 0
@@ -249,14 +322,10 @@ impl Front for TcpInV4 {
 /// interface.
 #[inline(never)]
 pub fn remember<P: PacketMut, T: Tables>(packet: &P, tables: &T, work: &Workspace, here: Decision) {
-    let headers = &work.headers;
-    let is_kept = nat::is_plain(headers)
-        && conntrack::is_plain(headers.kind())
-        && packet.segment_payload() == 0;
-    if !is_kept {
+    if !is_of_kind(packet, work) {
         return;
     }
-    let from = &headers.tuple;
+    let from = &work.headers.tuple;
     let is_translated = work.step == Step::TRANSLATE;
     let to = if is_translated { &work.flow.to } else { from };
     let (addrs, ports) = (
@@ -289,6 +358,7 @@ pub fn remember<P: PacketMut, T: Tables>(packet: &P, tables: &T, work: &Workspac
             service,
             revision,
             interface: work.case.interface(),
+            came_by: ExactMatch::FROM_POD,
             src: from.src.0[3],
             dst: from.dst.0[3],
             src_port: from.src_port,
@@ -306,7 +376,88 @@ pub fn remember<P: PacketMut, T: Tables>(packet: &P, tables: &T, work: &Workspac
             is_translated: is_translated.into(),
             addrs,
             all: checksum::add(addrs, ports),
-            reserved: 0,
         };
     });
+}
+
+/// Is the packet of the kind that is kept?
+#[inline(always)]
+fn is_of_kind<P: Packet>(packet: &P, work: &Workspace) -> bool {
+    let headers = &work.headers;
+    nat::is_plain(headers)
+        && conntrack::is_plain(headers.kind())
+        && packet.segment_payload() == 0
+        && headers.tuple.is_beside == 0
+}
+
+/// Keeps of a packet seen there, of which this was decided, that it goes on as it is, if no policy has
+/// a say in that.
+#[inline(never)]
+pub fn remember_passing<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    work: &Workspace,
+    sight: Sight,
+    decision: Decision,
+) {
+    if decision != Decision::PASS || !work.case.is_free() || !is_of_kind(packet, work) {
+        return;
+    }
+    let is_kept = match sight.came_by {
+        ExactMatch::FROM_POD => is_nobodys_business(tables, work),
+        // It is no answer to the pod's own flows.
+        _ => work.glance == Glance::ABSENT,
+    };
+    if !is_kept {
+        return;
+    }
+    let looked = tables.flow_cache(work.place, |cached| (cached.found, cached.changes));
+    let Some((found, changes)) = looked else {
+        return;
+    };
+    let mut until = found + CachedFlow::LIFETIME;
+    if work.glance == Glance::CURRENT {
+        until = until.min(work.flow.last_seen + conntrack::REFRESH);
+    }
+    let tuple = &work.headers.tuple;
+    tables.exact_match(sight.place(work.place), |known| {
+        *known = ExactMatch {
+            until,
+            changes,
+            policy: work.case.policy(),
+            service: ExactMatch::NO_SERVICE,
+            revision: ExactMatch::NO_REVISION,
+            interface: sight.interface,
+            came_by: sight.came_by,
+            src: tuple.src.0[3],
+            dst: tuple.dst.0[3],
+            src_port: tuple.src_port,
+            dst_port: tuple.dst_port,
+            protocol: tuple.protocol,
+            traffic_class: traffic_class(packet, &work.headers),
+            here: decision.number(),
+            // All else is not asked.
+            longest: u32::MAX,
+            ..Zeroable::zeroed()
+        };
+    });
+}
+
+/// Does the service step leave alone what a pod sends, and goes on doing so while
+/// [`Policy::epoch`](crate::tables::Policy) and the tuple's flow are what they are?
+///
+/// That is raised when an address or a port becomes a service's that was none's before and does not lie
+/// among the cluster IPs. A datagram without a flow can begin one as long as it has none.
+#[inline(always)]
+fn is_nobodys_business<T: Tables>(tables: &T, work: &Workspace) -> bool {
+    let flags = work.case.policy().flags;
+    if flags.intersects(PolicyFlags::HAND_OVER.with(PolicyFlags::LEAVE_TRACKED)) {
+        return false;
+    }
+    if work.glance == Glance::CURRENT {
+        return work.flow.role == FlowRole::REPLY;
+    }
+    work.glance == Glance::ABSENT
+        && matches!(work.headers.kind(), Transport::Tcp(_))
+        && !covers(tables, work.headers.tuple.dst)
 }

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{Nanos, Policy};
 use crate::addr::{Port, Protocol};
 
-/// What a processor did last with a packet that took a shortcut, and with which packets it does the
+/// What a processor did last with a packet at a pod's interface, and with which packets it does the
 /// same without another question: the value of `EXACT_MATCHES`. Written by the programs.
 ///
 /// Of IPv4 alone: addresses are words in network byte order.
@@ -28,8 +28,11 @@ pub struct ExactMatch {
     pub service: u32,
     /// Its revision; of none [`ExactMatch::NO_REVISION`].
     pub revision: u32,
-    /// The sender's interface.
+    /// The pod's interface.
     pub interface: u32,
+    /// [`ExactMatch::FROM_POD`] where the pod sends; else by which interface a packet came that the
+    /// pod receives, zero where the node sends it.
+    pub came_by: u32,
     /// Source address.
     pub src: u32,
     /// Destination address.
@@ -42,14 +45,14 @@ pub struct ExactMatch {
     pub protocol: Protocol,
     /// The type of service.
     pub traffic_class: u8,
-    /// [`Decision::number`](crate::datapath::Decision::number) of what was decided at the sender's
+    /// [`Decision::number`](crate::datapath::Decision::number) of what was decided at that
     /// interface.
     pub here: u8,
-    /// The same at the receiver's.
+    /// The same at the receiver's, where it is another one.
     pub there: u8,
     /// The bytes of the longest IP packet that is known to fit.
     pub longest: u32,
-    /// The receiver's interface.
+    /// The receiver's interface; zero: it goes on as it is, and what follows says nothing.
     pub receiver: u32,
     /// Source address afterwards.
     pub to_src: u32,
@@ -65,8 +68,6 @@ pub struct ExactMatch {
     pub addrs: u32,
     /// What addresses and ports change by together.
     pub all: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 impl ExactMatch {
@@ -74,4 +75,6 @@ impl ExactMatch {
     pub const NO_SERVICE: u32 = u32::MAX;
     /// The revision of none.
     pub const NO_REVISION: u32 = 0;
+    /// No interface has this index.
+    pub const FROM_POD: u32 = u32::MAX;
 }

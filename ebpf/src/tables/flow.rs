@@ -295,6 +295,13 @@ impl Place {
         Self(changes & (Self::CHANGES - 1))
     }
 
+    /// Another one, with another slot, for what is to be kept beside.
+    #[inline(always)]
+    #[must_use]
+    pub const fn beside(self) -> Self {
+        Self(self.0 ^ 1 << (Self::BITS - Self::SLOT_BITS))
+    }
+
     /// The index in `FLOW_CHANGES`.
     #[inline(always)]
     #[must_use]

@@ -23,8 +23,10 @@ pub struct Policy {
     /// What holds for all pods.
     pub flags: PolicyFlags,
     /// Raised with each change of anything that is asked at a pod's interface, after it was made:
-    /// of the two fields above, of `PODS`, and of what is removed from `POD_ADDRS`. What was found
-    /// in another epoch must be asked again; see [`Vetting`](super::Vetting).
+    /// of the two fields above, of `PODS`, of what is removed from `POD_ADDRS`, and of addresses and
+    /// ports that become services' and do not lie among the cluster IPs. What was found in another
+    /// epoch must be asked again; see [`Vetting`](super::Vetting) and
+    /// [`ExactMatch`](super::ExactMatch).
     ///
     /// Eight bytes in all, which are read in one load as they are written: an old revision with the
     /// new epoch would pass for asked.

@@ -160,6 +160,36 @@ fn check_known_addresses(prefix: &Contents, actual: &Contents, desired: &Content
     }
 }
 
+/// What was found out while a packet was nobody's business is found out anew when it is a service's at
+/// the end: programs keep it for as long as the epoch is the same.
+fn check_what_is_taken_is_asked_anew(prefixes: &[Contents]) {
+    let end = prefixes.last().expect("the beginning is one");
+    let is_anybodys = |contents: &Contents, dst: Addr, key: &FrontendKey| {
+        let is_known = match key.is_node_port() {
+            true => contents.node_port_addrs.contains(&dst),
+            false => true,
+        };
+        contents.node.covers(dst) || is_known && contents.frontends.contains_key(key)
+    };
+    for key in end.frontends.keys() {
+        let at_node = end.node_port_addrs.iter().copied();
+        let addrs: Vec<Addr> = match key.is_node_port() {
+            true => at_node
+                .filter(|addr| addr.is_v4() == key.addr.is_v4())
+                .collect(),
+            false => vec![key.addr],
+        };
+        for addr in addrs {
+            for prefix in prefixes {
+                assert!(
+                    is_anybodys(prefix, addr, key) || prefix.policy.epoch != end.policy.epoch,
+                    "{addr}: {key:?} was nobody's in this epoch"
+                );
+            }
+        }
+    }
+}
+
 /// Whoever has read the count before the plan began, or at any prefix, finds slot 0 for as long
 /// as any slot is there.
 fn check_slot_zero_goes_last(prefix: &Contents) {
@@ -188,6 +218,7 @@ fn check_plan(desired: &Contents, actual: &Contents) -> Vec<Contents> {
         });
         assert!(result.is_ok(), "after {written:#?}");
     }
+    check_what_is_taken_is_asked_anew(&prefixes);
     assert_reached(&prefixes, desired);
     prefixes
 }
@@ -260,6 +291,30 @@ fn a_replaced_backend_is_written_before_it_is_counted_and_forgotten_last() {
             Write::PutService(1, revision(2)),
         ]
     );
+}
+
+#[test]
+fn a_new_address_of_the_node_is_asked_about_anew() {
+    use weir_ebpf::addr::{Port, Protocol};
+    let key = FrontendKey::node_port(true, Port::new(30_080), Protocol::TCP);
+    let before = Contents {
+        frontends: [(key, Frontend::to(1, FrontendFlags::NONE))].into(),
+        node: Node {
+            node_ports: PortRange::new(30_080, 30_080),
+            ..Node::NONE
+        },
+        ..Contents::default()
+    };
+    let mut after = before.clone();
+    let addr: Addr = std::net::Ipv4Addr::new(192, 168, 7, 1).into();
+    after.node_port_addrs.insert(addr);
+    let next = before.policy.in_next_epoch();
+    assert_eq!(
+        diff(&after, &before).0,
+        [Write::PutNodePortAddr(addr), Write::PutPolicy(next)]
+    );
+    // What goes is kept nowhere.
+    assert_eq!(diff(&before, &after).0, [Write::RemoveNodePortAddr(addr)]);
 }
 
 proptest! {

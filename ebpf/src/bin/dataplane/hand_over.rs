@@ -23,7 +23,7 @@ use crate::{
     routes,
     skb::{ETHERNET, Skb},
     steps,
-    tc::{DROP, NEXT, action, interface, is_logged},
+    tc::{DROP, NEXT, action, came_by, interface, is_logged},
     trace,
 };
 
@@ -109,8 +109,23 @@ pub fn repeat(ctx: &TcContext, interface: u32) -> Option<i32> {
     }
     let done = exact_match::repeat(&mut Skb::<ETHERNET>(ctx), &KernelTables, interface)?;
     maps::count_packet(Hook::FromPod, done.here);
+    if done.receiver == 0 {
+        return Some(action(ctx, done.here));
+    }
     maps::count_packet(Hook::ToPod, done.there);
     Some(put_into(ctx, done.receiver))
+}
+
+/// [`repeat`] of what a pod receives: what was decided.
+#[inline(always)]
+pub fn repeat_received(ctx: &TcContext, interface: u32) -> Option<Decision> {
+    if is_logged() {
+        return None;
+    }
+    let packet = &mut Skb::<ETHERNET>(ctx);
+    let decision = exact_match::repeat_received(packet, &KernelTables, interface, came_by(ctx))?;
+    maps::count_packet(Hook::ToPod, decision);
+    Some(decision)
 }
 
 /// Does with a packet that takes a shortcut all that is left to be done.

@@ -5,13 +5,17 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::macro_support;
 use weir_ebpf::{
-    datapath::{self, Decision, Sender, Workspace, hand_over::Entry},
+    datapath::{
+        self, Decision, Sender, Workspace,
+        exact_match::{self, Sight},
+        hand_over::Entry,
+    },
     tables::{PolicyFlags, Tables as _},
     verdict::Hook,
 };
 
 use crate::{
-    hand_over::{hand_over, repeat, take_shortcut},
+    hand_over::{hand_over, repeat, repeat_received, take_shortcut},
     maps::{self, KernelTables},
     skb::{ETHERNET, NO_LINK_HEADER, Skb, begins_with_ip_header},
     steps::{self, Rest, UNDECIDED},
@@ -64,6 +68,9 @@ rest! {
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
     let interface = interface(&ctx);
+    if let Some(decision) = repeat_received(&ctx, interface) {
+        return action(&ctx, decision);
+    }
     let sender = sender(&ctx, interface);
     run::<ETHERNET>(&ctx, Hook::ToPod, rest_of_to_pod, |_, work| {
         datapath::to_pod_at_once(&KernelTables, interface, sender, work)
@@ -85,11 +92,17 @@ pub fn interface(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// The index of the interface by which the packet came; zero: by none.
+#[inline(always)]
+pub fn came_by(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
 /// Who sent a packet that leaves by this interface.
 #[inline(always)]
 fn sender(ctx: &TcContext, interface: u32) -> Sender {
-    // SAFETY: as above.
-    match unsafe { (*ctx.skb.skb).ingress_ifindex } {
+    match came_by(ctx) {
         // It came by no interface: a socket of the node, or the node's own stack.
         0 => Sender::Node,
         by if by == interface => Sender::Itself,
@@ -239,6 +252,15 @@ fn finish<const LINK: u32>(ctx: &TcContext, hook: Hook, decision: Decision) -> i
     let decision = steps::carry_out::<LINK>(ctx, work, decision);
     maps::count_packet(hook, decision);
     datapath::report(&KernelTables, hook, work, decision);
+    let sight = match hook {
+        Hook::FromPod => Some(Sight::from_pod(interface(ctx))),
+        Hook::ToPod => Some(Sight::to_pod(interface(ctx), came_by(ctx))),
+        _ => None,
+    };
+    if let Some(sight) = sight {
+        let packet = &Skb::<LINK>(ctx);
+        exact_match::remember_passing(packet, &KernelTables, work, sight, decision);
+    }
     if LINK == ETHERNET
         && let Some(entry) = Entry::of(hook)
     {

@@ -109,6 +109,10 @@ struct Asked {
     pods: BTreeMap<u32, Pod>,
     pod_addrs: BTreeSet<PodAddr>,
     receivers: BTreeMap<Addr, Receiver>,
+    /// What is services' beside the cluster IPs.
+    frontends: BTreeSet<FrontendKey>,
+    node_port_addrs: BTreeSet<Addr>,
+    guards: (Cover, Cover, PortRange),
 }
 
 impl Default for World {
@@ -409,11 +413,20 @@ impl Tables for World {
 
     fn policy(&self) -> Policy {
         let mut asked = self.asked.borrow_mut();
+        let node = self.node.get();
+        let frontends = self.frontends.borrow();
         let now = Asked {
             policy: self.policy.get(),
             pods: self.pods.borrow().clone(),
             pod_addrs: self.pod_addrs.borrow().clone(),
             receivers: self.receivers.borrow().clone(),
+            frontends: frontends
+                .keys()
+                .filter(|key| !node.covers(key.addr))
+                .copied()
+                .collect(),
+            node_port_addrs: self.node_port_addrs.borrow().clone(),
+            guards: (node.cover_v4, node.cover_v6, node.node_ports),
         };
         if now != *asked {
             self.policy.set(now.policy.in_next_epoch());
