@@ -446,6 +446,9 @@ pub struct At {
 
 #[cfg(not(target_arch = "bpf"))]
 impl At {
+    /// The interface by which a packet came that came by some other one.
+    pub const ANOTHER: u32 = ExactMatch::FROM_POD - 1;
+
     /// A packet that came by some interface.
     #[must_use]
     pub const fn new(hook: Hook, interface: u32) -> Self {
@@ -454,6 +457,25 @@ impl At {
             interface,
             is_from_node: false,
             is_from_itself: false,
+        }
+    }
+
+    const fn sender(self) -> Sender {
+        if self.is_from_node {
+            Sender::Node
+        } else if self.is_from_itself {
+            Sender::Itself
+        } else {
+            Sender::Other
+        }
+    }
+
+    /// See [`ExactMatch::came_by`].
+    const fn came_by(self) -> u32 {
+        match self.sender() {
+            Sender::Node => 0,
+            Sender::Itself => self.interface,
+            Sender::Other => Self::ANOTHER,
         }
     }
 }
@@ -468,19 +490,8 @@ impl At {
 pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verdict, Workspace) {
     let mut work = Workspace::new();
     let read = packet::parse_into(packet, &mut work.headers);
-    let sender = if at.is_from_node {
-        Sender::Node
-    } else if at.is_from_itself {
-        Sender::Itself
-    } else {
-        Sender::Other
-    };
-    let came_by = match sender {
-        Sender::Node => 0,
-        Sender::Itself => at.interface,
-        // Whichever it was.
-        Sender::Other => ExactMatch::FROM_POD - 1,
-    };
+    let sender = at.sender();
+    let came_by = at.came_by();
     if at.hook == Hook::FromPod
         && let Some(done) = exact_match::repeat(packet, tables, at.interface)
     {
@@ -518,11 +529,10 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
         carry_out(packet, &mut work, decision)
     };
     report(tables, at.hook, &mut work, decision);
-    let sight = match at.hook {
-        Hook::FromPod if work.receiver == 0 => Sight::from_pod(at.interface),
-        Hook::ToPod => Sight::to_pod(at.interface, came_by),
-        _ => return (decision.verdict(), work),
-    };
-    exact_match::remember_passing(packet, tables, &work, sight, decision);
+    if work.receiver == 0
+        && let Some(sight) = Sight::at(at.hook, at.interface, came_by)
+    {
+        exact_match::remember_passing(packet, tables, &work, sight, decision);
+    }
     (decision.verdict(), work)
 }

@@ -203,7 +203,10 @@ fn read_quote<P: Packet>(packet: &P, headers: &Headers, quote: &mut Quote) -> Op
     if headers.is_v4 {
         let ip: Ipv4Header = packet.load(network)?;
         let header_length = u32::from(ip.version_length & 0x0f) * 4;
-        if ip.version_length >> 4 != 4 || header_length < 20 || packet::is_later_v4(&ip) {
+        if ip.version_length >> 4 != 4
+            || header_length < Ipv4Header::LENGTH
+            || packet::is_later_v4(&ip)
+        {
             return None;
         }
         quote.tuple.src = Addr::from_v4_word(ip.src);

@@ -251,18 +251,18 @@ pub fn parse_plain<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
     }
     let protocol = Protocol(plain.ip.protocol);
     let (kind, length) = match protocol {
-        Protocol::UDP => (Kind::new(Kind::UDP, 0), 8),
+        Protocol::UDP => (Kind::new(Kind::UDP, 0), UdpHeader::LENGTH),
         Protocol::TCP => {
             let behind: TcpBehindPorts = packet.peek(network + size_of::<PlainV4>() as u32)?;
             let length = TcpHeader::length(behind.data_offset);
-            if length < 20 {
+            if length < TcpHeader::LENGTH {
                 return None;
             }
             (Kind::new(Kind::TCP, behind.flags.0), length)
         }
         _ => return None,
     };
-    if total_length < 20 + length {
+    if total_length < Ipv4Header::LENGTH + length {
         return None;
     }
     headers.tuple.src = Addr::from_v4_word(plain.ip.src);
@@ -323,7 +323,7 @@ fn parse_v4<P: Packet>(packet: &P, headers: &mut Headers) -> Option<()> {
     let network = packet.network_offset();
     let ip: Ipv4Header = packet.load_near(network)?;
     let header_length = u32::from(ip.version_length & 0x0f) * 4;
-    if ip.version_length >> 4 != 4 || header_length < 20 {
+    if ip.version_length >> 4 != 4 || header_length < Ipv4Header::LENGTH {
         return None;
     }
     let available = packet.len().checked_sub(network)?;
@@ -478,7 +478,7 @@ fn parse_transport<P: Packet>(
         Protocol::TCP => {
             let tcp: TcpHeader = packet.load_near(headers.transport)?;
             let length = TcpHeader::length(tcp.data_offset);
-            if length < 20 {
+            if length < TcpHeader::LENGTH {
                 return None;
             }
             (
@@ -490,7 +490,12 @@ fn parse_transport<P: Packet>(
         }
         Protocol::UDP => {
             let udp: UdpHeader = packet.load_near(headers.transport)?;
-            (udp.src_port, udp.dst_port, Kind::new(Kind::UDP, 0), 8)
+            (
+                udp.src_port,
+                udp.dst_port,
+                Kind::new(Kind::UDP, 0),
+                UdpHeader::LENGTH,
+            )
         }
         Protocol::SCTP => {
             let sctp: SctpHeader = packet.load(headers.transport)?;

@@ -21,7 +21,10 @@ use crate::{
     checksum, conntrack,
     nat::{self, V4_HOP_LIMIT},
     packet::{ETHER_TYPE_IPV4, Ipv4Header, Packet, PacketMut, TcpHeader, Transport, UdpHeader},
-    tables::{CachedFlow, ExactMatch, FlowRole, Place, PolicyFlags, Tables, Tuple},
+    tables::{
+        CachedFlow, ExactMatch, FlowRole, Nanos, Place, PolicyFlags, Shortcut, Tables, Tuple,
+    },
+    verdict::Hook,
 };
 
 /// What was done with a packet that a pod sent.
@@ -45,6 +48,17 @@ pub struct Sight {
 }
 
 impl Sight {
+    /// Of a packet at a pod's interface, see [`Sight::to_pod`]. `None`: the hook is another's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(hook: Hook, interface: u32, came_by: u32) -> Option<Self> {
+        match hook {
+            Hook::FromPod => Some(Self::from_pod(interface)),
+            Hook::ToPod => Some(Self::to_pod(interface, came_by)),
+            Hook::FromNetwork | Hook::ToNetwork | Hook::Socket => None,
+        }
+    }
+
     /// Of a packet that a pod sends by this interface.
     #[inline(always)]
     #[must_use]
@@ -336,36 +350,23 @@ pub fn remember<P: PacketMut, T: Tables>(packet: &P, tables: &T, work: &Workspac
     if is_translated && packet.checksum_kind().is_none() {
         return;
     }
-    let looked = tables.flow_cache(work.place, |cached| {
-        (cached.found, cached.changes, cached.way)
-    });
-    let Some((found, changes, way)) = looked else {
+    let Some(Found {
+        until,
+        changes,
+        way,
+    }) = found(tables, work)
+    else {
         return;
     };
-    let mut until = (found + CachedFlow::LIFETIME).min(way.found + conntrack::REFRESH);
     let (mut service, mut revision) = (ExactMatch::NO_SERVICE, ExactMatch::NO_REVISION);
-    if work.glance == Glance::CURRENT {
-        until = until.min(work.flow.last_seen + conntrack::REFRESH);
-        if flow::asks_service(work) {
-            (service, revision) = (work.flow.service, work.flow.revision);
-        }
+    if work.glance == Glance::CURRENT && flow::asks_service(work) {
+        (service, revision) = (work.flow.service, work.flow.revision);
     }
     tables.exact_match(work.place, |known| {
         *known = ExactMatch {
-            until,
-            changes,
-            policy: work.case.policy(),
+            until: until.min(way.found + conntrack::REFRESH),
             service,
             revision,
-            interface: work.case.interface(),
-            came_by: ExactMatch::FROM_POD,
-            src: from.src.0[3],
-            dst: from.dst.0[3],
-            src_port: from.src_port,
-            dst_port: from.dst_port,
-            protocol: from.protocol,
-            traffic_class: way.traffic_class,
-            here: here.number(),
             there: shortcut::decision_there(work, here).number(),
             longest: way.longest,
             receiver: work.receiver,
@@ -376,6 +377,14 @@ pub fn remember<P: PacketMut, T: Tables>(packet: &P, tables: &T, work: &Workspac
             is_translated: is_translated.into(),
             addrs,
             all: checksum::add(addrs, ports),
+            ..by_itself(
+                work,
+                Sight::from_pod(work.case.interface()),
+                here,
+                until,
+                changes,
+                way.traffic_class,
+            )
         };
     });
 }
@@ -411,36 +420,67 @@ pub fn remember_passing<P: Packet, T: Tables>(
     if !is_kept {
         return;
     }
-    let looked = tables.flow_cache(work.place, |cached| (cached.found, cached.changes));
-    let Some((found, changes)) = looked else {
+    let Some(Found { until, changes, .. }) = found(tables, work) else {
         return;
     };
-    let mut until = found + CachedFlow::LIFETIME;
-    if work.glance == Glance::CURRENT {
-        until = until.min(work.flow.last_seen + conntrack::REFRESH);
-    }
-    let tuple = &work.headers.tuple;
+    let class = traffic_class(packet, &work.headers);
     tables.exact_match(sight.place(work.place), |known| {
-        *known = ExactMatch {
-            until,
-            changes,
-            policy: work.case.policy(),
-            service: ExactMatch::NO_SERVICE,
-            revision: ExactMatch::NO_REVISION,
-            interface: sight.interface,
-            came_by: sight.came_by,
-            src: tuple.src.0[3],
-            dst: tuple.dst.0[3],
-            src_port: tuple.src_port,
-            dst_port: tuple.dst_port,
-            protocol: tuple.protocol,
-            traffic_class: traffic_class(packet, &work.headers),
-            here: decision.number(),
-            // All else is not asked.
-            longest: u32::MAX,
-            ..Zeroable::zeroed()
-        };
+        *known = by_itself(work, sight, decision, until, changes, class);
     });
+}
+
+/// What was found out of a packet's flow.
+struct Found {
+    /// It counts before this time.
+    until: Nanos,
+    /// As `FLOW_CHANGES` then was.
+    changes: u64,
+    /// The way of packets of this tuple, if there is one.
+    way: Shortcut,
+}
+
+#[inline(always)]
+fn found<T: Tables>(tables: &T, work: &Workspace) -> Option<Found> {
+    let mut found = tables.flow_cache(work.place, |cached| Found {
+        until: cached.found + CachedFlow::LIFETIME,
+        changes: cached.changes,
+        way: cached.way,
+    })?;
+    if work.glance == Glance::CURRENT {
+        found.until = found.until.min(work.flow.last_seen + conntrack::REFRESH);
+    }
+    Some(found)
+}
+
+/// Of a packet seen there, of which this was decided: it goes on as it is, and nothing else is asked.
+#[inline(always)]
+fn by_itself(
+    work: &Workspace,
+    sight: Sight,
+    decision: Decision,
+    until: Nanos,
+    changes: u64,
+    traffic_class: u8,
+) -> ExactMatch {
+    let tuple = &work.headers.tuple;
+    ExactMatch {
+        until,
+        changes,
+        policy: work.case.policy(),
+        service: ExactMatch::NO_SERVICE,
+        revision: ExactMatch::NO_REVISION,
+        interface: sight.interface,
+        came_by: sight.came_by,
+        src: tuple.src.0[3],
+        dst: tuple.dst.0[3],
+        src_port: tuple.src_port,
+        dst_port: tuple.dst_port,
+        protocol: tuple.protocol,
+        traffic_class,
+        here: decision.number(),
+        longest: u32::MAX,
+        ..Zeroable::zeroed()
+    }
 }
 
 /// Does the service step leave alone what a pod sends, and goes on doing so while

@@ -252,12 +252,7 @@ fn finish<const LINK: u32>(ctx: &TcContext, hook: Hook, decision: Decision) -> i
     let decision = steps::carry_out::<LINK>(ctx, work, decision);
     maps::count_packet(hook, decision);
     datapath::report(&KernelTables, hook, work, decision);
-    let sight = match hook {
-        Hook::FromPod => Some(Sight::from_pod(interface(ctx))),
-        Hook::ToPod => Some(Sight::to_pod(interface(ctx), came_by(ctx))),
-        _ => None,
-    };
-    if let Some(sight) = sight {
+    if let Some(sight) = Sight::at(hook, interface(ctx), came_by(ctx)) {
         let packet = &Skb::<LINK>(ctx);
         exact_match::remember_passing(packet, &KernelTables, work, sight, decision);
     }

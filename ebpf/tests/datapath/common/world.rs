@@ -112,7 +112,6 @@ struct Asked {
     /// What is services' beside the cluster IPs.
     frontends: BTreeSet<FrontendKey>,
     node_port_addrs: BTreeSet<Addr>,
-    guards: (Cover, Cover, PortRange),
 }
 
 impl Default for World {
@@ -426,7 +425,6 @@ impl Tables for World {
                 .copied()
                 .collect(),
             node_port_addrs: self.node_port_addrs.borrow().clone(),
-            guards: (node.cover_v4, node.cover_v6, node.node_ports),
         };
         if now != *asked {
             self.policy.set(now.policy.in_next_epoch());
