@@ -532,7 +532,7 @@ pub fn run<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, at: At) -> (Verd
     if work.receiver == 0
         && let Some(sight) = Sight::at(at.hook, at.interface, came_by)
     {
-        exact_match::remember_passing(packet, tables, &work, sight, decision);
+        exact_match::remember_passing(packet, tables, &mut work, sight, decision);
     }
     (decision.verdict(), work)
 }

@@ -20,7 +20,9 @@ use crate::{
     addr::{Addr, Port, Protocol},
     checksum, conntrack,
     nat::{self, V4_HOP_LIMIT},
-    packet::{ETHER_TYPE_IPV4, Ipv4Header, Packet, PacketMut, TcpHeader, Transport, UdpHeader},
+    packet::{
+        ETHER_TYPE_IPV4, Ipv4Header, Packet, PacketMut, TcpFlags, TcpHeader, Transport, UdpHeader,
+    },
     tables::{
         CachedFlow, ExactMatch, FlowRole, Nanos, Place, PolicyFlags, Shortcut, Tables, Tuple,
     },
@@ -152,6 +154,9 @@ fn repeat_as<H: Front, const IS_SENT: bool, P: PacketMut, T: Tables>(
             if !is_like(front, known, sight) || length > known.longest {
                 return None;
             }
+            if !front.is_plain() && known.is_without_flow == 0 {
+                return None;
+            }
             if !counts(tables, known, place) {
                 return None;
             }
@@ -245,9 +250,12 @@ trait Front: Pod {
 
     fn fields(&mut self) -> Fields<'_>;
 
-    /// Bytes of the header behind that of IPv4. `None`: it is no such header, or one that opens or
-    /// ends a connection.
+    /// Bytes of the header behind that of IPv4. `None`: it is no such header, or one that opens a
+    /// connection.
     fn length(&self) -> Option<u32>;
+
+    /// See [`conntrack::is_plain`].
+    fn is_plain(&self) -> bool;
 
     /// The place of its tuple.
     #[inline(always)]
@@ -302,6 +310,11 @@ impl Front for UdpInV4 {
     fn length(&self) -> Option<u32> {
         Some(UdpHeader::LENGTH)
     }
+
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        true
+    }
 }
 
 #[repr(C)]
@@ -327,8 +340,12 @@ impl Front for TcpInV4 {
     #[inline(always)]
     fn length(&self) -> Option<u32> {
         let length = TcpHeader::length(self.tcp.data_offset);
-        let is_plain = conntrack::is_plain(Transport::Tcp(self.tcp.flags));
-        (length >= TcpHeader::LENGTH && is_plain).then_some(length)
+        (length >= TcpHeader::LENGTH && !self.tcp.flags.is_opening()).then_some(length)
+    }
+
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        conntrack::is_plain(Transport::Tcp(self.tcp.flags))
     }
 }
 
@@ -336,7 +353,7 @@ impl Front for TcpInV4 {
 /// interface.
 #[inline(never)]
 pub fn remember<P: PacketMut, T: Tables>(packet: &P, tables: &T, work: &Workspace, here: Decision) {
-    if !is_of_kind(packet, work) {
+    if !is_of_kind(packet, work) || !conntrack::is_plain(work.headers.kind()) {
         return;
     }
     let from = &work.headers.tuple;
@@ -393,29 +410,34 @@ pub fn remember<P: PacketMut, T: Tables>(packet: &P, tables: &T, work: &Workspac
 #[inline(always)]
 fn is_of_kind<P: Packet>(packet: &P, work: &Workspace) -> bool {
     let headers = &work.headers;
-    nat::is_plain(headers)
-        && conntrack::is_plain(headers.kind())
-        && packet.segment_payload() == 0
-        && headers.tuple.is_beside == 0
+    nat::is_plain(headers) && packet.segment_payload() == 0 && headers.tuple.is_beside == 0
 }
 
 /// Keeps of a packet seen there, of which this was decided, that it goes on as it is, if no policy has
-/// a say in that.
+/// a say in that. Of a handshake: that the rest of the connection does.
 #[inline(never)]
 pub fn remember_passing<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
-    work: &Workspace,
+    work: &mut Workspace,
     sight: Sight,
     decision: Decision,
 ) {
     if decision != Decision::PASS || !work.case.is_free() || !is_of_kind(packet, work) {
         return;
     }
-    let is_kept = match sight.came_by {
-        ExactMatch::FROM_POD => is_nobodys_business(tables, work),
+    let is_sent = sight.came_by == ExactMatch::FROM_POD;
+    if is_sent && work.case.policy().flags.intersects(ASKED_EACH_TIME) {
+        return;
+    }
+    if is_of_handshake(work.headers.kind()) {
+        flow::look_again(tables, work);
+    }
+    let is_kept = if is_sent {
+        is_nobodys_business(tables, work)
+    } else {
         // It is no answer to the pod's own flows.
-        _ => work.glance == Glance::ABSENT,
+        work.glance == Glance::ABSENT
     };
     if !is_kept {
         return;
@@ -479,8 +501,19 @@ fn by_itself(
         traffic_class,
         here: decision.number(),
         longest: u32::MAX,
+        is_without_flow: (work.glance == Glance::ABSENT).into(),
         ..Zeroable::zeroed()
     }
+}
+
+/// Nothing is kept of what a pod sends and goes on by itself, where it may be another's translation or
+/// is to be handed over.
+const ASKED_EACH_TIME: PolicyFlags = PolicyFlags::HAND_OVER.with(PolicyFlags::LEAVE_TRACKED);
+
+/// Does the segment open a connection, or agree to that?
+#[inline(always)]
+fn is_of_handshake(kind: Transport) -> bool {
+    matches!(kind, Transport::Tcp(flags) if flags.contains(TcpFlags::SYN))
 }
 
 /// Does the service step leave alone what a pod sends, and goes on doing so while
@@ -490,10 +523,6 @@ fn by_itself(
 /// among the cluster IPs. A datagram without a flow can begin one as long as it has none.
 #[inline(always)]
 fn is_nobodys_business<T: Tables>(tables: &T, work: &Workspace) -> bool {
-    let flags = work.case.policy().flags;
-    if flags.intersects(PolicyFlags::HAND_OVER.with(PolicyFlags::LEAVE_TRACKED)) {
-        return false;
-    }
     if work.glance == Glance::CURRENT {
         return work.flow.role == FlowRole::REPLY;
     }

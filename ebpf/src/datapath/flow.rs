@@ -44,6 +44,19 @@ pub(super) fn glance<T: Tables>(tables: &T, work: &mut Workspace) {
     }
 }
 
+/// Looks whether a packet that was no plain one has no flow: then the next ones have none either, until
+/// an entry is written.
+#[inline(always)]
+pub(super) fn look_again<T: Tables>(tables: &T, work: &mut Workspace) {
+    let tuple = &work.headers.tuple;
+    work.place = Place::of(tuple);
+    work.glance = if tables.find_flow(tuple, work.place, tables.now(), &mut work.flow) {
+        Glance::UNSURE
+    } else {
+        Glance::ABSENT
+    };
+}
+
 /// [`glance`] where it is seldom: a function of its own, which leaves the stack to others.
 #[inline(never)]
 fn glance_at_length<T: Tables>(tables: &T, work: &mut Workspace) {

@@ -63,7 +63,9 @@ pub struct ExactMatch {
     /// Destination port afterwards.
     pub to_dst_port: Port,
     /// One where any of these is another than before.
-    pub is_translated: u32,
+    pub is_translated: u16,
+    /// One where the packet had no flow: what ends a connection is like the rest of it then.
+    pub is_without_flow: u16,
     /// What the addresses change by: a [`checksum::difference`](crate::checksum::difference).
     pub addrs: u32,
     /// What addresses and ports change by together.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::common::{
     addr, backend,
-    frame::{self, ACK, FIN_ACK, SYN, assert_checksums},
+    frame::{self, ACK, FIN_ACK, SYN, SYN_ACK, assert_checksums},
     pods::{CLIENT, SERVER, SERVICE, asked, deliver, direct, lead, send, world},
     tuple,
     world::World,
@@ -203,6 +203,33 @@ fn a_change_of_its_service_is_nothing_to_an_established_connection() {
     assert_eq!(frame::headers(&after).tuple.dst, addr("10.200.0.5"));
 }
 
+/// What is no plain segment, and opens no connection.
+const OTHERS: [TcpFlags; 4] = [SYN_ACK, FIN_ACK, TcpFlags::RST, TcpFlags(0x3f)];
+
+/// A segment with other flags.
+fn with_flags(frame: &[u8], flags: TcpFlags) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[47] = flags.0;
+    frame
+}
+
+#[test]
+fn what_ends_a_connection_is_repeated_where_it_has_no_flow() {
+    let world = node();
+    let frame = frame_kept(&world, CLIENT, &direct()[0], b"payload");
+    let (done, _) = repeat(&world, CLIENT, &frame).expect("it is like the one before");
+    for flags in OTHERS {
+        let (other, _) = repeat(&world, CLIENT, &with_flags(&frame, flags)).expect("so is it");
+        assert!(other == done && done.receiver == SERVER, "{flags:?}");
+    }
+    for (from, frame) in conversation(&node(), &connection(), [SYN, SYN_ACK]) {
+        for flags in OTHERS {
+            let frame = with_flags(&frame, flags);
+            assert!(repeat(&world, from, &frame).is_none(), "{flags:?}");
+        }
+    }
+}
+
 #[test]
 fn what_differs_in_anything_that_was_asked_is_not_repeated() {
     for tuple in &direct()[..2] {
@@ -239,11 +266,7 @@ fn what_differs_in_anything_that_was_asked_is_not_repeated() {
     let [tcp, ..] = direct();
     let world = node();
     let frame = frame_kept(&world, CLIENT, &tcp, b"payload");
-    for flags in [SYN, FIN_ACK, TcpFlags::RST] {
-        let mut other = frame.clone();
-        other[47] = flags.0;
-        assert!(repeat(&world, CLIENT, &other).is_none(), "{flags:?}");
-    }
+    assert!(repeat(&world, CLIENT, &with_flags(&frame, SYN)).is_none());
     let mut short = frame.clone();
     short[46] = 0x40;
     assert!(repeat(&world, CLIENT, &short).is_none());

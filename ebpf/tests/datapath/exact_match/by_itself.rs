@@ -1,9 +1,9 @@
 //! What goes on by itself, of pods no policy speaks of, on a node that hands nothing over.
 
-use super::{node, repeat};
+use super::{OTHERS, connection, node, repeat, with_flags};
 use crate::common::{
     addr,
-    frame::{self, ACK},
+    frame::{self, ACK, FIN_ACK, SYN, SYN_ACK},
     pods::{CLIENT, Delivered, SERVER, SERVICE, asked, direct, send},
     world::World,
 };
@@ -13,8 +13,8 @@ use weir_ebpf::{
     conntrack::SECOND,
     datapath::{self, At, Decision, exact_match},
     tables::{
-        CachedFlow, Cover, NOBODY, Node, Pod, PodState, Policy, PolicyFlags, Slots, Tables as _,
-        Tuple,
+        CachedFlow, Cover, FlowState, NOBODY, Node, Pod, PodState, Policy, PolicyFlags, Slots,
+        Tables as _, Tuple,
     },
     verdict::{Hook, Verdict},
 };
@@ -125,6 +125,62 @@ fn both_ends_know_it_at_once() {
 }
 
 #[test]
+fn all_of_a_connection_without_flow_is_known_from_its_handshake_on() {
+    for (tuple, end, interface) in &plain_packets()[..2] {
+        for first in [SYN, SYN_ACK] {
+            let world = node_with_long_ways();
+            let opening = frame::of(tuple, SYN, b"");
+            let first = frame::of(tuple, first, b"");
+            assert_eq!(see(&world, *end, *interface, &first), Verdict::Pass);
+            for flags in OTHERS.into_iter().chain([ACK]) {
+                let frame = with_flags(&opening, flags);
+                let done = repeat_at(&world, *end, *interface, &frame);
+                assert_eq!(done, Some(Decision::PASS), "{end:?} {flags:?}");
+            }
+            // It may begin another one.
+            assert!(repeat_at(&world, *end, *interface, &opening).is_none());
+            world.wait(CachedFlow::LIFETIME);
+            let frame = with_flags(&opening, ACK);
+            assert!(repeat_at(&world, *end, *interface, &frame).is_none());
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_connection_alone_tells_of_nothing() {
+    for (tuple, end, interface) in &plain_packets()[..2] {
+        let world = node_with_long_ways();
+        let frame = frame::of(tuple, FIN_ACK, b"");
+        assert_eq!(see(&world, *end, *interface, &frame), Verdict::Pass);
+        assert!(repeat_at(&world, *end, *interface, &frame).is_none());
+    }
+}
+
+#[test]
+fn what_is_news_to_a_flow_is_told_to_it() {
+    let world = node_with_long_ways();
+    let opening = frame::of(&connection(), SYN, b"");
+    let there = send(&world, CLIENT, &opening).frame;
+    let answer = frame::headers(&there).tuple.reversed();
+    // The answers go on by themselves, and have a flow.
+    let agreeing = frame::of(&answer, SYN_ACK, b"");
+    assert_eq!(send(&world, SERVER, &agreeing).verdict, Verdict::Pass);
+    assert!(repeat_at(&world, End::Sender, SERVER, &agreeing).is_none());
+    let plain = with_flags(&agreeing, ACK);
+    for _ in 0..2 {
+        assert_eq!(send(&world, SERVER, &plain).verdict, Verdict::Pass);
+    }
+    assert!(repeat_at(&world, End::Sender, SERVER, &plain).is_some());
+    for flags in OTHERS {
+        let frame = with_flags(&agreeing, flags);
+        assert!(repeat_at(&world, End::Sender, SERVER, &frame).is_none());
+    }
+    assert_eq!(world.flows.borrow()[&answer].state, FlowState::ESTABLISHED);
+    let _ = send(&world, SERVER, &with_flags(&agreeing, FIN_ACK));
+    assert_eq!(world.flows.borrow()[&answer].state, FlowState::CLOSING);
+}
+
+#[test]
 fn who_sends_it_is_part_of_what_is_known() {
     let world = node_with_long_ways();
     let frame = frame::of(&direct()[0], ACK, b"payload");
@@ -186,8 +242,11 @@ fn what_may_become_a_services_is_not_kept_where_a_pod_sends() {
         ("another's", with_flags(PolicyFlags::LEAVE_TRACKED), tcp),
     ] {
         let frame = frame::of(&tuple, ACK, b"payload");
-        assert_eq!(send(&world, CLIENT, &frame).verdict, Verdict::Pass);
-        assert!(repeat(&world, CLIENT, &frame).is_none(), "{what}");
+        for first in [SYN, ACK] {
+            let first = frame::of(&tuple, first, b"payload");
+            assert_eq!(send(&world, CLIENT, &first).verdict, Verdict::Pass);
+            assert!(repeat(&world, CLIENT, &frame).is_none(), "{what}");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::common::{
     addr, backend,
-    frame::{self, ACK, FIN_ACK, SYN},
+    frame::{self, ACK, FIN_ACK, SYN, SYN_ACK},
     pods::{CLIENT, Delivered, SERVER, SERVICE, asked, deliver, direct, send},
     world::World,
 };
@@ -72,7 +72,8 @@ fn tuples() -> Vec<Tuple> {
 }
 
 fn any_sending() -> impl Strategy<Value = Sending> {
-    let flags = prop_oneof![6 => Just(ACK), 1 => Just(SYN), 1 => Just(FIN_ACK)];
+    let flags = prop_oneof![6 => Just(ACK), 1 => Just(SYN), 1 => Just(SYN_ACK), 1 => Just(FIN_ACK),
+        1 => any::<u8>().prop_map(TcpFlags)];
     let noise = prop_oneof![6 => Just(None), 1 => (12..60_usize, any::<u8>()).prop_map(Some)];
     let payload = prop_oneof![4 => Just(8_usize), 1 => 0..20_usize];
     let port = prop_oneof![6 => Just(40_000_u16), 1 => 40_000..40_003_u16];
