@@ -236,9 +236,56 @@ pub fn to_network_at_length<P: Packet, T: Tables>(
     interface: u32,
     work: &mut Workspace,
 ) -> Decision {
+    leave(packet, tables, interface, work, keep_service_addrs)
+}
+
+/// A frame that a bridge takes from a [pod](is_sent_straight) to the network, or to whoever else hangs
+/// on it, past the node's IP layer: by a route of the pod's own or by a router's redirect (RFC 792). What
+/// belongs to a flow is translated as in [`to_network`], and all else is none of our business.
+#[inline(always)]
+pub fn to_network_by_bridge<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    interface: u32,
+    work: &mut Workspace,
+) -> Decision {
+    match to_network_at_once(tables, work) {
+        Some(decision) => decision,
+        None => to_network_by_bridge_at_length(packet, tables, interface, work),
+    }
+}
+
+/// Does a bridge take the frame to this port straight from a pod? It came by the interface with this
+/// index, and never to the bridge itself: what the IP layer sends has been by [`to_network`], and may look
+/// like another flow's now.
+#[inline(always)]
+pub fn is_sent_straight<T: Tables>(tables: &T, came_by: u32) -> bool {
+    tables.pod(came_by).is_some()
+}
+
+/// The rest of [`to_network_by_bridge`].
+#[inline(always)]
+pub fn to_network_by_bridge_at_length<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    interface: u32,
+    work: &mut Workspace,
+) -> Decision {
+    leave(packet, tables, interface, work, |_, headers| pass(headers))
+}
+
+/// What leaves the node; `of_no_flow`: what belongs to no flow.
+#[inline(always)]
+fn leave<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    interface: u32,
+    work: &mut Workspace,
+    of_no_flow: impl Fn(&T, &Headers) -> Decision,
+) -> Decision {
     if !work.headers.kind().has_ports() {
         return match follow(packet, tables, work, false, true) {
-            Decision::PASS | Decision::PASS_FRAGMENT => keep_service_addrs(tables, &work.headers),
+            Decision::PASS | Decision::PASS_FRAGMENT => of_no_flow(tables, &work.headers),
             decision => decision,
         };
     }
@@ -246,7 +293,7 @@ pub fn to_network_at_length<P: Packet, T: Tables>(
         Some(FlowRole::SNAT_FORWARD) => masquerade::translate(tables, work, interface),
         Some(_) if answers_outside(&work.flow) => Decision::TRANSLATE,
         Some(_) => Decision::PASS,
-        None => keep_service_addrs(tables, &work.headers),
+        None => of_no_flow(tables, &work.headers),
     };
     remember_fragment(tables, work, decision, false);
     decision
@@ -326,10 +373,7 @@ fn follow<P: Packet, T: Tables>(
 #[inline(never)]
 fn refuse_without_port<T: Tables>(tables: &T, headers: &Headers) -> Decision {
     if !covers(tables, headers.tuple.dst) || !service::is_cluster_ip(tables, headers.tuple.dst) {
-        return match headers.kind() {
-            Transport::LaterFragment => Decision::PASS_FRAGMENT,
-            _ => Decision::PASS,
-        };
+        return pass(headers);
     }
     match headers.kind() {
         Transport::LaterFragment => Decision::drop(DropReason::NoFirstFragment),
@@ -347,6 +391,12 @@ fn keep_service_addrs<T: Tables>(tables: &T, headers: &Headers) -> Decision {
     {
         return Decision::drop(DropReason::ServiceAddress);
     }
+    pass(headers)
+}
+
+/// What is none of our business.
+#[inline(always)]
+fn pass(headers: &Headers) -> Decision {
     match headers.kind() {
         Transport::LaterFragment => Decision::PASS_FRAGMENT,
         _ => Decision::PASS,

@@ -187,7 +187,7 @@ impl Dataplane {
     /// that of a program, at each interface that needs it.
     pub fn sync_interfaces(&mut self, wanted: &BTreeMap<u32, Role>) -> Result<TcReport> {
         let needed = wanted.values().flat_map(|role| role.hooks());
-        let needed: BTreeSet<&'static str> = needed.map(|(_, program)| program).collect();
+        let needed: BTreeSet<&'static str> = needed.map(|(_, program)| *program).collect();
         let refused = self.programs.load(&mut self.ebpf, &needed)?;
         let mut loaded: BTreeMap<&str, (u32, &ProgramFd)> = BTreeMap::new();
         for name in needed {

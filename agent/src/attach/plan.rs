@@ -53,9 +53,10 @@ impl TcHook {
 }
 
 /// The packet programs, by name.
-pub const TC_PROGRAMS: [&str; 6] = [
+pub const TC_PROGRAMS: [&str; 7] = [
     "to_pod",
     "to_network",
+    "to_network_l2",
     "to_network_l3",
     "from_pod",
     "from_network",
@@ -72,26 +73,29 @@ pub enum Role {
         /// Do its packets begin with an Ethernet header?
         has_link_header: bool,
     },
+    /// To the network, or to somebody else, by a bridge that pods hang on, too: frames.
+    BridgePort,
 }
 
 impl Role {
     /// Its hooks, each with the name of the program that belongs there.
     #[must_use]
-    pub const fn hooks(self) -> [(TcHook, &'static str); 2] {
+    pub const fn hooks(self) -> &'static [(TcHook, &'static str)] {
         match self {
-            Self::Pod => [(TcHook::ToPod, "to_pod"), (TcHook::FromPod, "from_pod")],
+            Self::Pod => &[(TcHook::ToPod, "to_pod"), (TcHook::FromPod, "from_pod")],
             Self::Network {
                 has_link_header: true,
-            } => [
+            } => &[
                 (TcHook::ToNetwork, "to_network"),
                 (TcHook::FromNetwork, "from_network"),
             ],
             Self::Network {
                 has_link_header: false,
-            } => [
+            } => &[
                 (TcHook::ToNetwork, "to_network_l3"),
                 (TcHook::FromNetwork, "from_network_l3"),
             ],
+            Self::BridgePort => &[(TcHook::ToNetwork, "to_network_l2")],
         }
     }
 }
@@ -172,13 +176,13 @@ pub fn plan(
     let needed: BTreeMap<Attachment, &'static str> = wanted
         .iter()
         .flat_map(|(interface, role)| {
-            role.hooks().map(|(hook, program)| {
+            role.hooks().iter().map(|(hook, program)| {
                 let attachment = Attachment {
-                    hook,
+                    hook: *hook,
                     interface: *interface,
                     mode,
                 };
-                (attachment, program)
+                (attachment, *program)
             })
         })
         .collect();

@@ -43,7 +43,7 @@ pub fn of_every_node() -> BTreeSet<&'static str> {
         has_link_header: true,
     };
     let packets = [Role::Pod, network].into_iter().flat_map(Role::hooks);
-    sockets.chain(packets.map(|(_, name)| name)).collect()
+    sockets.chain(packets.map(|(_, name)| *name)).collect()
 }
 
 /// Every program is in the object, which may be of another build than this agent.
@@ -180,7 +180,8 @@ fn load_side_by_side(ebpf: &mut Ebpf, wanted: &BTreeSet<&str>) -> Refused {
 
 /// The higher, the sooner: by what the verifier takes for it.
 fn load_order(name: &str) -> usize {
-    const LONGEST: [&str; 7] = [
+    const LONGEST: [&str; 8] = [
+        "to_network_l2",
         "to_network_l3",
         "to_network",
         "from_network_l3",
@@ -209,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_interfaces_without_link_headers_and_the_hand_over_bring_others() {
+    fn only_seldom_interfaces_and_the_hand_over_bring_others() {
         let every_node = of_every_node();
         let sockets = cgroup::HOOKS.iter().map(|(name, _)| *name);
         let all: BTreeSet<&str> = TC_PROGRAMS
@@ -218,7 +219,15 @@ mod tests {
             .chain(sockets)
             .collect();
         let later: Vec<&str> = all.difference(&every_node).copied().collect();
-        assert_eq!(later, ["from_network_l3", HAND_OVER, "to_network_l3"]);
+        assert_eq!(
+            later,
+            [
+                "from_network_l3",
+                HAND_OVER,
+                "to_network_l2",
+                "to_network_l3"
+            ]
+        );
         assert!(every_node.is_subset(&all));
     }
 }

@@ -11,7 +11,12 @@ pub fn wanted(node: &NodeState) -> BTreeMap<u32, Role> {
     let pods = node.pod_interfaces.keys().map(|index| (*index, Role::Pod));
     let networks = node.network_interfaces.iter().map(|(index, interface)| {
         let has_link_header = interface.has_link_header;
-        (*index, Role::Network { has_link_header })
+        let role = if interface.is_bridged {
+            Role::BridgePort
+        } else {
+            Role::Network { has_link_header }
+        };
+        (*index, role)
     });
     pods.chain(networks).collect()
 }
@@ -29,8 +34,13 @@ mod tests {
             name: name.to_owned(),
             has_link_header,
             is_port: false,
+            is_bridged: false,
             addr_v4: None,
             addr_v6: None,
+        };
+        let port = NetworkInterface {
+            is_bridged: true,
+            ..network("port0", true)
         };
         let pod = Interface {
             name: "veth-a".to_owned(),
@@ -44,13 +54,19 @@ mod tests {
             network_interfaces: BTreeMap::from([
                 (2, network("eth0", true)),
                 (3, network("wg0", false)),
+                (4, port),
             ]),
             ..NodeState::default()
         };
         let role = |has_link_header| Role::Network { has_link_header };
         assert_eq!(
             wanted(&node),
-            BTreeMap::from([(2, role(true)), (3, role(false)), (5, Role::Pod)])
+            BTreeMap::from([
+                (2, role(true)),
+                (3, role(false)),
+                (4, Role::BridgePort),
+                (5, Role::Pod)
+            ])
         );
     }
 }

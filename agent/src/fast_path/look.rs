@@ -26,7 +26,9 @@ impl Places {
     #[must_use]
     pub fn of(node: &NodeState) -> Self {
         let pods = node.pod_interfaces.iter();
+        // The IP layer sees the bridge, not what hangs on it.
         let networks = node.network_interfaces.iter();
+        let networks = networks.filter(|(_, interface)| !interface.is_bridged);
         let guests = pods
             .map(|(index, interface)| (*index, interface.name.clone(), Guests::Both))
             .chain(networks.clone().map(|(index, interface)| {
@@ -35,13 +37,14 @@ impl Places {
             }))
             .collect();
         let apart = networks
+            .clone()
             .filter(|(_, interface)| interface.is_port)
             .map(|(_, interface)| interface.name.clone())
             .collect();
         Self {
             guests,
             apart,
-            networks: node.network_interfaces.keys().copied().collect(),
+            networks: networks.map(|(index, _)| *index).collect(),
         }
     }
 }

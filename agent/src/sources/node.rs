@@ -90,6 +90,8 @@ pub struct NetworkInterface {
     pub has_link_header: bool,
     /// Is it a port, which means: of a VRF, and it has a routing table of its own?
     pub is_port: bool,
+    /// Is it a port of a bridge that pods hang on, too? Then its addresses are the bridge's.
+    pub is_bridged: bool,
     /// The IPv4 address of flows that are masqueraded as they leave by it, if it has one.
     pub addr_v4: Option<Ipv4Addr>,
     /// The IPv6 address of these, likewise.
@@ -149,6 +151,20 @@ impl NodeState {
                         name,
                         has_link_header: *has_link_header,
                         is_port: link.master.is_some(),
+                        is_bridged: false,
+                        addr_v4,
+                        addr_v6,
+                    };
+                    state.network_interfaces.insert(link.index, interface);
+                }
+                Purpose::BridgePort => {
+                    let bridge = link.master.unwrap_or(link.index);
+                    let (addr_v4, addr_v6) = addresses::leaving_addresses(listed, bridge);
+                    let interface = NetworkInterface {
+                        name,
+                        has_link_header: true,
+                        is_port: false,
+                        is_bridged: true,
                         addr_v4,
                         addr_v6,
                     };
@@ -326,6 +342,7 @@ mod tests {
             name: name.to_owned(),
             has_link_header,
             is_port: false,
+            is_bridged: false,
             addr_v4,
             addr_v6: None,
         };

@@ -37,8 +37,8 @@ fn attachments(wanted: &BTreeMap<u32, Role>, mode: TcMode) -> Vec<Attachment> {
     let all: BTreeSet<Attachment> = wanted
         .iter()
         .flat_map(|(interface, role)| {
-            role.hooks().map(|(hook, _)| Attachment {
-                hook,
+            role.hooks().iter().map(|(hook, _)| Attachment {
+                hook: *hook,
                 interface: *interface,
                 mode,
             })
@@ -53,7 +53,7 @@ fn reversed(mut attachments: Vec<Attachment>) -> Vec<Attachment> {
 }
 
 /// All, in the order of their names.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 16] = [
     "connect4",
     "connect6",
     "from_network",
@@ -67,11 +67,13 @@ const PROGRAMS: [&str; 15] = [
     "sendmsg4",
     "sendmsg6",
     "to_network",
+    "to_network_l2",
     "to_network_l3",
     "to_pod",
 ];
 /// Those of interfaces without link headers.
 const NETWORK_L3: [&str; 2] = ["from_network_l3", "to_network_l3"];
+const BRIDGE_PORT: [&str; 1] = ["to_network_l2"];
 
 fn load(bed: &Bed, tc: TcChoice) -> Dataplane {
     bed.try_load(|options| options.tc = tc).unwrap()
@@ -81,8 +83,9 @@ fn load(bed: &Bed, tc: TcChoice) -> Dataplane {
 #[ignore = "needs root: cargo xtask test program"]
 fn every_program_loads_with_a_record_of_each_packet() {
     bed::run(|bed| {
-        let interfaces = veths(&["va", "vb", "vc"]);
-        let roles = interfaces.into_iter().zip([Role::Pod, ETHERNET, BARE]);
+        let interfaces = veths(&["va", "vb", "vc", "vd"]);
+        let roles = [Role::Pod, ETHERNET, BARE, Role::BridgePort];
+        let roles = interfaces.into_iter().zip(roles);
         let wanted = roles.collect();
         let load = |level| {
             let loaded = bed.try_load(|options| {
@@ -118,16 +121,16 @@ fn every_program_loads_when_it_is_needed_and_is_counted() {
     bed::run(|bed| {
         let at_once = of_every_node().into_iter().chain([HAND_OVER]).collect();
         let mut dataplane = bed.try_load(|options| options.at_once = at_once).unwrap();
-        let without_l3 = PROGRAMS.into_iter().filter(|it| !NETWORK_L3.contains(it));
-        let without_l3: Vec<&str> = without_l3.collect();
-        assert_eq!(loaded(&dataplane), without_l3);
+        let is_later = |it: &&str| NETWORK_L3.contains(it) || BRIDGE_PORT.contains(it);
+        let at_once: Vec<&str> = PROGRAMS.into_iter().filter(|it| !is_later(it)).collect();
+        assert_eq!(loaded(&dataplane), at_once);
 
         // One that has link headers needs none of the others.
-        let interfaces = veths(&["va", "vb"]);
+        let interfaces = veths(&["va", "vb", "vc"]);
         let mut wanted = BTreeMap::from([(interfaces[0], ETHERNET)]);
         dataplane.sync_interfaces(&wanted).unwrap();
-        assert_eq!(loaded(&dataplane), without_l3);
-        wanted.insert(interfaces[1], BARE);
+        assert_eq!(loaded(&dataplane), at_once);
+        wanted.extend([(interfaces[1], BARE), (interfaces[2], Role::BridgePort)]);
         let report = dataplane.sync_interfaces(&wanted).unwrap();
         assert!(report.failed.is_empty(), "{report:?}");
         assert_eq!(loaded(&dataplane), PROGRAMS);
@@ -410,7 +413,8 @@ fn an_interface_that_vanishes_is_no_error() {
 fn load_for_pods(bed: &Bed, tc: TcChoice) -> Dataplane {
     let loaded = bed.try_load(|options| {
         options.tc = tc;
-        options.at_once = Role::Pod.hooks().map(|(_, program)| program).into();
+        let pods = Role::Pod.hooks().iter();
+        options.at_once = pods.map(|(_, program)| *program).collect();
     });
     loaded.unwrap()
 }

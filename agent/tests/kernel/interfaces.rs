@@ -126,8 +126,10 @@ fn programs_follow_the_interfaces() {
         network.set_master(pod, bridge).await;
         agent.runs("br0", &NONE);
         agent.runs("veth0", &POD);
+        // With anything else, what pods send there past the IP layer is seen there.
         network.set_master(uplink, bridge).await;
         agent.runs("br0", &NETWORK);
+        agent.runs("eth0", &["to_network_l2"]);
         agent.runs("veth0", &POD);
 
         // The pod's namespace is no longer a pod's, and lives on: its interface stays.

@@ -1,6 +1,7 @@
 //! Tests of the packet logic on the host, one subject a file. They are one program: what they share,
 //! the logic over tables in memory, is compiled once.
 
+mod by_bridge;
 mod common;
 mod conversations;
 mod errors;

@@ -7,7 +7,9 @@ use anyhow::Result;
 use super::fabric::{self, DEFAULT_V4, DEFAULT_V6, UPLINK, keep_client_ports, usable_at_once};
 use super::links::VethEnd;
 use super::namespace::Namespace;
-use super::plan::{Addresses, NODE_END_MAC, NodePlan, ROUTED_GATEWAY_V4, ROUTED_GATEWAY_V6};
+use super::plan::{
+    Addresses, MAX_NODES, NODE_END_MAC, NodePlan, ROUTED_GATEWAY_V4, ROUTED_GATEWAY_V6,
+};
 
 /// The bridge of a node in [`Wiring::Bridged`].
 pub const POD_BRIDGE: &str = "cni0";
@@ -22,6 +24,9 @@ pub enum Wiring {
     /// The bridge that the node's own link is a port of, and pods' veths as well (bridge over a host's
     /// bridge): frames between nodes' pods and the node's router need no IP layer.
     Shared,
+    /// The same, and pods send to other nodes' pods by those nodes, past their own node's IP layer: as they
+    /// do once a router has redirected them (RFC 792).
+    Straight,
 }
 
 impl Wiring {
@@ -34,7 +39,7 @@ impl Wiring {
         match self {
             Self::Routed => None,
             Self::Bridged => Some(POD_BRIDGE),
-            Self::Shared => Some(UPLINK),
+            Self::Shared | Self::Straight => Some(UPLINK),
         }
     }
 }
@@ -45,6 +50,7 @@ impl fmt::Display for Wiring {
             Self::Routed => "routed",
             Self::Bridged => "bridged",
             Self::Shared => "shared",
+            Self::Straight => "straight",
         })
     }
 }
@@ -59,7 +65,7 @@ pub fn build_bridge(
     let Some(bridge) = wiring.bridge() else {
         return Ok(());
     };
-    if wiring == Wiring::Shared {
+    if bridge == UPLINK {
         fabric::replug(fabric, node, plan)?;
     } else {
         node.run(async |links| links.add_bridge(bridge).await)?;
@@ -87,9 +93,31 @@ pub fn connect_pod(
     usable_at_once(pod)?;
     keep_client_ports(pod)?;
     match wiring.bridge() {
-        None => connect_routed(node, pod, addresses, link),
-        Some(bridge) => connect_bridged(node, bridge, plan, pod, addresses, link),
+        None => connect_routed(node, pod, addresses, link)?,
+        Some(bridge) => connect_bridged(node, bridge, plan, pod, addresses, link)?,
     }
+    if wiring == Wiring::Straight {
+        lead_straight(plan, pod)?;
+    }
+    Ok(())
+}
+
+/// Leads what a pod of this node sends to other nodes' pods to those nodes.
+fn lead_straight(plan: &NodePlan, pod: &Namespace) -> Result<()> {
+    let others = (0..MAX_NODES).map(NodePlan::new);
+    for other in others.filter(|other| other.name != plan.name) {
+        pod.run(async |links| {
+            for ((addr, prefix), by) in other
+                .pod_ranges()
+                .into_iter()
+                .zip([other.v4.into(), other.v6.into()])
+            {
+                links.add_route((addr, prefix), UPLINK, Some(by)).await?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn connect_routed(

@@ -61,7 +61,8 @@ fn expected(wanted: &BTreeMap<u32, Role>, mode: TcMode) -> BTreeMap<Attachment, 
         .iter()
         .flat_map(|(interface, role)| {
             role.hooks()
-                .map(|(hook, program)| (at(*interface, hook, mode), State::Live(ours(program))))
+                .iter()
+                .map(|(hook, program)| (at(*interface, *hook, mode), State::Live(ours(program))))
         })
         .collect()
 }
@@ -200,15 +201,15 @@ fn a_program_for_another_link_header_is_replaced() {
 
 #[test]
 fn each_program_belongs_to_a_hook() {
-    let named: BTreeSet<&str> = [Role::Pod, ETHERNET, BARE]
+    let named: BTreeSet<&str> = [Role::Pod, ETHERNET, BARE, Role::BridgePort]
         .iter()
         .flat_map(|role| role.hooks())
-        .map(|(_, program)| program)
+        .map(|(_, program)| *program)
         .collect();
     assert_eq!(named, TC_PROGRAMS.into_iter().collect());
     for role in [Role::Pod, ETHERNET, BARE] {
-        let [(leaves, _), (comes, _)] = role.hooks();
-        assert!(leaves.is_egress() && !comes.is_egress(), "{role:?}");
+        let are_egress = role.hooks().iter().map(|(hook, _)| hook.is_egress());
+        assert_eq!(are_egress.collect::<Vec<_>>(), [true, false], "{role:?}");
     }
 }
 
@@ -217,7 +218,12 @@ fn any_mode() -> impl Strategy<Value = TcMode> {
 }
 
 fn any_role() -> impl Strategy<Value = Role> {
-    prop_oneof![Just(Role::Pod), Just(ETHERNET), Just(BARE)]
+    prop_oneof![
+        Just(Role::Pod),
+        Just(ETHERNET),
+        Just(BARE),
+        Just(Role::BridgePort)
+    ]
 }
 
 fn any_attachment() -> impl Strategy<Value = (Attachment, State)> {

@@ -63,7 +63,9 @@ pub fn node_addresses(
         .filter(|address| address.is_global && !is_loopback(address.interface))
         .filter_map(|address| match purposes.get(&address.interface) {
             Some(Purpose::Network { .. }) => Some((false, address)),
-            Some(Purpose::None | Purpose::Unreadable(_)) => Some((true, address)),
+            Some(Purpose::BridgePort | Purpose::None | Purpose::Unreadable(_)) => {
+                Some((true, address))
+            }
             // An interface that came after the list of interfaces will be in the next.
             Some(Purpose::Pod(_)) | None => None,
         })

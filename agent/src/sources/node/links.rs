@@ -10,7 +10,8 @@
 //! | a device, a veth whose peer is no pod's, a bond or team, a VLAN and its parent, macvlan, ipvlan | the network's |
 //! | a bridge | the network's, unless all its ports are pods': then packets are judged at these |
 //! | an overlay or tunnel: VXLAN, Geneve, tun, WireGuard, IPIP, GRE, SIT … | the network's, of the kind for interfaces without Ethernet headers where it has none |
-//! | a port of a bridge, bond, team or other device | none: the IP layer sees that device only |
+//! | a port of a bridge that pods hang on, too | the one for frames that leave: pods may send them there straight, past the IP layer |
+//! | a port of another bridge, of a bond, team or other device | none: the IP layer sees that device only |
 //! | a VRF | none: its ports have them |
 //! | the loopback, dummy, ifb and the like | none: they carry nothing to or from the network |
 //! | macvtap, ipvtap | none: what they carry is for whoever opened them, not for the node |
@@ -96,6 +97,8 @@ pub enum Purpose {
         /// Do its packets begin with an Ethernet header?
         has_link_header: bool,
     },
+    /// It hangs on one bridge with pods.
+    BridgePort,
     /// It would lead to the network, but its packets begin with something that our programs
     /// cannot read: the kernel's number for it.
     Unreadable(u16),
@@ -122,6 +125,9 @@ pub fn purposes(links: &[Link], namespaces: &Namespaces) -> BTreeMap<u32, Purpos
 fn purpose(link: &Link, links: &[Link], namespaces: &Namespaces) -> Purpose {
     if let Some(number) = pod_namespace(link, namespaces) {
         return Purpose::Pod(number);
+    }
+    if is_beside_pods(link, links, namespaces) {
+        return Purpose::BridgePort;
     }
     let is_port = link.master.is_some_and(|master| !is_vrf(master, links));
     if link.is_loopback
@@ -158,6 +164,21 @@ fn is_vrf(index: u32, links: &[Link]) -> bool {
 
 fn carries_nothing(link: &Link) -> bool {
     CARRY_NOTHING.contains(&link.kind.as_str())
+}
+
+/// A port of a bridge of whose ports another one is a pod's.
+fn is_beside_pods(link: &Link, links: &[Link], namespaces: &Namespaces) -> bool {
+    let is_bridge = |index| {
+        links
+            .iter()
+            .any(|link| link.index == index && link.kind == "bridge")
+    };
+    link.header == LinkHeader::Ethernet
+        && !carries_nothing(link)
+        && link.master.is_some_and(is_bridge)
+        && links
+            .iter()
+            .any(|port| port.master == link.master && pod_namespace(port, namespaces).is_some())
 }
 
 /// A bridge of whose ports at least one is a pod's, and none anything else that carries packets.
@@ -354,15 +375,31 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_with_anything_else_has_programs_and_its_ports_have_not() {
-        for other in ["", "veth", "vxlan", "bond", "vlan"] {
+    fn a_bridge_with_anything_else_has_programs_and_that_one_for_frames() {
+        for other in ["", "veth", "vxlan", "bond", "vlan", "tun"] {
             let links = [
                 link(2, "br0", "bridge"),
                 port(to_pod(3), 2),
                 port(link(4, "other", other), 2),
             ];
-            assert_eq!(found(&links), [NETWORK, pod(), Purpose::None], "{other}");
+            let purposes = found(&links);
+            assert_eq!(purposes, [NETWORK, pod(), Purpose::BridgePort], "{other}");
         }
+    }
+
+    #[test]
+    fn the_ports_of_a_bridge_without_pods_have_no_programs() {
+        let links = [
+            link(2, "br0", "bridge"),
+            port(link(3, "eth0", ""), 2),
+            port(link(4, "tap0", "tun"), 2),
+            link(5, "cni0", "bridge"),
+            port(to_pod(6), 5),
+        ];
+        assert_eq!(
+            found(&links),
+            [NETWORK, Purpose::None, Purpose::None, Purpose::None, pod()]
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | `from_pod`, `to_pod` | ingress and egress of a pod's interface on the node's side (TCX, or clsact below 6.6) |
 //! | `from_network`, `to_network` | the same of interfaces that lead beyond the node |
 //! | `from_network_l3`, `to_network_l3` | the same where these have no link-layer header |
+//! | `to_network_l2` | egress of what hangs on one bridge with pods: frames go there past the node's IP layer |
 //! | `hand_over_to_pod` | none: `from_pod` and `from_network` go on with it where a packet goes to a pod of this node |
 //! | `connect4/6`, `sendmsg4/6`, `recvmsg4/6`, `getpeername4/6` | the root of the node's cgroup v2 tree |
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]

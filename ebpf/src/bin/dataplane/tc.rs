@@ -140,6 +140,24 @@ rest! {
     |ctx, packet, work| datapath::to_network_at_length(packet, &KernelTables, interface(ctx), work)
 }
 
+/// `to_network` of frames that a bridge takes from a pod to one of its other ports.
+#[classifier]
+pub fn to_network_l2(ctx: TcContext) -> i32 {
+    if is_tagged(&ctx) || !datapath::is_sent_straight(&KernelTables, came_by(&ctx)) {
+        return NEXT;
+    }
+    run::<ETHERNET>(&ctx, Hook::ToNetwork, rest_of_to_network_l2, |_, work| {
+        datapath::to_network_at_once(&KernelTables, work)
+    })
+}
+
+rest! {
+    ETHERNET, Hook::ToNetwork, rest_of_to_network_l2,
+    |ctx, packet, work| {
+        datapath::to_network_by_bridge_at_length(packet, &KernelTables, interface(ctx), work)
+    }
+}
+
 /// `from_network` at a device without link-layer header.
 #[classifier]
 pub fn from_network_l3(ctx: TcContext) -> i32 {

@@ -188,10 +188,13 @@ impl World {
 
     /// Makes a service port reachable at an address.
     pub fn add_frontend(&self, addr: Addr, port: u16, protocol: Protocol, service: u32) {
-        self.frontends.borrow_mut().insert(
-            FrontendKey::new(addr, Port::new(port), protocol),
-            Frontend::to(service, FrontendFlags::NONE),
-        );
+        let key = FrontendKey::new(addr, Port::new(port), protocol);
+        self.put_frontend(key, Frontend::to(service, FrontendFlags::NONE));
+    }
+
+    /// Writes an entry of `FRONTENDS`.
+    pub fn put_frontend(&self, key: FrontendKey, frontend: Frontend) {
+        self.frontends.borrow_mut().insert(key, frontend);
     }
 
     /// Takes an address away.

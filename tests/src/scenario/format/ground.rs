@@ -16,6 +16,8 @@ pub enum Ground {
     Bridged,
     /// Pods hang on the bridge that the node's own link hangs on.
     Shared,
+    /// The same, and pods send to other nodes' pods straight by that bridge.
+    Straight,
     /// Pods hang on a bridge, nodes reach each other's pods by VXLAN, and the plugin that made it
     /// masquerades what pods send elsewhere, as flannel does.
     Overlay,
@@ -38,10 +40,11 @@ pub(super) fn usual() -> Vec<Ground> {
 
 impl Ground {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Routed,
         Self::Bridged,
         Self::Shared,
+        Self::Straight,
         Self::Overlay,
         Self::Tunnel,
         Self::Narrow,
@@ -58,13 +61,14 @@ impl Ground {
             }
             Self::Bridged | Self::Overlay => Wiring::Bridged,
             Self::Shared => Wiring::Shared,
+            Self::Straight => Wiring::Straight,
         };
         let plain = Topology {
             nodes,
             ..Topology::two_nodes(wiring)
         };
         match self {
-            Self::Routed | Self::Bridged | Self::Shared => plain,
+            Self::Routed | Self::Bridged | Self::Shared | Self::Straight => plain,
             Self::Overlay => Topology {
                 between: Between::Overlay,
                 firewall: Firewall::Masquerades,
@@ -100,6 +104,7 @@ impl fmt::Display for Ground {
             Self::Routed => "routed",
             Self::Bridged => "bridged",
             Self::Shared => "shared",
+            Self::Straight => "straight",
             Self::Overlay => "overlay",
             Self::Tunnel => "tunnel",
             Self::Narrow => "narrow",
