@@ -239,22 +239,6 @@ pub fn to_network_at_length<P: Packet, T: Tables>(
     leave(packet, tables, interface, work, keep_service_addrs)
 }
 
-/// A frame that a bridge takes from a [pod](is_sent_straight) to the network, or to whoever else hangs
-/// on it, past the node's IP layer: by a route of the pod's own or by a router's redirect (RFC 792). What
-/// belongs to a flow is translated as in [`to_network`], and all else is none of our business.
-#[inline(always)]
-pub fn to_network_by_bridge<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    interface: u32,
-    work: &mut Workspace,
-) -> Decision {
-    match to_network_at_once(tables, work) {
-        Some(decision) => decision,
-        None => to_network_by_bridge_at_length(packet, tables, interface, work),
-    }
-}
-
 /// Does a bridge take the frame to this port straight from a pod? It came by the interface with this
 /// index, and never to the bridge itself: what the IP layer sends has been by [`to_network`], and may look
 /// like another flow's now.
@@ -263,7 +247,10 @@ pub fn is_sent_straight<T: Tables>(tables: &T, came_by: u32) -> bool {
     tables.pod(came_by).is_some()
 }
 
-/// The rest of [`to_network_by_bridge`].
+/// The rest of what [`to_network_at_once`] says of a frame that a bridge takes from a
+/// [pod](is_sent_straight) to the network, or to whoever else hangs on it, past the node's IP layer: by a
+/// route of the pod's own or by a router's redirect (RFC 792). What belongs to a flow is translated as in
+/// [`to_network`], and all else is none of our business.
 #[inline(always)]
 pub fn to_network_by_bridge_at_length<P: Packet, T: Tables>(
     packet: &P,

@@ -176,13 +176,13 @@ pub fn plan(
     let needed: BTreeMap<Attachment, &'static str> = wanted
         .iter()
         .flat_map(|(interface, role)| {
-            role.hooks().iter().map(|(hook, program)| {
+            role.hooks().iter().map(|&(hook, program)| {
                 let attachment = Attachment {
-                    hook: *hook,
+                    hook,
                     interface: *interface,
                     mode,
                 };
-                (attachment, *program)
+                (attachment, program)
             })
         })
         .collect();

@@ -146,27 +146,17 @@ impl NodeState {
                     state.pod_interfaces.insert(link.index, interface);
                 }
                 Purpose::Network { has_link_header } => {
-                    let (addr_v4, addr_v6) = addresses::leaving_addresses(listed, link.index);
                     let interface = NetworkInterface {
-                        name,
                         has_link_header: *has_link_header,
                         is_port: link.master.is_some(),
-                        is_bridged: false,
-                        addr_v4,
-                        addr_v6,
+                        ..network_interface(name, link.index, listed)
                     };
                     state.network_interfaces.insert(link.index, interface);
                 }
-                Purpose::BridgePort => {
-                    let bridge = link.master.unwrap_or(link.index);
-                    let (addr_v4, addr_v6) = addresses::leaving_addresses(listed, bridge);
+                Purpose::BridgePort { bridge } => {
                     let interface = NetworkInterface {
-                        name,
-                        has_link_header: true,
-                        is_port: false,
                         is_bridged: true,
-                        addr_v4,
-                        addr_v6,
+                        ..network_interface(name, *bridge, listed)
                     };
                     state.network_interfaces.insert(link.index, interface);
                 }
@@ -196,6 +186,19 @@ impl NodeState {
     #[must_use]
     pub fn addr_v6(&self) -> Option<Ipv6Addr> {
         addresses::first_v6(&self.addresses)
+    }
+}
+
+/// One with an Ethernet header, and with the addresses of the interface with this index.
+fn network_interface(name: String, addressed: u32, listed: &[Address]) -> NetworkInterface {
+    let (addr_v4, addr_v6) = addresses::leaving_addresses(listed, addressed);
+    NetworkInterface {
+        name,
+        has_link_header: true,
+        is_port: false,
+        is_bridged: false,
+        addr_v4,
+        addr_v6,
     }
 }
 

@@ -2,18 +2,18 @@
 //! and else left alone.
 
 use crate::common::{
-    addr, backend,
+    addr, backend, cluster_ips,
     frame::{self, ACK, FIN_ACK, SYN, SYN_ACK, assert_checksums},
     policy::{self, V4, unreachable},
     tuple,
     world::World,
 };
 use weir_ebpf::{
-    addr::{Addr, Protocol},
+    addr::Protocol,
     buffer::Buffer,
     datapath::{self, Decision, Workspace},
     packet,
-    tables::{Cover, FlowState, Frontend, FrontendFlags, FrontendKey, Node, PortRange, Tuple},
+    tables::{FlowState, Frontend, FrontendFlags, FrontendKey, Node, PortRange, Tuple},
     verdict::{DropReason, Hook, Verdict},
 };
 
@@ -33,15 +33,7 @@ fn asked() -> Tuple {
 fn node(flags: FrontendFlags) -> World {
     let world = World::default();
     world.node.set(Node {
-        cover_v4: Cover {
-            prefix: addr("10.32.0.0"),
-            mask: Addr([
-                u32::MAX,
-                u32::MAX,
-                u32::MAX,
-                u32::from_ne_bytes([255, 255, 255, 0]),
-            ]),
-        },
+        cover_v4: cluster_ips(),
         addr_v4: addr(NODE),
         snat_ports: [PortRange::new(16_384, 16_384), PortRange::NONE],
         ..world.node.get()
@@ -59,7 +51,9 @@ fn leave(world: &World, frame: &[u8]) -> (Decision, Vec<u8>) {
     let mut buffer = Buffer::<2048>::new(frame).expect("a short frame");
     let mut work = Workspace::new();
     packet::parse_into(&buffer, &mut work.headers).expect("a whole packet");
-    let decision = datapath::to_network_by_bridge(&buffer, world, PORT, &mut work);
+    let decision = datapath::to_network_at_once(world, &mut work).unwrap_or_else(|| {
+        datapath::to_network_by_bridge_at_length(&buffer, world, PORT, &mut work)
+    });
     let done = datapath::carry_out(&mut buffer, &mut work, decision);
     (done, buffer.bytes().to_vec())
 }

@@ -63,7 +63,7 @@ pub fn node_addresses(
         .filter(|address| address.is_global && !is_loopback(address.interface))
         .filter_map(|address| match purposes.get(&address.interface) {
             Some(Purpose::Network { .. }) => Some((false, address)),
-            Some(Purpose::BridgePort | Purpose::None | Purpose::Unreadable(_)) => {
+            Some(Purpose::BridgePort { .. } | Purpose::None | Purpose::Unreadable(_)) => {
                 Some((true, address))
             }
             // An interface that came after the list of interfaces will be in the next.

@@ -98,7 +98,10 @@ pub enum Purpose {
         has_link_header: bool,
     },
     /// It hangs on one bridge with pods.
-    BridgePort,
+    BridgePort {
+        /// The bridge's index.
+        bridge: u32,
+    },
     /// It would lead to the network, but its packets begin with something that our programs
     /// cannot read: the kernel's number for it.
     Unreadable(u16),
@@ -126,10 +129,13 @@ fn purpose(link: &Link, links: &[Link], namespaces: &Namespaces) -> Purpose {
     if let Some(number) = pod_namespace(link, namespaces) {
         return Purpose::Pod(number);
     }
-    if is_beside_pods(link, links, namespaces) {
-        return Purpose::BridgePort;
+    if let Some(bridge) = bridge_with_pods(link, links, namespaces) {
+        return Purpose::BridgePort { bridge };
     }
-    let is_port = link.master.is_some_and(|master| !is_vrf(master, links));
+    // The ports of a VRF keep their own IP configuration: it is but a routing table.
+    let is_port = link
+        .master
+        .is_some_and(|master| !is_of_kind(master, "vrf", links));
     if link.is_loopback
         || is_port
         || link.kind == "vrf"
@@ -155,30 +161,26 @@ fn pod_namespace(link: &Link, namespaces: &Namespaces) -> Option<i32> {
         .filter(|number| namespaces.contains_key(number))
 }
 
-/// The ports of a VRF keep their own IP configuration: it is but a routing table.
-fn is_vrf(index: u32, links: &[Link]) -> bool {
+fn is_of_kind(index: u32, kind: &str, links: &[Link]) -> bool {
     links
         .iter()
-        .any(|link| link.index == index && link.kind == "vrf")
+        .any(|link| link.index == index && link.kind == kind)
 }
 
 fn carries_nothing(link: &Link) -> bool {
     CARRY_NOTHING.contains(&link.kind.as_str())
 }
 
-/// A port of a bridge of whose ports another one is a pod's.
-fn is_beside_pods(link: &Link, links: &[Link], namespaces: &Namespaces) -> bool {
-    let is_bridge = |index| {
+/// The bridge that a link carries frames of, and of whose ports another one is a pod's.
+fn bridge_with_pods(link: &Link, links: &[Link], namespaces: &Namespaces) -> Option<u32> {
+    let bridge = link.master?;
+    let has_pod = || {
         links
             .iter()
-            .any(|link| link.index == index && link.kind == "bridge")
+            .any(|port| port.master == Some(bridge) && pod_namespace(port, namespaces).is_some())
     };
-    link.header == LinkHeader::Ethernet
-        && !carries_nothing(link)
-        && link.master.is_some_and(is_bridge)
-        && links
-            .iter()
-            .any(|port| port.master == link.master && pod_namespace(port, namespaces).is_some())
+    let carries_frames = link.header == LinkHeader::Ethernet && !carries_nothing(link);
+    (carries_frames && is_of_kind(bridge, "bridge", links) && has_pod()).then_some(bridge)
 }
 
 /// A bridge of whose ports at least one is a pod's, and none anything else that carries packets.
@@ -383,7 +385,8 @@ mod tests {
                 port(link(4, "other", other), 2),
             ];
             let purposes = found(&links);
-            assert_eq!(purposes, [NETWORK, pod(), Purpose::BridgePort], "{other}");
+            let beside = Purpose::BridgePort { bridge: 2 };
+            assert_eq!(purposes, [NETWORK, pod(), beside], "{other}");
         }
     }
 

@@ -10,12 +10,21 @@ use std::net::IpAddr;
 
 use weir_ebpf::{
     addr::{Addr, Port, Protocol},
-    tables::{Backend, Tuple},
+    tables::{Backend, Cover, Tuple},
 };
 
 /// An address from its text.
 pub fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().expect("an address").into()
+}
+
+/// Where cluster IPs lie: 10.32.0.0/24.
+pub fn cluster_ips() -> Cover {
+    let last = u32::from_ne_bytes([255, 255, 255, 0]);
+    Cover {
+        prefix: addr("10.32.0.0"),
+        mask: Addr([u32::MAX, u32::MAX, u32::MAX, last]),
+    }
 }
 
 /// A backend from its text and number.

@@ -2,13 +2,13 @@
 
 use super::{OTHERS, connection, node, repeat, with_flags};
 use crate::common::{
-    addr,
+    addr, cluster_ips,
     frame::{self, ACK, FIN_ACK, SYN, SYN_ACK},
     pods::{CLIENT, Delivered, SERVER, SERVICE, asked, direct, send},
     world::World,
 };
 use weir_ebpf::{
-    addr::{Addr, Protocol},
+    addr::Protocol,
     buffer::Buffer,
     conntrack::SECOND,
     datapath::{self, At, Decision, exact_match},
@@ -23,15 +23,7 @@ use weir_ebpf::{
 pub fn node_with_long_ways() -> World {
     let world = node();
     world.node.set(Node {
-        cover_v4: Cover {
-            prefix: addr("10.32.0.0"),
-            mask: Addr([
-                u32::MAX,
-                u32::MAX,
-                u32::MAX,
-                u32::from_ne_bytes([255, 255, 255, 0]),
-            ]),
-        },
+        cover_v4: cluster_ips(),
         cover_v6: Cover::NOTHING,
         ..world.node.get()
     });
