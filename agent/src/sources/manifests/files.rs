@@ -1,10 +1,13 @@
 //! All files of the directory: what they said, what they say, and what that changes.
 //!
-//! Pure: a scan goes in, changes come out. Promises: an object whose document can no longer be
-//! read keeps its last good version; while a file cannot be read, or holds something that cannot
+//! Pure: what files hold goes in, changes come out. Promises: an object whose document can no longer
+//! be read keeps its last good version; while a file cannot be read, or holds something that cannot
 //! even be named, nothing that came from it is deleted; while the directory cannot be read,
 //! nothing at all is. Of an object in two files the first file by name counts, and a version that
 //! can be read now before one that could be once.
+//!
+//! What a file says counts at once. What it no longer says may be on its way to another file: it
+//! counts until [`Files::forget`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,121 +23,249 @@ pub type Scan = Result<BTreeMap<String, Result<String, String>>, String>;
 /// What is known of all files.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
-    files: BTreeMap<String, File>,
+    files: BTreeMap<Arc<str>, File>,
     directory_fault: Option<String>,
-    /// What was last told.
-    objects: BTreeMap<ObjectRef, Arc<Object>>,
+    known: BTreeMap<Arc<ObjectRef>, Known>,
+    /// Objects that may be others than were last told.
+    touched: BTreeSet<Arc<ObjectRef>>,
+    /// What is wrong with objects that are in two files.
+    twice: BTreeMap<Arc<ObjectRef>, Vec<Problem>>,
+    /// Files of which something is [`Standing::Leaving`], or that are gone.
+    leaving: BTreeSet<Arc<str>>,
     report: Report,
+    was_listed: bool,
     is_ready: bool,
+}
+
+/// An object of any file.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// What was last told.
+    told: Option<Arc<Object>>,
+    /// The files that hold it, by name.
+    files: Vec<Arc<str>>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct File {
     /// Of the text last read, so that a file is parsed only when it has changed.
     digest: Option<u64>,
-    objects: BTreeMap<ObjectRef, Held>,
+    objects: BTreeMap<Arc<ObjectRef>, Held>,
     problems: Vec<Problem>,
     unknown_kinds: BTreeSet<String>,
+    /// It is not there any more.
+    is_gone: bool,
 }
 
 /// An object of a file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Held {
     object: Arc<Object>,
     line: u64,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// The file says so.
+    Sound,
     /// It is the last good version of something that cannot be read now.
-    is_stale: bool,
+    Stale,
+    /// The file does not hold it any more. Another may.
+    Leaving,
 }
 
 impl Files {
     /// Takes in what the directory holds now and says what that changes.
     pub fn update(&mut self, scan: Scan) -> Vec<Change> {
-        let was_listed = scan.is_ok();
         match scan {
             Ok(found) => {
-                self.directory_fault = None;
-                self.files.retain(|name, _| found.contains_key(name));
+                self.listed(&found.keys().cloned().collect());
                 for (name, content) in found {
-                    let file = self.files.entry(name.clone()).or_default();
-                    match content {
-                        Ok(text) => file.read(&name, &text),
-                        Err(fault) => file.cannot_be_read(&name, fault),
-                    }
+                    self.take(&name, Some(content));
                 }
+                self.forget();
             }
-            Err(fault) => self.directory_fault = Some(fault),
+            Err(fault) => self.cannot_be_listed(fault),
         }
-        let (objects, report) = self.merge();
-        let mut changes = self.changes(&objects, &report);
-        if was_listed && !self.is_ready {
+        self.changes()
+    }
+
+    /// The directory holds files of these names, and no others.
+    pub fn listed(&mut self, names: &BTreeSet<String>) {
+        self.directory_fault = None;
+        self.was_listed = true;
+        let known = self.files.keys();
+        let gone = known.filter(|name| !names.contains(&***name)).cloned();
+        for name in gone.collect::<Vec<_>>() {
+            self.take(&name, None);
+        }
+    }
+
+    /// The directory cannot be read, for this reason.
+    pub fn cannot_be_listed(&mut self, fault: String) {
+        self.directory_fault = Some(fault);
+    }
+
+    /// Takes in the text of one file, or why it cannot be read; `None` if it is not there any more.
+    pub fn take(&mut self, name: &str, content: Option<Result<String, String>>) {
+        let name = match self.files.get_key_value(name) {
+            Some((name, _)) => Arc::clone(name),
+            None if content.is_none() => return,
+            None => Arc::from(name),
+        };
+        let file = self.files.entry(Arc::clone(&name)).or_default();
+        file.is_gone = content.is_none();
+        let touched = match content {
+            Some(Ok(text)) => file.read(&name, &text),
+            Some(Err(fault)) => file.cannot_be_read(&name, fault),
+            None => file.is_not_there(),
+        };
+        let is_leaving = |held: &Held| held.standing == Standing::Leaving;
+        if file.is_gone || file.objects.values().any(is_leaving) {
+            self.leaving.insert(Arc::clone(&name));
+        } else {
+            self.leaving.remove(&name);
+        }
+        for reference in touched {
+            let known = self.known.entry(Arc::clone(&reference)).or_default();
+            if let Err(place) = known.files.binary_search(&name) {
+                known.files.insert(place, Arc::clone(&name));
+            }
+            self.touched.insert(reference);
+        }
+    }
+
+    /// What files no longer say has not come with another: it is gone.
+    pub fn forget(&mut self) {
+        for name in std::mem::take(&mut self.leaving) {
+            let Some(file) = self.files.get_mut(&name) else {
+                continue;
+            };
+            let is_leaving = |held: &mut Held| held.standing == Standing::Leaving;
+            let gone = file.objects.extract_if(.., |_, held| is_leaving(held));
+            for (reference, _) in gone {
+                if let Some(known) = self.known.get_mut(&reference) {
+                    known.files.retain(|holder| *holder != name);
+                }
+                self.touched.insert(reference);
+            }
+            if file.is_gone {
+                self.files.remove(&name);
+            }
+        }
+    }
+
+    /// Is there something to [`forget`](Self::forget)?
+    #[must_use]
+    pub fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// How many objects [`Files::changes`] may tell of.
+    #[must_use]
+    pub fn untold(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// Has all been told once?
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// What is different from what was last told.
+    pub fn changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut deleted = Vec::new();
+        for reference in std::mem::take(&mut self.touched) {
+            match self.settle(&reference) {
+                Some(change @ Change::Delete(_)) => deleted.push(change),
+                Some(change) => changes.push(change),
+                None => {}
+            }
+        }
+        changes.append(&mut deleted);
+        let report = self.reported();
+        if report != self.report {
+            changes.push(Change::Report(report.clone()));
+            self.report = report;
+        }
+        if self.was_listed && !self.is_ready && self.directory_fault.is_none() {
             self.is_ready = true;
             changes.push(Change::Ready);
         }
-        self.objects = objects;
-        self.report = report;
         changes
     }
 
-    /// All that is wrong now.
+    /// All that is wrong now, as last told.
     #[must_use]
     pub const fn report(&self) -> &Report {
         &self.report
     }
 
-    /// What all files say together.
-    fn merge(&self) -> (BTreeMap<ObjectRef, Arc<Object>>, Report) {
-        let mut report = Report::default();
-        if let Some(fault) = &self.directory_fault {
-            report.problems.push(Problem::new(fault.clone()));
+    /// Finds which version of an object counts; says so if another was told.
+    fn settle(&mut self, reference: &Arc<ObjectRef>) -> Option<Change> {
+        let known = self.known.get_mut(reference)?;
+        let files = &self.files;
+        let holders: Vec<(&str, &Held)> = known
+            .files
+            .iter()
+            .filter_map(|name| Some((&**name, files.get(name)?.objects.get(reference)?)))
+            .collect();
+        let mut sound = holders
+            .iter()
+            .filter(|(_, held)| held.standing == Standing::Sound);
+        let first = sound.next();
+        let twice: Vec<Problem> = first.map_or_else(Vec::new, |(first, winner)| {
+            sound
+                .map(|(name, held)| twice(reference, (name, held.line), (first, winner.line)))
+                .collect()
+        });
+        if twice.is_empty() {
+            self.twice.remove(reference);
+        } else {
+            self.twice.insert(Arc::clone(reference), twice);
         }
-        let mut winners: BTreeMap<&ObjectRef, (&str, &Held)> = BTreeMap::new();
-        for (name, file) in &self.files {
+        let Some((_, winner)) = first.or(holders.first()) else {
+            let was_told = known.told.is_some();
+            self.known.remove(reference);
+            return was_told.then(|| Change::Delete(ObjectRef::clone(reference)));
+        };
+        let is_told = known.told.as_ref() == Some(&winner.object);
+        known.told = Some(Arc::clone(&winner.object));
+        (!is_told).then(|| Change::Apply(Object::clone(&winner.object)))
+    }
+
+    /// All that is wrong, in the order of the files.
+    fn reported(&self) -> Report {
+        let mut report = Report::default();
+        for file in self.files.values() {
             report.problems.extend(file.problems.iter().cloned());
             report
                 .unknown_kinds
                 .extend(file.unknown_kinds.iter().cloned());
-            for (reference, held) in file.objects.iter().filter(|(_, held)| !held.is_stale) {
-                if let Some((first, winner)) = winners.get(reference) {
-                    report
-                        .problems
-                        .push(twice(reference, (name, held.line), (first, winner.line)));
-                } else {
-                    winners.insert(reference, (name, held));
-                }
-            }
         }
-        for (name, file) in &self.files {
-            for (reference, held) in &file.objects {
-                winners.entry(reference).or_insert((name, held));
-            }
+        report
+            .problems
+            .extend(self.twice.values().flatten().cloned());
+        // Of one file those come first that tell of it alone.
+        report
+            .problems
+            .sort_by(|one, other| one.file.cmp(&other.file));
+        if let Some(fault) = &self.directory_fault {
+            report.problems.insert(0, Problem::new(fault.clone()));
         }
-        let objects = winners
-            .into_iter()
-            .map(|(reference, (_, held))| (reference.clone(), Arc::clone(&held.object)))
-            .collect();
-        (objects, report)
-    }
-
-    fn changes(&self, objects: &BTreeMap<ObjectRef, Arc<Object>>, report: &Report) -> Vec<Change> {
-        let applied = objects
-            .iter()
-            .filter(|(reference, object)| self.objects.get(*reference) != Some(*object))
-            .map(|(_, object)| Change::Apply(Object::clone(object)));
-        let deleted = self
-            .objects
-            .keys()
-            .filter(|reference| !objects.contains_key(*reference))
-            .map(|reference| Change::Delete(reference.clone()));
-        let reported = (self.report != *report).then(|| Change::Report(report.clone()));
-        applied.chain(deleted).chain(reported).collect()
+        report
     }
 }
 
 impl File {
-    fn read(&mut self, name: &str, text: &str) {
+    /// What the text changes.
+    fn read(&mut self, name: &str, text: &str) -> Vec<Arc<ObjectRef>> {
         let digest = digest(text);
         if self.digest == Some(digest) {
-            return;
+            return Vec::new();
         }
         let Parsed {
             objects: parsed,
@@ -142,17 +273,34 @@ impl File {
             unknown_kinds,
             has_unreadable,
         } = parse(name, text);
-        let mut objects: BTreeMap<ObjectRef, Held> = BTreeMap::new();
+        let mut before = std::mem::take(&mut self.objects);
+        let mut touched = Vec::new();
+        let mut objects: BTreeMap<Arc<ObjectRef>, Held> = BTreeMap::new();
         for (object, line) in parsed {
             let reference = object.reference();
             if let Some(first) = objects.get(&reference) {
                 problems.push(twice(&reference, (name, line), (name, first.line)));
                 continue;
             }
-            let held = Held {
+            let mut held = Held {
                 object: Arc::new(object),
                 line,
-                is_stale: false,
+                standing: Standing::Sound,
+            };
+            let reference = match before.remove_entry(&reference) {
+                Some((reference, was)) if was == held => {
+                    held = was;
+                    reference
+                }
+                Some((reference, _)) => {
+                    touched.push(Arc::clone(&reference));
+                    reference
+                }
+                None => {
+                    let reference = Arc::new(reference);
+                    touched.push(Arc::clone(&reference));
+                    reference
+                }
             };
             objects.insert(reference, held);
         }
@@ -160,11 +308,14 @@ impl File {
             .iter()
             .filter_map(|problem| problem.object.as_ref())
             .collect();
-        for (reference, mut held) in std::mem::take(&mut self.objects) {
-            if has_unreadable || rejected.contains(&reference) {
-                held.is_stale = true;
-                objects.entry(reference).or_insert(held);
-            }
+        for (reference, mut held) in before {
+            held.standing = if has_unreadable || rejected.contains(&*reference) {
+                Standing::Stale
+            } else {
+                Standing::Leaving
+            };
+            touched.push(Arc::clone(&reference));
+            objects.insert(reference, held);
         }
         problems.sort_by_key(|problem| problem.line);
         *self = Self {
@@ -172,15 +323,28 @@ impl File {
             objects,
             problems,
             unknown_kinds,
+            is_gone: false,
         };
+        touched
     }
 
-    fn cannot_be_read(&mut self, name: &str, fault: String) {
-        self.digest = None;
+    fn cannot_be_read(&mut self, name: &str, fault: String) -> Vec<Arc<ObjectRef>> {
         self.problems = vec![Problem::new(fault).in_file(name)];
+        self.all_are(Standing::Stale)
+    }
+
+    fn is_not_there(&mut self) -> Vec<Arc<ObjectRef>> {
+        self.problems.clear();
+        self.unknown_kinds.clear();
+        self.all_are(Standing::Leaving)
+    }
+
+    fn all_are(&mut self, standing: Standing) -> Vec<Arc<ObjectRef>> {
+        self.digest = None;
         for held in self.objects.values_mut() {
-            held.is_stale = true;
+            held.standing = standing;
         }
+        self.objects.keys().cloned().collect()
     }
 }
 

@@ -1,10 +1,11 @@
 //! The watched directory.
 //!
-//! The kernel tells of changes (inotify); they are read once the directory has been quiet for a
-//! moment and no file in it is still open for writing, so that a file that is emptied and then
-//! written is seen whole. Names and times are also compared every now and then, which finds
-//! what inotify cannot tell of: a directory that is removed and made again, the target of a
-//! symbolic link, a network file system.
+//! The kernel tells of changes (inotify). A file that has been written and closed, or has been
+//! renamed to its name, is whole: it is read at once. All else waits until the directory has been
+//! quiet for a moment and no file in it is still open for writing: so a file that is emptied and
+//! then written is seen whole, and what moves from one file to another is never gone. Names and times
+//! are also compared every now and then, which finds what inotify cannot tell of: a directory that
+//! is removed and made again, the target of a symbolic link, a network file system.
 //!
 //! What the files say is [`Files`]' business.
 
@@ -14,25 +15,30 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
-use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::files::{Files, Scan};
-use crate::model::{Change, Event, Report, SourceId};
+use crate::model::{Event, Report, SourceId};
 
-/// No change for this long: what is there can be read.
+/// No change for this long: what is there can be read, and what is not there is gone.
 const QUIET: Duration = Duration::from_millis(50);
 /// Changes that never cease are read after this long all the same.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often names and times are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(2);
+/// A file may change twice within one tick of the clock that gives it its times: of a file this
+/// young they do not show it. Network file systems have clocks of whole seconds.
+const TICK: Duration = Duration::from_secs(2);
 /// A larger file is not a manifest.
 const MAX_FILE_BYTES: u64 = 64 << 20;
+/// The first list is told in parts of so many objects, so that it is not in memory twice.
+const PART: usize = 1_000;
 
 /// Sends what the directory holds, and from then on what changes, until nobody listens.
 ///
@@ -41,92 +47,108 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// and what was last read stays in force.
 pub async fn run(directory: PathBuf, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
     let (signals, mut told) = mpsc::unbounded_channel();
-    let mut source = Source::new(directory, signals)?;
-    let mut changes;
-    (source, changes) = source.refresh_apart().await?;
+    let mut source = Source::new(directory, signals, events.clone())?;
+    source = source.apart(Source::refresh).await?;
     if let Some(fault) = &source.fault {
         return Err(anyhow!("{fault}; create it or name another directory"));
     }
 
     let mut compare = tokio::time::interval(COMPARE_EVERY);
     compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut burst = Burst::default();
     loop {
-        if !changes.is_empty() {
-            let event = Event {
-                source: SourceId::MANIFESTS,
-                changes,
-            };
-            if events.send(event).await.is_err() {
-                return Ok(());
-            }
-        }
-        let mut burst = Burst::default();
-        loop {
-            let due = burst.due();
-            tokio::select! {
-                signal = told.recv() => {
-                    let signal = signal.context("the watch of the directory has ended")?;
+        let due = burst.due();
+        tokio::select! {
+            signal = told.recv() => {
+                let signal = signal.context("the watch of the directory has ended")?;
+                burst.note(signal, Instant::now());
+                while let Ok(signal) = told.try_recv() {
                     burst.note(signal, Instant::now());
                 }
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    break;
+                let whole = std::mem::take(&mut burst.whole);
+                if whole.is_empty() {
+                    continue;
                 }
-                _ = compare.tick(), if due.is_none() => {
-                    if source.looks_different() {
-                        burst.note(Signal::Changed, Instant::now());
-                    }
+                let unsettled = burst.unsettled.keys().cloned().collect();
+                source = source.apart(move |it| it.read_whole(&whole, &unsettled)).await?;
+                if source.files.has_leaving() {
+                    burst.note(Signal::Changed(source.directory.clone()), Instant::now());
                 }
-                () = events.closed() => return Ok(()),
             }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                burst = Burst::default();
+                source = source.apart(Source::refresh).await?;
+            }
+            _ = compare.tick(), if due.is_none() => {
+                if source.looks_different() {
+                    burst.note(Signal::Changed(source.directory.clone()), Instant::now());
+                }
+            }
+            () = events.closed() => return Ok(()),
         }
-        (source, changes) = source.refresh_apart().await?;
     }
 }
 
-/// What inotify tells, as far as it matters here.
+/// What inotify tells of a path, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Signal {
     /// Something is different.
-    Changed,
+    Changed(PathBuf),
     /// This file is being written.
     Writing(PathBuf),
-    /// This file has been written and closed.
-    Written(PathBuf),
+    /// This is as it is meant to be.
+    Whole(PathBuf),
 }
 
 /// Changes close together.
 #[derive(Debug, Default)]
 struct Burst {
-    /// The first and the last of them.
-    span: Option<(Instant, Instant)>,
-    /// Files written to and not closed since.
-    writing: BTreeSet<PathBuf>,
+    /// What may change further.
+    unsettled: BTreeMap<PathBuf, Unsettled>,
+    /// What can be read at once.
+    whole: BTreeSet<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Unsettled {
+    first: Instant,
+    last: Instant,
+    /// It has been written to and not been closed since.
+    is_open: bool,
 }
 
 impl Burst {
     fn note(&mut self, signal: Signal, now: Instant) {
-        match signal {
-            Signal::Changed => {}
-            Signal::Writing(path) => {
-                self.writing.insert(path);
+        let (path, is_written) = match signal {
+            Signal::Whole(path) => {
+                self.unsettled.remove(&path);
+                self.whole.insert(path);
+                return;
             }
-            Signal::Written(path) => {
-                self.writing.remove(&path);
-            }
+            Signal::Writing(path) => (path, true),
+            Signal::Changed(path) => (path, false),
+        };
+        if is_written {
+            self.whole.remove(&path);
         }
-        let (first, _) = self.span.unwrap_or((now, now));
-        self.span = Some((first, now));
+        let unsettled = self.unsettled.entry(path).or_insert(Unsettled {
+            first: now,
+            last: now,
+            is_open: false,
+        });
+        unsettled.last = now;
+        unsettled.is_open |= is_written;
     }
 
-    /// When to read; `None` while there is nothing to read.
+    /// When to read everything; `None` while there is no need to.
     fn due(&self) -> Option<Instant> {
-        let (first, last) = self.span?;
-        let at_last = first + PATIENCE;
-        if self.writing.is_empty() {
-            Some(at_last.min(last + QUIET))
-        } else {
-            Some(at_last)
+        let unsettled = || self.unsettled.values();
+        let at_last = unsettled().map(|it| it.first).min()? + PATIENCE;
+        if unsettled().any(|it| it.is_open) {
+            return Some(at_last);
         }
+        let quiet = unsettled().map(|it| it.last).max()? + QUIET;
+        Some(at_last.min(quiet))
     }
 }
 
@@ -134,22 +156,29 @@ impl Burst {
 struct Source {
     directory: PathBuf,
     files: Files,
+    events: mpsc::Sender<Event>,
     watcher: RecommendedWatcher,
     /// The directory that is watched, by device and inode: a path may come to mean another.
     watched: Option<(u64, u64)>,
-    /// What names and times were before the last reading.
-    seen: Option<Fingerprint>,
+    /// What each file was before it was last read; nothing of one that could not be looked at.
+    /// `None` where the directory could not be read.
+    seen: Option<BTreeMap<PathBuf, Option<Stamp>>>,
     /// Why the directory could not be read the last time.
     fault: Option<String>,
 }
 
 impl Source {
-    fn new(directory: PathBuf, signals: mpsc::UnboundedSender<Signal>) -> anyhow::Result<Self> {
+    fn new(
+        directory: PathBuf,
+        signals: mpsc::UnboundedSender<Signal>,
+        events: mpsc::Sender<Event>,
+    ) -> anyhow::Result<Self> {
+        let watched = directory.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let signal = match event {
-                Ok(event) => signal(event),
-                // Whatever was lost is found by reading everything.
-                Err(_) => Some(Signal::Changed),
+                Ok(event) => signal(event, &watched),
+                // Whatever was lost is found by comparing everything.
+                Err(_) => Some(Signal::Changed(watched.clone())),
             };
             if let Some(signal) = signal {
                 // Nobody listens any more: the watch is about to end.
@@ -160,6 +189,7 @@ impl Source {
         Ok(Self {
             directory,
             files: Files::default(),
+            events,
             watcher,
             watched: None,
             seen: None,
@@ -167,26 +197,96 @@ impl Source {
         })
     }
 
-    /// [`Source::refresh`] where it may block.
-    async fn refresh_apart(mut self) -> anyhow::Result<(Self, Vec<Change>)> {
+    /// Does this where it may block.
+    async fn apart(
+        mut self,
+        work: impl FnOnce(&mut Self) + Send + 'static,
+    ) -> anyhow::Result<Self> {
         tokio::task::spawn_blocking(move || {
-            let changes = self.refresh();
-            (self, changes)
+            work(&mut self);
+            self
         })
         .await
         .context("read the directory of manifests")
     }
 
-    /// Reads everything and says what that changes. Watches first, so that nothing is missed.
-    fn refresh(&mut self) -> Vec<Change> {
+    /// Reads all that is different from when it was last read, and says what that changes. What is
+    /// gone from all files is gone. Watches first, so that nothing is missed.
+    fn refresh(&mut self) {
         self.watch();
-        self.seen = fingerprint(&self.directory).ok();
-        let scan = scan(&self.directory);
-        self.fault = scan.as_ref().err().cloned();
+        self.read_different();
+        if self.fault.is_none() {
+            self.files.forget();
+        }
+        self.tell();
+    }
+
+    /// Reads these, which have just become what they are meant to be, and says what that changes.
+    /// What they no longer say may still come with another, and what is not there any more, of
+    /// those that are unsettled, may have become one of them.
+    fn read_whole(&mut self, whole: &BTreeSet<PathBuf>, unsettled: &BTreeSet<PathBuf>) {
+        let is_manifest = |path: &PathBuf| path.file_name().is_some_and(is_manifest);
+        if !whole.iter().all(is_manifest) {
+            // A link that others lead through.
+            self.read_different();
+            return self.tell();
+        }
+        for path in unsettled.iter().filter(|path| is_manifest(path)) {
+            if is_not_there(path) {
+                self.files.take(&name(path), None);
+            }
+        }
+        for path in whole {
+            let stamp = stamp(path);
+            self.files.take(&name(path), read(path));
+            if let Some(seen) = &mut self.seen {
+                seen.insert(path.clone(), stamp);
+            }
+        }
+        self.tell();
+    }
+
+    fn read_different(&mut self) {
+        let found = match stamps(&self.directory) {
+            Ok(found) => found,
+            Err(error) => {
+                let fault = format!("directory {}: {error}", self.directory.display());
+                self.files.cannot_be_listed(fault.clone());
+                self.fault = Some(fault);
+                self.seen = None;
+                return;
+            }
+        };
+        self.fault = None;
+        let seen = self.seen.take().unwrap_or_default();
+        for (path, stamp) in &found {
+            let before = seen.get(path).and_then(Option::as_ref);
+            if before.is_some_and(|before| before.shows_that_nothing_changed(stamp.as_ref())) {
+                continue;
+            }
+            self.files.take(&name(path), read(path));
+            if !self.files.is_ready() && self.files.untold() >= PART {
+                self.tell();
+            }
+        }
+        self.files
+            .listed(&found.keys().map(|path| name(path)).collect());
+        self.seen = Some(found);
+    }
+
+    /// Says what changes by what has been read.
+    fn tell(&mut self) {
         let before = self.files.report().clone();
-        let changes = self.files.update(scan);
+        let changes = self.files.changes();
         log(&before, self.files.report());
-        changes
+        if !changes.is_empty() {
+            let event = Event {
+                source: SourceId::MANIFESTS,
+                changes,
+            };
+            // Nobody listens any more: the source is about to end.
+            self.events.blocking_send(event).ok();
+        }
     }
 
     fn watch(&mut self) {
@@ -215,8 +315,16 @@ impl Source {
     }
 
     fn looks_different(&self) -> bool {
-        fingerprint(&self.directory).ok() != self.seen
-            || identity(&self.directory).ok() != self.watched
+        let is_same = match (stamps(&self.directory), &self.seen) {
+            (Ok(now), Some(seen)) => {
+                let is_same = |(one, other): (&Option<Stamp>, &Option<Stamp>)| {
+                    one.as_ref().map(|it| it.of) == other.as_ref().map(|it| it.of)
+                };
+                now.keys().eq(seen.keys()) && now.values().zip(seen.values()).all(is_same)
+            }
+            (now, seen) => now.is_err() && seen.is_none(),
+        };
+        !is_same || identity(&self.directory).ok() != self.watched
     }
 }
 
@@ -231,50 +339,82 @@ fn log(before: &Report, after: &Report) {
     }
 }
 
-fn signal(event: notify::Event) -> Option<Signal> {
+fn signal(event: notify::Event, directory: &Path) -> Option<Signal> {
     let path = match event.paths.as_slice() {
-        [path] => Some(path),
-        _ => None,
+        [path] => path.clone(),
+        // Each of the two names of what is renamed has been told of already.
+        [_, _] => return None,
+        // Some events have been lost.
+        _ => return Some(Signal::Changed(directory.to_owned())),
     };
-    if let Some(name) = path.and_then(|path| path.file_name())
-        && is_hidden(name)
-        && !name.as_encoded_bytes().starts_with(b"..")
-    {
-        // An editor's scratch file. Names that begin with two dots are those behind the links of
-        // a mounted ConfigMap.
+    let name = path.file_name().unwrap_or_default();
+    // Names that begin with two dots are those behind the links of a mounted ConfigMap.
+    let is_behind_links = name.as_encoded_bytes().starts_with(b"..");
+    if is_hidden(name) && !is_behind_links {
+        // An editor's scratch file.
         return None;
     }
-    match (event.kind, path) {
-        (EventKind::Access(AccessKind::Close(AccessMode::Write)), Some(path)) => {
-            Some(Signal::Written(path.clone()))
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) if is_manifest(name) => {
+            Some(Signal::Whole(path))
         }
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Signal::Changed(path)),
         // Our own reading is an access too.
-        (EventKind::Access(_), _) => None,
-        (EventKind::Modify(ModifyKind::Data(_)), Some(path)) => Some(Signal::Writing(path.clone())),
-        (
-            EventKind::Any
-            | EventKind::Create(_)
-            | EventKind::Modify(_)
-            | EventKind::Remove(_)
-            | EventKind::Other,
-            _,
-        ) => Some(Signal::Changed),
+        EventKind::Access(_) => None,
+        EventKind::Modify(ModifyKind::Data(_)) => Some(Signal::Writing(path)),
+        EventKind::Modify(ModifyKind::Name(RenameMode::To))
+            if is_manifest(name) || is_behind_links =>
+        {
+            Some(Signal::Whole(path))
+        }
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => Some(Signal::Changed(path)),
     }
 }
 
-/// Device, inode, size and time of each manifest's file, links followed.
-type Fingerprint = BTreeMap<PathBuf, Option<(u64, u64, u64, i64, i64)>>;
+/// What a file was, links followed.
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    /// Device, inode, size, and the times of its content and of its inode.
+    of: [i128; 5],
+    /// It is that young that a further change may not show.
+    is_young: bool,
+}
 
-fn fingerprint(directory: &Path) -> io::Result<Fingerprint> {
-    let mut found = Fingerprint::new();
-    for path in manifests(directory)? {
-        let stat = fs::metadata(&path).ok().map(|stat| {
-            let time = (stat.mtime(), stat.mtime_nsec());
-            (stat.dev(), stat.ino(), stat.len(), time.0, time.1)
-        });
-        found.insert(path, stat);
+impl Stamp {
+    fn shows_that_nothing_changed(&self, since: Option<&Self>) -> bool {
+        !self.is_young && since.is_some_and(|since| since.of == self.of)
     }
-    Ok(found)
+}
+
+fn stamps(directory: &Path) -> io::Result<BTreeMap<PathBuf, Option<Stamp>>> {
+    let paths = manifests(directory)?.into_iter();
+    Ok(paths.map(|path| (path.clone(), stamp(&path))).collect())
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let stat = fs::metadata(path).ok()?;
+    let time = |seconds: i64, nanoseconds: i64| {
+        i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+    };
+    let changed = time(stat.ctime(), stat.ctime_nsec());
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
+    let age = i128::try_from(now.as_nanos()).ok()? - changed;
+    Some(Stamp {
+        of: [
+            stat.dev().into(),
+            stat.ino().into(),
+            stat.len().into(),
+            time(stat.mtime(), stat.mtime_nsec()),
+            changed,
+        ],
+        is_young: age < i128::try_from(TICK.as_nanos()).ok()?,
+    })
 }
 
 fn identity(directory: &Path) -> io::Result<(u64, u64)> {
@@ -287,15 +427,17 @@ pub fn scan(directory: &Path) -> Scan {
         .map_err(|error| format!("directory {}: {error}", directory.display()))?;
     let mut scan = BTreeMap::new();
     for path in paths {
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
         if let Some(content) = read(&path) {
-            scan.insert(name, content);
+            scan.insert(name(&path), content);
         }
     }
     Ok(scan)
+}
+
+/// What a file is called.
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The paths that have a manifest's name.
@@ -338,13 +480,14 @@ fn read(path: &Path) -> Option<Result<String, String>> {
     match fs::metadata(path) {
         Ok(stat) if stat.is_file() => Some(text(stat)),
         Ok(_) => None,
-        Err(error)
-            if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() =>
-        {
-            None
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound && is_not_there(path) => None,
         Err(error) => Some(Err(error.to_string())),
     }
+}
+
+/// Neither a file nor a link, not even one to nothing.
+fn is_not_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 #[cfg(test)]

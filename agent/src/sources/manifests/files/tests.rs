@@ -34,6 +34,24 @@ impl World {
     /// The nodes `a` to `d` with the value of their label, and the problems, after a scan.
     fn after(&mut self, scan: Scan) -> (String, Vec<String>) {
         let changes = self.files.update(scan);
+        self.told(changes)
+    }
+
+    /// The same after one file has been read, or is not there any more.
+    fn after_one(&mut self, name: &str, text: Option<&str>) -> (String, Vec<String>) {
+        self.files.take(name, text.map(|text| Ok(text.to_owned())));
+        let changes = self.files.changes();
+        self.told(changes)
+    }
+
+    fn after_forgetting(&mut self) -> (String, Vec<String>) {
+        self.files.forget();
+        assert!(!self.files.has_leaving());
+        let changes = self.files.changes();
+        self.told(changes)
+    }
+
+    fn told(&mut self, changes: Vec<Change>) -> (String, Vec<String>) {
         self.cluster.apply(Event {
             source: SourceId::MANIFESTS,
             changes,
@@ -182,6 +200,65 @@ fn an_object_that_moves_out_of_a_broken_file_is_believed_where_it_can_be_read() 
 }
 
 #[test]
+fn what_a_file_no_longer_says_counts_until_it_is_forgotten() {
+    let mut world = World::default();
+    world.nodes_after(&[("x.yaml", &(node("a", "1") + &node("b", "1")))]);
+    assert_eq!(
+        world.after_one("x.yaml", Some(&node("a", "2"))).0,
+        "a=2 b=1"
+    );
+    assert!(world.files.has_leaving());
+    assert_eq!(world.after_forgetting().0, "a=2");
+    assert_eq!(world.after_one("x.yaml", None).0, "a=2");
+    assert!(world.files.has_leaving());
+    assert_eq!(world.after_forgetting().0, "");
+}
+
+#[test]
+fn what_moves_to_another_file_is_neither_gone_nor_twice() {
+    let mut world = World::default();
+    world.nodes_after(&[("x.yaml", &node("a", "1")), ("y.yaml", &node("b", "1"))]);
+    let sound = |nodes: &str| (nodes.to_owned(), Vec::new());
+    assert_eq!(world.after_one("x.yaml", Some("")), sound("a=1 b=1"));
+    assert_eq!(
+        world.after_one("z.yaml", Some(&node("a", "2"))),
+        sound("a=2 b=1")
+    );
+    assert_eq!(world.after_one("y.yaml", None), sound("a=2 b=1"));
+    assert_eq!(
+        world.after_one("x.yaml", Some(&node("b", "2"))),
+        sound("a=2 b=2")
+    );
+    assert_eq!(world.after_forgetting(), sound("a=2 b=2"));
+}
+
+#[test]
+fn what_comes_back_before_it_is_forgotten_was_never_gone() {
+    let mut world = World::default();
+    let text = node("a", "1");
+    world.nodes_after(&[("x.yaml", &text)]);
+    for text_between in [None, Some("")] {
+        world
+            .files
+            .take("x.yaml", text_between.map(|text| Ok(text.to_owned())));
+        assert_eq!(world.files.changes(), []);
+        world.files.take("x.yaml", Some(Ok(text.clone())));
+        world.files.forget();
+        assert_eq!(world.files.changes(), []);
+    }
+}
+
+#[test]
+fn what_leaves_a_file_that_then_breaks_stays() {
+    let mut world = World::default();
+    world.nodes_after(&[("x.yaml", &node("a", "1"))]);
+    world.after_one("x.yaml", Some(""));
+    let (nodes, problems) = world.after_one("x.yaml", Some(BROKEN));
+    assert_eq!((nodes.as_str(), problems.len()), ("a=1", 1));
+    assert_eq!(world.after_forgetting().0, "a=1");
+}
+
+#[test]
 fn an_unknown_kind_is_named_once() {
     let mut files = Files::default();
     let secret = "apiVersion: v1\nkind: Secret\n---\napiVersion: v1\nkind: Secret\n";
@@ -245,5 +322,38 @@ proptest! {
             prop_assert_eq!(seen.1, expected.1);
         }
         prop_assert_eq!(world.files.update(to_scan(&last)), []);
+    }
+
+    /// Files that are read one by one, in any order, come to the same as all of them at once. What
+    /// is there before and after is there between.
+    #[test]
+    fn one_file_after_the_other_comes_to_the_same(
+        history in proptest::collection::vec((directories(), any::<bool>()), 1..6),
+    ) {
+        let (mut whole, mut single) = (World::default(), World::default());
+        single.files.listed(&BTreeSet::new());
+        single.told(vec![Change::Ready]);
+        single.files.changes();
+        let mut before = (String::new(), Vec::new());
+        let mut names = BTreeSet::new();
+        for (directory, is_backwards) in &history {
+            let after = whole.after(to_scan(directory));
+            names.extend(directory.keys().cloned());
+            let mut order: Vec<&String> = names.iter().collect();
+            if *is_backwards {
+                order.reverse();
+            }
+            for name in order {
+                let (between, _) = single.after_one(name, directory.get(name).map(String::as_str));
+                let names = |nodes: &str| -> BTreeSet<char> {
+                    nodes.split(' ').filter_map(|node| node.chars().next()).collect()
+                };
+                let stays = &names(&before.0) & &names(&after.0);
+                prop_assert!(stays.is_subset(&names(&between)), "{} of {:?}", between, stays);
+            }
+            prop_assert_eq!(single.after_forgetting(), after.clone());
+            before = after;
+        }
+        prop_assert_eq!(single.cluster, whole.cluster);
     }
 }

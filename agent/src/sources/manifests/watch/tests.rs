@@ -3,7 +3,7 @@ use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::Cluster;
+use crate::model::{Cluster, Kind};
 
 /// Far more than anything here takes; only a failing test waits that long.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -159,6 +159,7 @@ async fn a_broken_file_keeps_its_last_good_state_until_it_is_mended() {
     assert_eq!(world.nodes(), "a=1 b=1");
     world.write("x.yaml", &node("a", "2"));
     world.until_problems(0).await;
+    world.until_no_node("b").await;
     assert_eq!(world.nodes(), "a=2");
 }
 
@@ -252,42 +253,124 @@ async fn the_source_ends_when_nobody_listens() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn what_moves_from_one_file_to_another_is_never_gone() {
+    let mut world = World::new(&[("x.yaml", &(node("a", "1") + &node("b", "1")))]).await;
+    world.write("x.yaml", &node("b", "2"));
+    world.until_node("b", "2").await;
+    world.write("y.yaml", &node("a", "2"));
+    world.until_node("a", "2").await;
+    fs::rename(world.path("y.yaml"), world.path("z.yaml")).unwrap();
+    world.write("x.yaml", &node("b", "3"));
+    world.until_node("b", "3").await;
+    // Whatever was to be forgotten is by then.
+    fs::remove_file(world.path("x.yaml")).unwrap();
+    world.until_no_node("b").await;
+    let history = ["a=1 b=1", "a=1 b=2", "a=2 b=2", "a=2 b=3", "a=2"];
+    assert_eq!(world.history, history);
+    assert_eq!(world.problems(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_long_first_list_is_complete_before_it_counts() {
+    let nodes: String = (0..3 * PART)
+        .map(|number| node(&format!("n{number}"), "1"))
+        .collect();
+    let world = World::new(&[("x.yaml", &nodes), ("y.yaml", &node("a", "1"))]).await;
+    let (last, earlier) = world.history.split_last().unwrap();
+    assert_eq!(last, "a=1");
+    assert!(
+        !earlier.is_empty() && earlier.iter().all(String::is_empty),
+        "{earlier:?}"
+    );
+    assert_eq!(
+        world.cluster.counts(SourceId::MANIFESTS)[&Kind::Node],
+        3 * PART + 1
+    );
+}
+
 #[test]
-fn a_burst_is_read_when_it_is_quiet_or_has_lasted() {
+fn a_file_that_has_changed_in_any_way_is_read_again() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("x.yaml");
+    fs::write(&path, "1").unwrap();
+    let young = stamp(&path).unwrap();
+    assert!(young.is_young && !young.shows_that_nothing_changed(Some(&young)));
+    let old = Stamp {
+        is_young: false,
+        ..young
+    };
+    assert!(old.shows_that_nothing_changed(Some(&young)));
+    assert!(!old.shows_that_nothing_changed(None));
+    fs::write(root.path().join("y.yaml"), "2").unwrap();
+    fs::rename(root.path().join("y.yaml"), &path).unwrap();
+    assert!(!old.shows_that_nothing_changed(stamp(&path).as_ref()));
+}
+
+#[test]
+fn what_is_whole_is_read_at_once_and_all_else_when_it_is_quiet_or_has_lasted() {
     let start = Instant::now();
     let at = |milliseconds| start + Duration::from_millis(milliseconds);
-    let path = PathBuf::from("x.yaml");
+    let [x, y] = ["x.yaml", "y.yaml"].map(PathBuf::from);
 
     let mut burst = Burst::default();
     assert_eq!(burst.due(), None);
-    burst.note(Signal::Changed, at(0));
+    burst.note(Signal::Changed(x.clone()), at(0));
     assert_eq!(burst.due(), Some(at(50)));
-    burst.note(Signal::Writing(path.clone()), at(30));
+    burst.note(Signal::Writing(y.clone()), at(30));
     assert_eq!(burst.due(), Some(at(500)));
-    burst.note(Signal::Written(path), at(200));
-    assert_eq!(burst.due(), Some(at(250)));
-    burst.note(Signal::Changed, at(490));
+    assert!(burst.whole.is_empty());
+    burst.note(Signal::Whole(y.clone()), at(200));
+    assert_eq!(burst.whole, BTreeSet::from([y.clone()]));
+    assert_eq!(burst.due(), Some(at(50)), "of the other");
+    burst.note(Signal::Changed(x.clone()), at(490));
     assert_eq!(burst.due(), Some(at(500)));
+    burst.note(Signal::Writing(y.clone()), at(491));
+    assert!(burst.whole.is_empty(), "it is not whole any more");
+    burst.note(Signal::Whole(y), at(492));
+    burst.note(Signal::Whole(x), at(493));
+    assert_eq!((burst.due(), burst.whole.len()), (None, 2));
 }
 
 #[test]
 fn only_what_may_change_a_manifest_is_a_signal() {
-    use notify::event::{CreateKind, DataChange, RenameMode};
-    let of = |kind, name: &str| signal(notify::Event::new(kind).add_path(name.into()));
+    use notify::event::{CreateKind, DataChange};
+    let directory = Path::new("/manifests");
+    let of = |kind, names: &[&str]| {
+        let paths = names.iter().map(PathBuf::from);
+        signal(
+            paths.fold(notify::Event::new(kind), notify::Event::add_path),
+            directory,
+        )
+    };
     let modify = EventKind::Modify(ModifyKind::Data(DataChange::Any));
     let close = |mode| EventKind::Access(AccessKind::Close(mode));
     let create = EventKind::Create(CreateKind::File);
-    let rename = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+    let rename = |mode| EventKind::Modify(ModifyKind::Name(mode));
+    let changed = |path: &str| Some(Signal::Changed(path.into()));
+    let whole = |path: &str| Some(Signal::Whole(path.into()));
 
-    assert_eq!(of(modify, "x.yaml"), Some(Signal::Writing("x.yaml".into())));
     assert_eq!(
-        of(close(AccessMode::Write), "x.yaml"),
-        Some(Signal::Written("x.yaml".into()))
+        of(modify, &["x.yaml"]),
+        Some(Signal::Writing("x.yaml".into()))
     );
-    assert_eq!(of(create, "x.yaml"), Some(Signal::Changed));
-    assert_eq!(of(rename, "..data"), Some(Signal::Changed));
-    assert_eq!(of(modify, ".x.yaml.swp"), None);
-    assert_eq!(of(close(AccessMode::Read), "x.yaml"), None);
+    assert_eq!(of(close(AccessMode::Write), &["x.yaml"]), whole("x.yaml"));
+    assert_eq!(
+        of(close(AccessMode::Write), &["of-a-link"]),
+        changed("of-a-link")
+    );
+    assert_eq!(of(create, &["x.yaml"]), changed("x.yaml"));
+    assert_eq!(of(rename(RenameMode::From), &["x.yaml"]), changed("x.yaml"));
+    assert_eq!(of(rename(RenameMode::To), &["x.yaml"]), whole("x.yaml"));
+    assert_eq!(
+        of(rename(RenameMode::To), &["of-a-link"]),
+        changed("of-a-link")
+    );
+    assert_eq!(of(rename(RenameMode::To), &["..data"]), whole("..data"));
+    assert_eq!(of(rename(RenameMode::Both), &["..tmp", "..data"]), None);
+    assert_eq!(of(EventKind::Other, &[]), changed("/manifests"));
+    assert_eq!(of(modify, &[".x.yaml.swp"]), None);
+    assert_eq!(of(close(AccessMode::Read), &["x.yaml"]), None);
     let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
-    assert_eq!(of(open, "x.yaml"), None);
+    assert_eq!(of(open, &["x.yaml"]), None);
 }
