@@ -172,19 +172,19 @@ fn a_large_cluster() {
     step("everything", &cluster);
     step("nothing new", &cluster);
     for (what, change) in [
-        ("a pod more elsewhere", Change::Apply(pod(3, PODS))),
+        ("a pod more elsewhere", Change::apply(pod(3, PODS))),
         (
             "a pod less elsewhere",
             Change::Delete(pod(3, PODS).reference()),
         ),
-        ("a policy more", Change::Apply(policy(3, POLICIES))),
+        ("a policy more", Change::apply(policy(3, POLICIES))),
         (
             "a policy for a whole namespace less",
             Change::Delete(policy(3, 0).reference()),
         ),
         (
             "other labels of a namespace",
-            Change::Apply(object::<core::Namespace>(
+            Change::apply(object::<core::Namespace>(
                 json!({"metadata": {"name": "ns-3", "labels": {"team": "team-4"}}}),
             )),
         ),

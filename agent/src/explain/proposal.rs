@@ -61,7 +61,7 @@ pub fn test(scene: &Scene, proposal: &Proposal) -> Result<Tested, String> {
         problems.extend(parsed.problems.iter().map(ToString::to_string));
         for (object, _) in parsed.objects {
             objects.insert(object.reference().to_string());
-            changes.push(Change::Apply(object));
+            changes.push(Change::apply(object));
         }
     }
     for text in &proposal.without {

@@ -64,7 +64,7 @@ impl Cluster {
         let mut cluster = Self::default();
         let changes = objects
             .into_iter()
-            .map(Change::Apply)
+            .map(Change::apply)
             .chain([Change::Ready]);
         cluster.apply(Event {
             source: SourceId::MANIFESTS,
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_partial_list_is_not_in_force() {
         let mut cluster = Cluster::default();
-        let changed = cluster.apply(event(SOURCE, [Change::Apply(node("worker-0"))]));
+        let changed = cluster.apply(event(SOURCE, [Change::apply(node("worker-0"))]));
         assert_eq!(changed, Changed::Nothing);
         assert!(cluster.node("worker-0").is_none() && !cluster.is_ready(SOURCE));
         assert_eq!(
@@ -351,10 +351,10 @@ mod tests {
         let changed = cluster.apply(event(
             SourceId::MANIFESTS,
             [
-                Change::Apply(object(0, 1)),
+                Change::apply(object(0, 1)),
                 Change::Report(report),
-                Change::Apply(object(0, 2)),
-                Change::Apply(object(1, 0)),
+                Change::apply(object(0, 2)),
+                Change::apply(object(1, 0)),
                 Change::Delete(ObjectRef::new(Kind::Node, "", "worker-0")),
                 Change::Delete(reference(7)),
             ],
@@ -362,7 +362,7 @@ mod tests {
         let expected = [reference(0), ObjectRef::new(Kind::Node, "", "worker-0")];
         assert_eq!(changed, Changed::Objects(expected.into()));
 
-        let list = [object(0, 3), object(2, 0)].map(Change::Apply);
+        let list = [object(0, 3), object(2, 0)].map(Change::apply);
         let changed = cluster.apply(event(
             SourceId::MANIFESTS,
             [Change::Reset]
@@ -388,7 +388,7 @@ mod tests {
         let mut cluster = Cluster::from_objects([]);
         cluster.apply(event(
             SOURCE,
-            [Change::Apply(node("worker-0")), Change::Ready],
+            [Change::apply(node("worker-0")), Change::Ready],
         ));
         let report = Report {
             problems: vec![Problem::new("broken").about(ObjectRef::new(
@@ -416,8 +416,8 @@ mod tests {
             node.labels.insert("from".to_owned(), value.to_owned());
             Object::Node(node)
         };
-        cluster.apply(event(LATER, [Change::Apply(labelled("b")), Change::Ready]));
-        cluster.apply(event(SOURCE, [Change::Apply(labelled("a")), Change::Ready]));
+        cluster.apply(event(LATER, [Change::apply(labelled("b")), Change::Ready]));
+        cluster.apply(event(SOURCE, [Change::apply(labelled("a")), Change::Ready]));
         assert_eq!(cluster.node("worker-0").unwrap().labels["from"], "a");
         let reports = cluster.reports();
         assert!(reports[&SOURCE].problems.is_empty());
@@ -481,7 +481,7 @@ mod tests {
 
     fn to_change(&(name, version): &(u8, Option<u8>)) -> Change {
         match version {
-            Some(version) => Change::Apply(object(name, version)),
+            Some(version) => Change::apply(object(name, version)),
             None => Change::Delete(reference(name)),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -54,7 +55,7 @@ pub enum Change {
     /// A complete list begins. What was known of this source stays in force until it is complete.
     Reset,
     /// An object is there, or has changed.
-    Apply(Object),
+    Apply(Arc<Object>),
     /// An object is gone. Unknown ones are no error.
     Delete(ObjectRef),
     /// All objects of one kind that the source holds, of a source that lists each kind for itself.
@@ -65,6 +66,13 @@ pub enum Change {
     Report(Report),
     /// The list is complete: what it holds is now what the source holds.
     Ready,
+}
+
+impl Change {
+    /// An object is there, or has changed.
+    pub fn apply(object: impl Into<Arc<Object>>) -> Self {
+        Self::Apply(object.into())
+    }
 }
 
 /// What a source cannot use.

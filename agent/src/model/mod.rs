@@ -37,7 +37,7 @@ pub use labels::Labels;
 pub use metadata::{DEFAULT_NAMESPACE, validate_label, validate_subdomain};
 pub use namespace::Namespace;
 pub use node::Node;
-pub use object::{NotOurs, Object};
+pub use object::{ByName, NotOurs, Object};
 pub use pod::{ContainerPort, Pod, youngest_by_addr, youngest_of};
 pub use policy::{
     Direction, Directions, IpBlock, NetworkPolicy, Peer, PeerNamespaces, Peers, PolicyPort,

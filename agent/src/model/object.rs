@@ -1,6 +1,10 @@
 //! Any object that Weir reads.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
 
 use super::{
     EndpointSlice, Endpoints, Invalid, Kind, Namespace, NetworkPolicy, Node, ObjectRef, Pod,
@@ -29,6 +33,44 @@ pub enum Object {
     /// An object that is no error and has no effect. It takes the place of a former version of
     /// the same object that had one.
     NotOurs(ObjectRef, NotOurs),
+}
+
+/// An object that stands for its name: with others it compares as their [`Object::reference`]s do.
+#[derive(Clone, Debug)]
+pub struct ByName(pub Arc<Object>);
+
+impl Deref for ByName {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        &self.0
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for ByName {}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.identity().cmp(&other.0.identity())
+    }
+}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.identity().hash(state);
+    }
 }
 
 /// Why an object has no effect.

@@ -149,7 +149,7 @@ mod tests {
             _ => policy(&format!("n{number}"), app_name),
         };
         match app {
-            Some(_) => Change::Apply(object),
+            Some(_) => Change::apply(object),
             None => Change::Delete(object.reference()),
         }
     }

@@ -116,7 +116,7 @@ impl Changing {
         let object = self.slices[self.turn % 2].clone();
         let changed = self.model.apply(Event {
             source: SourceId::MANIFESTS,
-            changes: vec![Change::Apply(object)],
+            changes: vec![Change::apply(object)],
         });
         if let Changed::Objects(objects) = changed {
             self.compiler.note(&objects, &self.model);

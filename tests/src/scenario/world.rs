@@ -93,7 +93,7 @@ impl World {
     /// Objects appear or change.
     #[must_use]
     pub fn apply(&mut self, objects: Vec<Object>) -> Plan {
-        self.change(objects.into_iter().map(Change::Apply).collect())
+        self.change(objects.into_iter().map(Change::apply).collect())
     }
 
     /// The node has other addresses.

@@ -31,7 +31,7 @@ impl Bench {
             capacities,
             actual: Contents::default(),
         };
-        let changes = objects.into_iter().map(Change::Apply);
+        let changes = objects.into_iter().map(Change::apply);
         bench.see(changes.chain([Change::Ready]).collect());
         assert_eq!(bench.compile(), Extent::Everything);
         bench
@@ -161,12 +161,12 @@ fn numbers_of_endpoints(extent: Extent) -> BTreeSet<u32> {
 fn new_endpoints_concern_their_service_and_no_other() {
     let mut bench = Bench::new(web_and_db(), Capacities::default());
     let two = [("10.200.0.2", READY), ("10.200.0.4", READY)];
-    bench.see(vec![Change::Apply(slice("web-1", "web", &two))]);
+    bench.see(vec![Change::apply(slice("web-1", "web", &two))]);
     let extent = numbers_of_endpoints(bench.compile());
     assert_eq!(bench.names(&extent), ["web"]);
     assert!(numbers_of_endpoints(bench.compile()).is_empty());
     // A slice that goes over to another service concerns both.
-    bench.see(vec![Change::Apply(slice("web-1", "db", &two))]);
+    bench.see(vec![Change::apply(slice("web-1", "db", &two))]);
     let extent = numbers_of_endpoints(bench.compile());
     assert_eq!(bench.names(&extent), ["db", "web"]);
     bench.see(vec![deleted(Kind::EndpointSlice, "web-1")]);
@@ -181,7 +181,7 @@ fn what_policies_are_made_of_is_compiled_without_the_services() {
     bench.node = with_interfaces(&addrs);
     let a_pod = |number: usize, app: &str| {
         let (name, addrs) = addrs[number];
-        Change::Apply(pod_object(pod(name, json!({"app": app}), addrs)))
+        Change::apply(pod_object(pod(name, json!({"app": app}), addrs)))
     };
     let from = |app: &str| json!([{"podSelector": {"matchLabels": {"app": app}}}]);
     bench.compiler.note_everything();
@@ -193,11 +193,11 @@ fn what_policies_are_made_of_is_compiled_without_the_services() {
         policies: true,
     };
     let changes = [
-        Change::Apply(allowing("some", from("pay"))),
+        Change::apply(allowing("some", from("pay"))),
         a_pod(0, "cart"),
         a_pod(1, "pay"),
         a_pod(1, "other"),
-        Change::Apply(allowing("some", from("other"))),
+        Change::apply(allowing("some", from("other"))),
         Change::Delete(pod_object(pod("cart", json!({}), &[])).reference()),
     ];
     let mut rules = BTreeSet::new();
@@ -210,7 +210,7 @@ fn what_policies_are_made_of_is_compiled_without_the_services() {
     // Beside new endpoints.
     bench.see(vec![
         a_pod(0, "cart"),
-        Change::Apply(slice("web-1", "web", &[])),
+        Change::apply(slice("web-1", "web", &[])),
     ]);
     let Extent::Parts {
         numbers,
@@ -284,7 +284,7 @@ fn a_service_that_changes_is_compiled_without_the_others() {
         (another_port, (8, 0, 4)),
     ];
     for (service, wanted) in steps {
-        bench.see(vec![Change::Apply(Object::Service(service))]);
+        bench.see(vec![Change::apply(Object::Service(service))]);
         let keys = changed(bench.compile());
         // Of the others it knows nothing.
         let own = [key("10.32.0.142", 80), key("10.32.0.140", 80)];
@@ -293,9 +293,9 @@ fn a_service_that_changes_is_compiled_without_the_others() {
     }
     // With its first endpoints, in one go with another's.
     bench.see(vec![
-        Change::Apply(slice("pay-1", "pay", &[("10.200.0.4", READY)])),
-        Change::Apply(slice("db-1", "db", &[])),
-        Change::Apply(Object::Service(pay)),
+        Change::apply(slice("pay-1", "pay", &[("10.200.0.4", READY)])),
+        Change::apply(slice("db-1", "db", &[])),
+        Change::apply(Object::Service(pay)),
     ]);
     let extent = bench.compile();
     let Extent::Parts { numbers, .. } = &extent else {
@@ -311,9 +311,9 @@ fn a_service_that_changes_is_compiled_without_the_others() {
     assert!(numbers_of_endpoints(bench.compile()).is_empty());
     // Two that change places, and one that nobody can reach.
     bench.see(vec![
-        Change::Apply(Object::Service(service("web", &["10.32.0.141"], &PORT))),
-        Change::Apply(Object::Service(service("db", &["10.32.0.140"], &PORT))),
-        Change::Apply(Object::Service(service("headless", &[], &PORT))),
+        Change::apply(Object::Service(service("web", &["10.32.0.141"], &PORT))),
+        Change::apply(Object::Service(service("db", &["10.32.0.140"], &PORT))),
+        Change::apply(Object::Service(service("headless", &[], &PORT))),
     ]);
     changed(bench.compile());
     assert_eq!(sizes(&bench), (4, 0, 2));
@@ -322,7 +322,7 @@ fn a_service_that_changes_is_compiled_without_the_others() {
 #[test]
 fn everything_is_compiled_again_where_services_want_the_same() {
     let mut bench = Bench::new(web_and_db(), Capacities::default());
-    let apply = |service: Service| Change::Apply(Object::Service(service));
+    let apply = |service: Service| Change::apply(Object::Service(service));
     let external = |addr: &str| Service {
         external_ips: vec![addr.parse().unwrap()],
         ..service("pay", &["10.32.0.142"], &PORT)
@@ -363,12 +363,12 @@ fn everything_is_compiled_again_where_a_service_wants_a_pods_address() {
         interface.is_direct = true;
     }
     let cart = pod_object(pod("cart", json!({}), &[addr]));
-    bench.see(vec![Change::Apply(cart)]);
+    bench.see(vec![Change::apply(cart)]);
     bench.compiler.note_everything();
     bench.compile();
     assert_eq!(bench.actual.receivers.len(), 1);
     for (external_ips, receivers) in [(vec![addr.parse().unwrap()], 0), (Vec::new(), 1)] {
-        bench.see(vec![Change::Apply(Object::Service(Service {
+        bench.see(vec![Change::apply(Object::Service(Service {
             external_ips,
             ..service("web", &["10.32.0.140"], &PORT)
         }))]);
@@ -430,7 +430,7 @@ fn everything_is_compiled_again_where_services_have_no_room() {
         ),
     ] {
         let mut bench = Bench::new(web_and_db(), limits);
-        bench.see(vec![Change::Apply(Object::Service(more.clone()))]);
+        bench.see(vec![Change::apply(Object::Service(more.clone()))]);
         assert_eq!(bench.compile(), Extent::Everything, "{limits:?}");
         assert_eq!(bench.compiler.desired().skipped.len(), 1);
         bench.see(vec![deleted(Kind::Service, "pay")]);
@@ -443,7 +443,7 @@ fn everything_is_compiled_again_where_services_have_no_room() {
                 ..room
             },
         );
-        bench.see(vec![Change::Apply(Object::Service(more.clone()))]);
+        bench.see(vec![Change::apply(Object::Service(more.clone()))]);
         changed(bench.compile());
     }
 }
@@ -454,7 +454,7 @@ fn everything_is_compiled_again_when_more_than_that_has_changed() {
     bench.compiler.note_everything();
     assert_eq!(bench.compile(), Extent::Everything);
     // Core Endpoints count where the last slice has gone.
-    bench.see(vec![Change::Apply(Object::Endpoints(Endpoints {
+    bench.see(vec![Change::apply(Object::Endpoints(Endpoints {
         service: service_ref("db"),
         groups: vec![group(("", 8080), &[("10.200.0.9", READY)])],
     }))]);
@@ -471,14 +471,14 @@ fn everything_is_compiled_again_where_room_is_short() {
     };
     let mut bench = Bench::new(web_and_db(), capacities);
     let three = ["10.200.0.2", "10.200.0.4", "10.200.0.5"].map(|addr| (addr, READY));
-    bench.see(vec![Change::Apply(slice("web-1", "web", &three[..2]))]);
+    bench.see(vec![Change::apply(slice("web-1", "web", &three[..2]))]);
     numbers_of_endpoints(bench.compile());
-    bench.see(vec![Change::Apply(slice("web-1", "web", &three))]);
+    bench.see(vec![Change::apply(slice("web-1", "web", &three))]);
     assert_eq!(bench.compile(), Extent::Everything);
     // Who was left out before has room now.
-    bench.see(vec![Change::Apply(slice("db-1", "db", &[]))]);
+    bench.see(vec![Change::apply(slice("db-1", "db", &[]))]);
     assert_eq!(bench.compile(), Extent::Everything);
-    bench.see(vec![Change::Apply(slice("web-1", "web", &three[..1]))]);
+    bench.see(vec![Change::apply(slice("web-1", "web", &three[..1]))]);
     numbers_of_endpoints(bench.compile());
 }
 
@@ -498,7 +498,7 @@ fn large(services: u16) -> (Cluster, Compiler) {
     }
     let mut cluster = Cluster::default();
     let mut compiler = Compiler::new(&Contents::default());
-    let changes = objects.into_iter().map(Change::Apply);
+    let changes = objects.into_iter().map(Change::apply);
     let source = SourceId::MANIFESTS;
     let changes = changes.chain([Change::Ready]).collect();
     if let Changed::Objects(objects) = cluster.apply(Event { source, changes }) {
@@ -531,7 +531,7 @@ fn large_slice(index: u16, last: u8) -> Object {
 fn the_work_follows_the_change_and_not_the_cluster() {
     let (mut cluster, mut compiler) = large(2_000);
     let old = compiler.desired().contents.of_numbers(&BTreeSet::from([8]));
-    let changes = vec![Change::Apply(large_slice(7, 1))];
+    let changes = vec![Change::apply(large_slice(7, 1))];
     let source = SourceId::MANIFESTS;
     let Changed::Objects(objects) = cluster.apply(Event { source, changes }) else {
         panic!("a slice has changed");
@@ -563,7 +563,7 @@ proptest! {
         objects.extend(cluster.endpoint_slices().cloned().map(Object::EndpointSlice));
         let mut bench = Bench::new(objects, capacities);
         for (new, which, is_deleted) in changes {
-            let mut changes: Vec<Change> = new.into_iter().map(Change::Apply).collect();
+            let mut changes: Vec<Change> = new.into_iter().map(Change::apply).collect();
             let present: Vec<String> =
                 bench.cluster.endpoint_slices().map(|slice| slice.name.clone()).collect();
             if is_deleted && !present.is_empty() {
@@ -608,7 +608,7 @@ proptest! {
         objects.extend(cluster.endpoint_slices().cloned().map(Object::EndpointSlice));
         let mut bench = Bench::new(objects, capacities);
         for (new, gone) in changes {
-            let new = new.into_iter().map(Change::Apply);
+            let new = new.into_iter().map(Change::apply);
             let gone = gone.map(|name| deleted(Kind::Service, &format!("web-{name}")));
             bench.see(gone.into_iter().chain(new).collect());
             bench.compile();

@@ -168,7 +168,7 @@ mod tests {
 
     fn change(&(number, version): &(u8, Option<u8>)) -> Change {
         match version {
-            Some(version) => Change::Apply(object(number, version)),
+            Some(version) => Change::apply(object(number, version)),
             None => Change::Delete(object(number, 0).reference()),
         }
     }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_policy_that_can_no_longer_be_read_takes_the_place_of_the_one_that_could() {
         let mut cluster = Cluster::from_objects([object(2, 0)]);
-        let changed = apply(&mut cluster, Change::Apply(object(2, 2)));
+        let changed = apply(&mut cluster, Change::apply(object(2, 2)));
         assert_eq!(changed, Changed::Objects([object(2, 0).reference()].into()));
         let policy = cluster.network_policies().next().unwrap();
         assert_eq!(policy.problems().len(), 1);

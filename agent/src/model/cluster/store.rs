@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
@@ -32,7 +33,7 @@ type Order = BTreeMap<Kind, BTreeMap<Box<str>, Vec<u32>>>;
 /// Where objects are.
 #[derive(Clone, Debug, Default)]
 struct Places {
-    objects: Vec<Option<Box<Object>>>,
+    objects: Vec<Option<Arc<Object>>>,
     free: Vec<u32>,
 }
 
@@ -74,7 +75,8 @@ impl Objects {
     }
 
     /// Takes in an object. Gives its name if that is news.
-    pub fn put(&mut self, object: Object) -> Option<ObjectRef> {
+    pub fn put(&mut self, object: impl Into<Arc<Object>>) -> Option<ObjectRef> {
+        let object = object.into();
         let reference = object.reference();
         match self.put_as(reference.identity(), object) {
             Put::Same => return None,
@@ -89,7 +91,7 @@ impl Objects {
         Some(reference)
     }
 
-    fn put_as(&mut self, identity: Identity<'_>, object: Object) -> Put {
+    fn put_as(&mut self, identity: Identity<'_>, object: Arc<Object>) -> Put {
         let Self {
             places,
             order: _,
@@ -113,7 +115,7 @@ impl Objects {
     }
 
     /// Takes away the object of this name, and gives it if it was there.
-    pub fn remove(&mut self, reference: &ObjectRef) -> Option<Object> {
+    pub fn remove(&mut self, reference: &ObjectRef) -> Option<Arc<Object>> {
         let (kind, namespace, name) = reference.identity();
         let place = self.forget((kind, namespace, name))?;
         if let Some(namespaces) = self.order.get_mut(&kind)
@@ -205,10 +207,11 @@ impl PartialEq for Objects {
 impl Eq for Objects {}
 
 /// Many at once: their order is made once.
-impl Extend<Object> for Objects {
-    fn extend<I: IntoIterator<Item = Object>>(&mut self, objects: I) {
+impl<T: Into<Arc<Object>>> Extend<T> for Objects {
+    fn extend<I: IntoIterator<Item = T>>(&mut self, objects: I) {
         let mut kinds = BTreeSet::new();
         for object in objects {
+            let object = object.into();
             let reference = object.reference();
             let (kind, namespace, _) = reference.identity();
             match self.put_as(reference.identity(), object) {
@@ -234,8 +237,8 @@ impl Extend<Object> for Objects {
     }
 }
 
-impl FromIterator<Object> for Objects {
-    fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
+impl<T: Into<Arc<Object>>> FromIterator<T> for Objects {
+    fn from_iter<I: IntoIterator<Item = T>>(objects: I) -> Self {
         let mut all = Self::default();
         all.extend(objects);
         all
@@ -265,8 +268,8 @@ impl Places {
     }
 
     /// Gives an object the place that was last freed, or a new one.
-    fn fill(&mut self, object: Object) -> u32 {
-        let object = Some(Box::new(object));
+    fn fill(&mut self, object: Arc<Object>) -> u32 {
+        let object = Some(object);
         match self.free.pop() {
             Some(place) => {
                 self.objects[index(place)] = object;
@@ -280,19 +283,18 @@ impl Places {
         }
     }
 
-    fn change(&mut self, place: u32, object: Object) -> Put {
-        match &mut self.objects[index(place)] {
-            Some(known) if **known == object => return Put::Same,
-            Some(known) => **known = object,
-            none => *none = Some(Box::new(object)),
+    fn change(&mut self, place: u32, object: Arc<Object>) -> Put {
+        let known = &mut self.objects[index(place)];
+        if known.as_ref() == Some(&object) {
+            return Put::Same;
         }
+        *known = Some(object);
         Put::Changed
     }
 
-    fn take(&mut self, place: u32) -> Option<Object> {
+    fn take(&mut self, place: u32) -> Option<Arc<Object>> {
         self.free.push(place);
-        let object = self.objects.get_mut(index(place))?.take();
-        object.map(|object| *object)
+        self.objects.get_mut(index(place))?.take()
     }
 }
 
@@ -356,7 +358,9 @@ mod tests {
                     }
                     Act::Remove((kind, name)) => {
                         let reference = object((kind, name, 0)).reference();
-                        prop_assert_eq!(objects.remove(&reference), known.remove(&reference));
+                        let (removed, expected) =
+                            (objects.remove(&reference), known.remove(&reference));
+                        prop_assert_eq!(removed.as_deref(), expected.as_ref());
                     }
                     Act::Extend(some) => {
                         objects.extend(some.iter().copied().map(object));

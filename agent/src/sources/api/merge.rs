@@ -94,7 +94,7 @@ impl Merge {
 
     fn change(&mut self, kind: Kind, told: Told) -> Option<Change> {
         match told {
-            Told::Put(heard) => self.object(kind, heard).map(Change::Apply),
+            Told::Put(heard) => self.object(kind, heard).map(Change::apply),
             Told::Gone(reference) => {
                 let faults = self.faults.entry(kind).or_default();
                 faults.of_objects.remove(&reference);

@@ -9,12 +9,12 @@
 //! What a file says counts at once. What it no longer says may be on its way to another file: it
 //! counts until [`Files::forget`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::parse::{Parsed, parse};
-use crate::model::{Change, Object, ObjectRef, Problem, Report};
+use crate::model::{ByName, Change, ObjectRef, Problem, Report};
 
 /// What was found in the directory: for each file its text or why it cannot be read; or why the
 /// directory cannot be.
@@ -25,11 +25,12 @@ pub type Scan = Result<BTreeMap<String, Result<String, String>>, String>;
 pub struct Files {
     files: BTreeMap<Arc<str>, File>,
     directory_fault: Option<String>,
-    known: BTreeMap<Arc<ObjectRef>, Known>,
+    /// All objects, as they were last told where they were.
+    known: HashMap<ByName, Known>,
     /// Objects that may be others than were last told.
-    touched: BTreeSet<Arc<ObjectRef>>,
+    touched: BTreeSet<ByName>,
     /// What is wrong with objects that are in two files.
-    twice: BTreeMap<Arc<ObjectRef>, Vec<Problem>>,
+    twice: BTreeMap<ObjectRef, Vec<Problem>>,
     /// Files of which something is [`Standing::Leaving`], or that are gone.
     leaving: BTreeSet<Arc<str>>,
     report: Report,
@@ -37,30 +38,28 @@ pub struct Files {
     is_ready: bool,
 }
 
-/// An object of any file.
+/// What is known of an object of any file.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// What was last told.
-    told: Option<Arc<Object>>,
-    /// The files that hold it, by name.
-    files: Vec<Arc<str>>,
+    is_told: bool,
+    /// The files that hold it, by name. There are many objects, of which most are in one.
+    files: Box<[Arc<str>]>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct File {
     /// Of the text last read, so that a file is parsed only when it has changed.
     digest: Option<u64>,
-    objects: BTreeMap<Arc<ObjectRef>, Held>,
+    objects: BTreeMap<ByName, Held>,
     problems: Vec<Problem>,
     unknown_kinds: BTreeSet<String>,
     /// It is not there any more.
     is_gone: bool,
 }
 
-/// An object of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How a file holds an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
-    object: Arc<Object>,
     line: u64,
     standing: Standing,
 }
@@ -127,12 +126,15 @@ impl Files {
         } else {
             self.leaving.remove(&name);
         }
-        for reference in touched {
-            let known = self.known.entry(Arc::clone(&reference)).or_default();
-            if let Err(place) = known.files.binary_search(&name) {
-                known.files.insert(place, Arc::clone(&name));
+        for object in touched {
+            let known = self.known.entry(object.clone()).or_default();
+            if !known.files.contains(&name) {
+                let mut files = std::mem::take(&mut known.files).into_vec();
+                files.push(Arc::clone(&name));
+                files.sort();
+                known.files = files.into();
             }
-            self.touched.insert(reference);
+            self.touched.insert(object);
         }
     }
 
@@ -144,11 +146,12 @@ impl Files {
             };
             let is_leaving = |held: &mut Held| held.standing == Standing::Leaving;
             let gone = file.objects.extract_if(.., |_, held| is_leaving(held));
-            for (reference, _) in gone {
-                if let Some(known) = self.known.get_mut(&reference) {
-                    known.files.retain(|holder| *holder != name);
+            for (object, _) in gone {
+                if let Some(known) = self.known.get_mut(&object) {
+                    let files = std::mem::take(&mut known.files).into_iter();
+                    known.files = files.filter(|holder| *holder != name).collect();
                 }
-                self.touched.insert(reference);
+                self.touched.insert(object);
             }
             if file.is_gone {
                 self.files.remove(&name);
@@ -178,8 +181,8 @@ impl Files {
     pub fn changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut deleted = Vec::new();
-        for reference in std::mem::take(&mut self.touched) {
-            match self.settle(&reference) {
+        for object in std::mem::take(&mut self.touched) {
+            match self.settle(&object) {
                 Some(change @ Change::Delete(_)) => deleted.push(change),
                 Some(change) => changes.push(change),
                 None => {}
@@ -204,37 +207,40 @@ impl Files {
         &self.report
     }
 
-    /// Finds which version of an object counts; says so if another was told.
-    fn settle(&mut self, reference: &Arc<ObjectRef>) -> Option<Change> {
-        let known = self.known.get_mut(reference)?;
-        let files = &self.files;
-        let holders: Vec<(&str, &Held)> = known
-            .files
-            .iter()
-            .filter_map(|name| Some((&**name, files.get(name)?.objects.get(reference)?)))
-            .collect();
-        let mut sound = holders
-            .iter()
-            .filter(|(_, held)| held.standing == Standing::Sound);
+    /// Finds which version of the object of this name counts; says so if another was told.
+    fn settle(&mut self, name: &ByName) -> Option<Change> {
+        let (before, known) = self.known.remove_entry(name)?;
+        let holders = || {
+            known.files.iter().filter_map(|file| {
+                let (object, held) = self.files.get(file)?.objects.get_key_value(name)?;
+                Some((&**file, object, held))
+            })
+        };
+        let mut sound = holders().filter(|(_, _, held)| held.standing == Standing::Sound);
         let first = sound.next();
-        let twice: Vec<Problem> = first.map_or_else(Vec::new, |(first, winner)| {
+        let reference = name.reference();
+        let twice: Vec<Problem> = first.map_or_else(Vec::new, |(first, _, winner)| {
             sound
-                .map(|(name, held)| twice(reference, (name, held.line), (first, winner.line)))
+                .map(|(file, _, held)| twice(&reference, (file, held.line), (first, winner.line)))
                 .collect()
         });
+        let counts = first.or_else(|| holders().next());
+        let counts = counts.map(|(_, object, _)| object.clone());
         if twice.is_empty() {
-            self.twice.remove(reference);
+            self.twice.remove(&reference);
         } else {
-            self.twice.insert(Arc::clone(reference), twice);
+            self.twice.insert(reference.clone(), twice);
         }
-        let Some((_, winner)) = first.or(holders.first()) else {
-            let was_told = known.told.is_some();
-            self.known.remove(reference);
-            return was_told.then(|| Change::Delete(ObjectRef::clone(reference)));
+        let Some(object) = counts else {
+            return known.is_told.then_some(Change::Delete(reference));
         };
-        let is_told = known.told.as_ref() == Some(&winner.object);
-        known.told = Some(Arc::clone(&winner.object));
-        (!is_told).then(|| Change::Apply(Object::clone(&winner.object)))
+        let is_news = !known.is_told || before.0 != object.0;
+        let known = Known {
+            is_told: true,
+            ..known
+        };
+        self.known.insert(object.clone(), known);
+        is_news.then_some(Change::Apply(object.0))
     }
 
     /// All that is wrong, in the order of the files.
@@ -262,7 +268,7 @@ impl Files {
 
 impl File {
     /// What the text changes.
-    fn read(&mut self, name: &str, text: &str) -> Vec<Arc<ObjectRef>> {
+    fn read(&mut self, name: &str, text: &str) -> Vec<ByName> {
         let digest = digest(text);
         if self.digest == Some(digest) {
             return Vec::new();
@@ -275,52 +281,45 @@ impl File {
         } = parse(name, text);
         let mut before = std::mem::take(&mut self.objects);
         let mut touched = Vec::new();
-        let mut objects: BTreeMap<Arc<ObjectRef>, Held> = BTreeMap::new();
+        let mut objects: BTreeMap<ByName, Held> = BTreeMap::new();
         for (object, line) in parsed {
-            let reference = object.reference();
-            if let Some(first) = objects.get(&reference) {
-                problems.push(twice(&reference, (name, line), (name, first.line)));
+            let object = ByName(Arc::new(object));
+            if let Some(first) = objects.get(&object) {
+                problems.push(twice(&object.reference(), (name, line), (name, first.line)));
                 continue;
             }
-            let mut held = Held {
-                object: Arc::new(object),
+            let held = Held {
                 line,
                 standing: Standing::Sound,
             };
-            let reference = match before.remove_entry(&reference) {
-                Some((reference, was)) if was == held => {
-                    held = was;
-                    reference
+            match before.remove_entry(&object) {
+                Some((same, was)) if was == held && same.0 == object.0 => {
+                    objects.insert(same, held);
                 }
-                Some((reference, _)) => {
-                    touched.push(Arc::clone(&reference));
-                    reference
+                _ => {
+                    touched.push(object.clone());
+                    objects.insert(object, held);
                 }
-                None => {
-                    let reference = Arc::new(reference);
-                    touched.push(Arc::clone(&reference));
-                    reference
-                }
-            };
-            objects.insert(reference, held);
+            }
         }
         let rejected: BTreeSet<&ObjectRef> = problems
             .iter()
             .filter_map(|problem| problem.object.as_ref())
             .collect();
-        for (reference, mut held) in before {
-            held.standing = if has_unreadable || rejected.contains(&*reference) {
+        for (object, mut held) in before {
+            held.standing = if has_unreadable || rejected.contains(&object.reference()) {
                 Standing::Stale
             } else {
                 Standing::Leaving
             };
-            touched.push(Arc::clone(&reference));
-            objects.insert(reference, held);
+            touched.push(object.clone());
+            objects.insert(object, held);
         }
         problems.sort_by_key(|problem| problem.line);
         *self = Self {
             digest: Some(digest),
-            objects,
+            // One that is made of all at once has no gaps.
+            objects: objects.into_iter().collect(),
             problems,
             unknown_kinds,
             is_gone: false,
@@ -328,18 +327,18 @@ impl File {
         touched
     }
 
-    fn cannot_be_read(&mut self, name: &str, fault: String) -> Vec<Arc<ObjectRef>> {
+    fn cannot_be_read(&mut self, name: &str, fault: String) -> Vec<ByName> {
         self.problems = vec![Problem::new(fault).in_file(name)];
         self.all_are(Standing::Stale)
     }
 
-    fn is_not_there(&mut self) -> Vec<Arc<ObjectRef>> {
+    fn is_not_there(&mut self) -> Vec<ByName> {
         self.problems.clear();
         self.unknown_kinds.clear();
         self.all_are(Standing::Leaving)
     }
 
-    fn all_are(&mut self, standing: Standing) -> Vec<Arc<ObjectRef>> {
+    fn all_are(&mut self, standing: Standing) -> Vec<ByName> {
         self.digest = None;
         for held in self.objects.values_mut() {
             held.standing = standing;

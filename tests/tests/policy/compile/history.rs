@@ -131,7 +131,7 @@ impl Agents {
             .iter()
             .filter(|(name, object)| self.objects.get(name) != Some(object));
         let gone = self.objects.keys().filter(|name| !all.contains_key(name));
-        let new = new.map(|(_, object)| Change::Apply(object.clone()));
+        let new = new.map(|(_, object)| Change::apply(object.clone()));
         let mut changes: Vec<Change> = new.chain(gone.cloned().map(Change::Delete)).collect();
         // A source's first list is complete when it says so.
         changes.push(Change::Ready);

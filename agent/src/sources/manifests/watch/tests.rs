@@ -253,6 +253,37 @@ async fn the_source_ends_when_nobody_listens() {
         .unwrap();
 }
 
+/// What is removed waits until it is quiet, which tells how long that takes here.
+#[tokio::test]
+async fn what_is_whole_waits_for_nothing() {
+    let mut world = World::new(&[]).await;
+    let (mut renamed, mut written, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+    for version in 0..7 {
+        let (one, other) = (format!("{version}a"), format!("{version}b"));
+        world.write(".new", &node("a", &one));
+        let start = Instant::now();
+        fs::rename(world.path(".new"), world.path("x.yaml")).unwrap();
+        world.until_node("a", &one).await;
+        renamed.push(start.elapsed());
+        let start = Instant::now();
+        world.write("x.yaml", &node("a", &other));
+        world.until_node("a", &other).await;
+        written.push(start.elapsed());
+        let start = Instant::now();
+        fs::remove_file(world.path("x.yaml")).unwrap();
+        world.until_no_node("a").await;
+        removed.push(start.elapsed());
+    }
+    let [renamed, written, removed] = [renamed, written, removed].map(|mut times| {
+        times.sort();
+        times[times.len() / 2]
+    });
+    assert!(
+        renamed < removed && written < removed,
+        "{renamed:?} {written:?} {removed:?}"
+    );
+}
+
 #[tokio::test]
 async fn what_moves_from_one_file_to_another_is_never_gone() {
     let mut world = World::new(&[("x.yaml", &(node("a", "1") + &node("b", "1")))]).await;
