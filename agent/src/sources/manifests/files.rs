@@ -6,8 +6,8 @@
 //! nothing at all is. Of an object in two files the first file by name counts, and a version that
 //! can be read now before one that could be once.
 //!
-//! What a file says counts at once. What it no longer says may be on its way to another file: it
-//! counts until [`Files::forget`].
+//! What a file no longer says may be on its way to another file: it counts until
+//! [`Files::forget`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};

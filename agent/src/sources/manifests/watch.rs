@@ -3,9 +3,14 @@
 //! The kernel tells of changes (inotify). A file that has been written and closed, or has been
 //! renamed to its name, is whole: it is read at once. All else waits until the directory has been
 //! quiet for a moment and no file in it is still open for writing: so a file that is emptied and
-//! then written is seen whole, and what moves from one file to another is never gone. Names and times
-//! are also compared every now and then, which finds what inotify cannot tell of: a directory that
-//! is removed and made again, the target of a symbolic link, a network file system.
+//! then written is seen whole.
+//!
+//! What a file says counts at once, unless there is something that it no longer says: that may be
+//! on its way to another file, and would be gone between the two. Then this and all that follows
+//! counts when the directory is quiet: what was written later never counts before what was removed.
+//!
+//! Names and times are also compared every now and then, which finds what inotify cannot tell of: a
+//! directory that is removed and made again, the target of a symbolic link, a network file system.
 //!
 //! What the files say is [`Files`]' business.
 
@@ -221,19 +226,21 @@ impl Source {
         self.tell();
     }
 
-    /// Reads these, which have just become what they are meant to be, and says what that changes.
-    /// What they no longer say may still come with another, and what is not there any more, of
-    /// those that are unsettled, may have become one of them.
+    /// Reads these, which have just become what they are meant to be, and says what that changes,
+    /// unless something is gone from them, or of those that are unsettled one is: that may still
+    /// come with another.
     fn read_whole(&mut self, whole: &BTreeSet<PathBuf>, unsettled: &BTreeSet<PathBuf>) {
         let is_manifest = |path: &PathBuf| path.file_name().is_some_and(is_manifest);
         if !whole.iter().all(is_manifest) {
             // A link that others lead through.
             self.read_different();
-            return self.tell();
+            return self.tell_unless_leaving();
         }
-        for path in unsettled.iter().filter(|path| is_manifest(path)) {
-            if is_not_there(path) {
-                self.files.take(&name(path), None);
+        let gone = unsettled.iter().filter(|path| is_manifest(path));
+        for path in gone.filter(|path| is_not_there(path)) {
+            self.files.take(&name(path), None);
+            if let Some(seen) = &mut self.seen {
+                seen.remove(path);
             }
         }
         for path in whole {
@@ -243,7 +250,7 @@ impl Source {
                 seen.insert(path.clone(), stamp);
             }
         }
-        self.tell();
+        self.tell_unless_leaving();
     }
 
     fn read_different(&mut self) {
@@ -272,6 +279,12 @@ impl Source {
         self.files
             .listed(&found.keys().map(|path| name(path)).collect());
         self.seen = Some(found);
+    }
+
+    fn tell_unless_leaving(&mut self) {
+        if !self.files.has_leaving() {
+            self.tell();
+        }
     }
 
     /// Says what changes by what has been read.

@@ -14,6 +14,15 @@ fn node(name: &str, label: &str) -> String {
     )
 }
 
+fn nodes(cluster: &Cluster) -> String {
+    let nodes: Vec<String> = ["a", "b", "c"]
+        .iter()
+        .filter_map(|name| cluster.node(name))
+        .map(|node| format!("{}={}", node.name, node.labels["v"]))
+        .collect();
+    nodes.join(" ")
+}
+
 /// A watched directory and the cluster that hears of it.
 struct World {
     root: TempDir,
@@ -53,12 +62,7 @@ impl World {
     }
 
     fn nodes(&self) -> String {
-        let nodes: Vec<String> = ["a", "b", "c"]
-            .iter()
-            .filter_map(|name| self.cluster.node(name))
-            .map(|node| format!("{}={}", node.name, node.labels["v"]))
-            .collect();
-        nodes.join(" ")
+        nodes(&self.cluster)
     }
 
     fn problems(&self) -> Vec<String> {
@@ -284,22 +288,69 @@ async fn what_is_whole_waits_for_nothing() {
     );
 }
 
-#[tokio::test]
-async fn what_moves_from_one_file_to_another_is_never_gone() {
-    let mut world = World::new(&[("x.yaml", &(node("a", "1") + &node("b", "1")))]).await;
-    world.write("x.yaml", &node("b", "2"));
-    world.until_node("b", "2").await;
-    world.write("y.yaml", &node("a", "2"));
-    world.until_node("a", "2").await;
-    fs::rename(world.path("y.yaml"), world.path("z.yaml")).unwrap();
-    world.write("x.yaml", &node("b", "3"));
-    world.until_node("b", "3").await;
-    // Whatever was to be forgotten is by then.
-    fs::remove_file(world.path("x.yaml")).unwrap();
-    world.until_no_node("b").await;
-    let history = ["a=1 b=1", "a=1 b=2", "a=2 b=2", "a=2 b=3", "a=2"];
-    assert_eq!(world.history, history);
-    assert_eq!(world.problems(), [""; 0]);
+/// What is told of the nodes, each time that something is, where nothing waits.
+fn told(events: &mut mpsc::Receiver<Event>, cluster: &mut Cluster) -> Vec<String> {
+    let mut history = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        cluster.apply(event);
+        history.push(nodes(cluster));
+    }
+    history
+}
+
+#[test]
+fn what_is_removed_counts_when_it_is_quiet_and_nothing_later_before_it() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let write = |name: &str, nodes: &[(&str, &str)]| {
+        let text: String = nodes
+            .iter()
+            .map(|(name, label)| node(name, label))
+            .collect();
+        fs::write(path(name), text).unwrap();
+    };
+    let (signals, _watched) = mpsc::unbounded_channel();
+    let (sender, mut events) = mpsc::channel(16);
+    let mut source = Source::new(root.path().to_owned(), signals, sender).unwrap();
+    let mut cluster = Cluster::default();
+    let mut seen = |source: &mut Source, whole: &[&str], unsettled: &[&str]| {
+        let paths = |names: &[&str]| names.iter().map(|name| path(name)).collect();
+        source.read_whole(&paths(whole), &paths(unsettled));
+        told(&mut events, &mut cluster)
+    };
+    let nothing = [""; 0];
+
+    write("x.yaml", &[("a", "1"), ("b", "1")]);
+    source.refresh();
+    assert_eq!(seen(&mut source, &[], &[]), ["a=1 b=1"]);
+    write("x.yaml", &[("a", "2"), ("b", "1"), ("c", "1")]);
+    assert_eq!(seen(&mut source, &["x.yaml"], &[]), ["a=2 b=1 c=1"]);
+
+    // A node moves to another file.
+    write("x.yaml", &[("b", "2")]);
+    assert_eq!(seen(&mut source, &["x.yaml"], &[]), nothing);
+    write("y.yaml", &[("a", "3")]);
+    assert_eq!(seen(&mut source, &["y.yaml"], &[]), nothing);
+    source.refresh();
+    assert_eq!(seen(&mut source, &[], &[]), ["a=3 b=2"]);
+
+    // A file is removed, or takes another name.
+    fs::remove_file(path("x.yaml")).unwrap();
+    write("y.yaml", &[("a", "4")]);
+    assert_eq!(seen(&mut source, &["y.yaml"], &["x.yaml"]), nothing);
+    source.refresh();
+    assert_eq!(seen(&mut source, &[], &[]), ["a=4"]);
+    fs::rename(path("y.yaml"), path("z.yaml")).unwrap();
+    assert_eq!(seen(&mut source, &["z.yaml"], &["y.yaml"]), nothing);
+    source.refresh();
+    assert_eq!(seen(&mut source, &[], &[]), nothing);
+    assert_eq!(source.files.report().problems, []);
+
+    // What came back was not gone.
+    write("z.yaml", &[]);
+    assert_eq!(seen(&mut source, &["z.yaml"], &[]), nothing);
+    write("z.yaml", &[("a", "4"), ("b", "5")]);
+    assert_eq!(seen(&mut source, &["z.yaml"], &[]), ["a=4 b=5"]);
 }
 
 #[tokio::test]
