@@ -18,7 +18,7 @@ use crate::{
         report::{problem_status, remarks_status, skipped_status},
         status::{Problem, Remark, Skipped},
     },
-    sources::manifests::{files::Files, watch::scan},
+    sources::manifests::{directory::scan, files::Files},
 };
 
 /// What `weir check` can be told.

@@ -13,7 +13,7 @@ use super::output;
 use crate::{
     explain::Scene,
     model::{Cluster, Event, SourceId},
-    sources::manifests::{files::Files, watch::scan},
+    sources::manifests::{directory::scan, files::Files},
 };
 
 /// What can be asked about network policies.

@@ -5,9 +5,11 @@
 //! read is reported by file, line and field, and its last good version stays in force.
 //!
 //! [`parse`](parse::parse) reads one file, `Files` knows all of them: both are
-//! pure. `run` watches the directory.
+//! pure. `directory` is what the file system says, `burst` when to ask it; `run` of `watch` does.
 #![forbid(unsafe_code)]
 
+mod burst;
+pub mod directory;
 pub mod files;
 pub mod parse;
 pub mod watch;

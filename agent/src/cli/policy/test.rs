@@ -21,7 +21,7 @@ use crate::{
         changes::{Change, Comparison, Group},
         proposal::{File, Proposal, Tested, test as compare},
     },
-    sources::manifests::watch::scan,
+    sources::manifests::directory::scan,
 };
 
 /// What `weir policy test` can be told.

@@ -15,33 +15,21 @@
 //! What the files say is [`Files`]' business.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::files::{Files, Scan};
+use super::burst::{Burst, Signal, signal};
+use super::directory::{Stamp, identity, is_manifest, is_not_there, name, read, stamp, stamps};
+use super::files::Files;
 use crate::model::{Event, Report, SourceId};
 
-/// No change for this long: what is there can be read, and what is not there is gone.
-const QUIET: Duration = Duration::from_millis(50);
-/// Changes that never cease are read after this long all the same.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// How often names and times are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(2);
-/// A file may change twice within one tick of the clock that gives it its times: of a file this
-/// young they do not show it. Network file systems have clocks of whole seconds.
-const TICK: Duration = Duration::from_secs(2);
-/// A larger file is not a manifest.
-const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The first list is told in parts of so many objects, so that it is not in memory twice.
 const PART: usize = 1_000;
 
@@ -91,69 +79,6 @@ pub async fn run(directory: PathBuf, events: mpsc::Sender<Event>) -> anyhow::Res
             }
             () = events.closed() => return Ok(()),
         }
-    }
-}
-
-/// What inotify tells of a path, as far as it matters here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Signal {
-    /// Something is different.
-    Changed(PathBuf),
-    /// This file is being written.
-    Writing(PathBuf),
-    /// This is as it is meant to be.
-    Whole(PathBuf),
-}
-
-/// Changes close together.
-#[derive(Debug, Default)]
-struct Burst {
-    /// What may change further.
-    unsettled: BTreeMap<PathBuf, Unsettled>,
-    /// What can be read at once.
-    whole: BTreeSet<PathBuf>,
-}
-
-#[derive(Debug)]
-struct Unsettled {
-    first: Instant,
-    last: Instant,
-    /// It has been written to and not been closed since.
-    is_open: bool,
-}
-
-impl Burst {
-    fn note(&mut self, signal: Signal, now: Instant) {
-        let (path, is_written) = match signal {
-            Signal::Whole(path) => {
-                self.unsettled.remove(&path);
-                self.whole.insert(path);
-                return;
-            }
-            Signal::Writing(path) => (path, true),
-            Signal::Changed(path) => (path, false),
-        };
-        if is_written {
-            self.whole.remove(&path);
-        }
-        let unsettled = self.unsettled.entry(path).or_insert(Unsettled {
-            first: now,
-            last: now,
-            is_open: false,
-        });
-        unsettled.last = now;
-        unsettled.is_open |= is_written;
-    }
-
-    /// When to read everything; `None` while there is no need to.
-    fn due(&self) -> Option<Instant> {
-        let unsettled = || self.unsettled.values();
-        let at_last = unsettled().map(|it| it.first).min()? + PATIENCE;
-        if unsettled().any(|it| it.is_open) {
-            return Some(at_last);
-        }
-        let quiet = unsettled().map(|it| it.last).max()? + QUIET;
-        Some(at_last.min(quiet))
     }
 }
 
@@ -350,157 +275,6 @@ fn log(before: &Report, after: &Report) {
     for kind in after.unknown_kinds.difference(&before.unknown_kinds) {
         tracing::info!(%kind, "manifests of this kind are not read");
     }
-}
-
-fn signal(event: notify::Event, directory: &Path) -> Option<Signal> {
-    let path = match event.paths.as_slice() {
-        [path] => path.clone(),
-        // Each of the two names of what is renamed has been told of already.
-        [_, _] => return None,
-        // Some events have been lost.
-        _ => return Some(Signal::Changed(directory.to_owned())),
-    };
-    let name = path.file_name().unwrap_or_default();
-    // Names that begin with two dots are those behind the links of a mounted ConfigMap.
-    let is_behind_links = name.as_encoded_bytes().starts_with(b"..");
-    if is_hidden(name) && !is_behind_links {
-        // An editor's scratch file.
-        return None;
-    }
-    match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) if is_manifest(name) => {
-            Some(Signal::Whole(path))
-        }
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Signal::Changed(path)),
-        // Our own reading is an access too.
-        EventKind::Access(_) => None,
-        EventKind::Modify(ModifyKind::Data(_)) => Some(Signal::Writing(path)),
-        EventKind::Modify(ModifyKind::Name(RenameMode::To))
-            if is_manifest(name) || is_behind_links =>
-        {
-            Some(Signal::Whole(path))
-        }
-        EventKind::Any
-        | EventKind::Create(_)
-        | EventKind::Modify(_)
-        | EventKind::Remove(_)
-        | EventKind::Other => Some(Signal::Changed(path)),
-    }
-}
-
-/// What a file was, links followed.
-#[derive(Clone, Copy, Debug)]
-struct Stamp {
-    /// Device, inode, size, and the times of its content and of its inode.
-    of: [i128; 5],
-    /// It is that young that a further change may not show.
-    is_young: bool,
-}
-
-impl Stamp {
-    fn shows_that_nothing_changed(&self, since: Option<&Self>) -> bool {
-        !self.is_young && since.is_some_and(|since| since.of == self.of)
-    }
-}
-
-fn stamps(directory: &Path) -> io::Result<BTreeMap<PathBuf, Option<Stamp>>> {
-    let paths = manifests(directory)?.into_iter();
-    Ok(paths.map(|path| (path.clone(), stamp(&path))).collect())
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let stat = fs::metadata(path).ok()?;
-    let time = |seconds: i64, nanoseconds: i64| {
-        i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
-    };
-    let changed = time(stat.ctime(), stat.ctime_nsec());
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()?;
-    let age = i128::try_from(now.as_nanos()).ok()? - changed;
-    Some(Stamp {
-        of: [
-            stat.dev().into(),
-            stat.ino().into(),
-            stat.len().into(),
-            time(stat.mtime(), stat.mtime_nsec()),
-            changed,
-        ],
-        is_young: age < i128::try_from(TICK.as_nanos()).ok()?,
-    })
-}
-
-fn identity(directory: &Path) -> io::Result<(u64, u64)> {
-    fs::metadata(directory).map(|stat| (stat.dev(), stat.ino()))
-}
-
-/// Reads every manifest of the directory once. What cannot be read is said in the result.
-pub fn scan(directory: &Path) -> Scan {
-    let paths = manifests(directory)
-        .map_err(|error| format!("directory {}: {error}", directory.display()))?;
-    let mut scan = BTreeMap::new();
-    for path in paths {
-        if let Some(content) = read(&path) {
-            scan.insert(name(&path), content);
-        }
-    }
-    Ok(scan)
-}
-
-/// What a file is called.
-fn name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
-}
-
-/// The paths that have a manifest's name.
-fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(is_manifest) {
-            paths.push(path);
-        }
-    }
-    Ok(paths)
-}
-
-fn is_manifest(name: &OsStr) -> bool {
-    !is_hidden(name)
-        && Path::new(name).extension().is_some_and(|extension| {
-            ["yaml", "yml", "json"]
-                .iter()
-                .any(|known| extension == *known)
-        })
-}
-
-fn is_hidden(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".")
-}
-
-/// The text of a file or why it cannot be read; `None` for what is no file, or not any more.
-fn read(path: &Path) -> Option<Result<String, String>> {
-    let text = |stat: fs::Metadata| {
-        if stat.len() > MAX_FILE_BYTES {
-            return Err(format!("is larger than {} MiB", MAX_FILE_BYTES >> 20));
-        }
-        let bytes = fs::read(path).map_err(|error| error.to_string())?;
-        String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            format!("is not UTF-8 text (byte {at})")
-        })
-    };
-    match fs::metadata(path) {
-        Ok(stat) if stat.is_file() => Some(text(stat)),
-        Ok(_) => None,
-        Err(error) if error.kind() == ErrorKind::NotFound && is_not_there(path) => None,
-        Err(error) => Some(Err(error.to_string())),
-    }
-}
-
-/// Neither a file nor a link, not even one to nothing.
-fn is_not_there(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
@@ -369,90 +370,4 @@ async fn a_long_first_list_is_complete_before_it_counts() {
         world.cluster.counts(SourceId::MANIFESTS)[&Kind::Node],
         3 * PART + 1
     );
-}
-
-#[test]
-fn a_file_that_has_changed_in_any_way_is_read_again() {
-    let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("x.yaml");
-    fs::write(&path, "1").unwrap();
-    let young = stamp(&path).unwrap();
-    assert!(young.is_young && !young.shows_that_nothing_changed(Some(&young)));
-    let old = Stamp {
-        is_young: false,
-        ..young
-    };
-    assert!(old.shows_that_nothing_changed(Some(&young)));
-    assert!(!old.shows_that_nothing_changed(None));
-    fs::write(root.path().join("y.yaml"), "2").unwrap();
-    fs::rename(root.path().join("y.yaml"), &path).unwrap();
-    assert!(!old.shows_that_nothing_changed(stamp(&path).as_ref()));
-}
-
-#[test]
-fn what_is_whole_is_read_at_once_and_all_else_when_it_is_quiet_or_has_lasted() {
-    let start = Instant::now();
-    let at = |milliseconds| start + Duration::from_millis(milliseconds);
-    let [x, y] = ["x.yaml", "y.yaml"].map(PathBuf::from);
-
-    let mut burst = Burst::default();
-    assert_eq!(burst.due(), None);
-    burst.note(Signal::Changed(x.clone()), at(0));
-    assert_eq!(burst.due(), Some(at(50)));
-    burst.note(Signal::Writing(y.clone()), at(30));
-    assert_eq!(burst.due(), Some(at(500)));
-    assert!(burst.whole.is_empty());
-    burst.note(Signal::Whole(y.clone()), at(200));
-    assert_eq!(burst.whole, BTreeSet::from([y.clone()]));
-    assert_eq!(burst.due(), Some(at(50)), "of the other");
-    burst.note(Signal::Changed(x.clone()), at(490));
-    assert_eq!(burst.due(), Some(at(500)));
-    burst.note(Signal::Writing(y.clone()), at(491));
-    assert!(burst.whole.is_empty(), "it is not whole any more");
-    burst.note(Signal::Whole(y), at(492));
-    burst.note(Signal::Whole(x), at(493));
-    assert_eq!((burst.due(), burst.whole.len()), (None, 2));
-}
-
-#[test]
-fn only_what_may_change_a_manifest_is_a_signal() {
-    use notify::event::{CreateKind, DataChange};
-    let directory = Path::new("/manifests");
-    let of = |kind, names: &[&str]| {
-        let paths = names.iter().map(PathBuf::from);
-        signal(
-            paths.fold(notify::Event::new(kind), notify::Event::add_path),
-            directory,
-        )
-    };
-    let modify = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-    let close = |mode| EventKind::Access(AccessKind::Close(mode));
-    let create = EventKind::Create(CreateKind::File);
-    let rename = |mode| EventKind::Modify(ModifyKind::Name(mode));
-    let changed = |path: &str| Some(Signal::Changed(path.into()));
-    let whole = |path: &str| Some(Signal::Whole(path.into()));
-
-    assert_eq!(
-        of(modify, &["x.yaml"]),
-        Some(Signal::Writing("x.yaml".into()))
-    );
-    assert_eq!(of(close(AccessMode::Write), &["x.yaml"]), whole("x.yaml"));
-    assert_eq!(
-        of(close(AccessMode::Write), &["of-a-link"]),
-        changed("of-a-link")
-    );
-    assert_eq!(of(create, &["x.yaml"]), changed("x.yaml"));
-    assert_eq!(of(rename(RenameMode::From), &["x.yaml"]), changed("x.yaml"));
-    assert_eq!(of(rename(RenameMode::To), &["x.yaml"]), whole("x.yaml"));
-    assert_eq!(
-        of(rename(RenameMode::To), &["of-a-link"]),
-        changed("of-a-link")
-    );
-    assert_eq!(of(rename(RenameMode::To), &["..data"]), whole("..data"));
-    assert_eq!(of(rename(RenameMode::Both), &["..tmp", "..data"]), None);
-    assert_eq!(of(EventKind::Other, &[]), changed("/manifests"));
-    assert_eq!(of(modify, &[".x.yaml.swp"]), None);
-    assert_eq!(of(close(AccessMode::Read), &["x.yaml"]), None);
-    let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
-    assert_eq!(of(open, &["x.yaml"]), None);
 }
