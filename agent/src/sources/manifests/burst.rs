@@ -94,7 +94,7 @@ pub(super) fn signal(event: notify::Event, directory: &Path) -> Option<Signal> {
         return None;
     }
     match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) if is_manifest(name) => {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) if is_manifest(&path) => {
             Some(Signal::Whole(path))
         }
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Signal::Changed(path)),
@@ -102,7 +102,7 @@ pub(super) fn signal(event: notify::Event, directory: &Path) -> Option<Signal> {
         EventKind::Access(_) => None,
         EventKind::Modify(ModifyKind::Data(_)) => Some(Signal::Writing(path)),
         EventKind::Modify(ModifyKind::Name(RenameMode::To))
-            if is_manifest(name) || is_behind_links =>
+            if is_manifest(&path) || is_behind_links =>
         {
             Some(Signal::Whole(path))
         }

@@ -20,18 +20,31 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp {
     /// Device, inode, size, and the times of its content and of its inode.
-    pub of: [i128; 5],
+    of: [i128; 5],
     /// It is that young that a further change may not show.
     is_young: bool,
 }
 
 impl Stamp {
     pub fn shows_that_nothing_changed(&self, since: Option<&Self>) -> bool {
-        !self.is_young && since.is_some_and(|since| since.of == self.of)
+        !self.is_young && Some(self) == since
     }
 }
 
-pub(super) fn stamps(directory: &Path) -> io::Result<BTreeMap<PathBuf, Option<Stamp>>> {
+/// A file has the same stamp as long as nothing shows that it has changed, whatever its age.
+impl PartialEq for Stamp {
+    fn eq(&self, other: &Self) -> bool {
+        self.of == other.of
+    }
+}
+
+impl Eq for Stamp {}
+
+/// What each manifest's file is; nothing of one that cannot be looked at.
+///
+/// # Errors
+/// Why the directory cannot be read.
+pub(super) fn stamps(directory: &Path) -> Result<BTreeMap<PathBuf, Option<Stamp>>, String> {
     let paths = manifests(directory)?.into_iter();
     Ok(paths.map(|path| (path.clone(), stamp(&path))).collect())
 }
@@ -64,10 +77,8 @@ pub(super) fn identity(directory: &Path) -> io::Result<(u64, u64)> {
 
 /// Reads every manifest of the directory once. What cannot be read is said in the result.
 pub fn scan(directory: &Path) -> Scan {
-    let paths = manifests(directory)
-        .map_err(|error| format!("directory {}: {error}", directory.display()))?;
     let mut scan = BTreeMap::new();
-    for path in paths {
+    for path in manifests(directory)? {
         if let Some(content) = read(&path) {
             scan.insert(name(&path), content);
         }
@@ -81,21 +92,22 @@ pub(super) fn name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// The paths that have a manifest's name.
-fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(is_manifest) {
-            paths.push(path);
-        }
-    }
+/// The paths that have a manifest's name, or why the directory cannot be read.
+fn manifests(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let paths = fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+        paths.collect()
+    };
+    let mut paths =
+        read().map_err(|error| format!("directory {}: {error}", directory.display()))?;
+    paths.retain(|path| is_manifest(path));
     Ok(paths)
 }
 
-pub(super) fn is_manifest(name: &OsStr) -> bool {
-    !is_hidden(name)
-        && Path::new(name).extension().is_some_and(|extension| {
+/// Does the path have a manifest's name?
+pub(super) fn is_manifest(path: &Path) -> bool {
+    !path.file_name().is_none_or(is_hidden)
+        && path.extension().is_some_and(|extension| {
             ["yaml", "yml", "json"]
                 .iter()
                 .any(|known| extension == *known)

@@ -106,6 +106,12 @@ impl Files {
         self.directory_fault = Some(fault);
     }
 
+    /// Why the directory could not be read the last time.
+    #[must_use]
+    pub fn directory_fault(&self) -> Option<&str> {
+        self.directory_fault.as_deref()
+    }
+
     /// Takes in the text of one file, or why it cannot be read; `None` if it is not there any more.
     pub fn take(&mut self, name: &str, content: Option<Result<String, String>>) {
         let name = match self.files.get_key_value(name) {
@@ -138,8 +144,12 @@ impl Files {
         }
     }
 
-    /// What files no longer say has not come with another: it is gone.
+    /// What files no longer say has not come with another: it is gone, unless the directory cannot
+    /// be read now.
     pub fn forget(&mut self) {
+        if self.directory_fault.is_some() {
+            return;
+        }
         for name in std::mem::take(&mut self.leaving) {
             let Some(file) = self.files.get_mut(&name) else {
                 continue;

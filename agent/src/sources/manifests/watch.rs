@@ -42,7 +42,7 @@ pub async fn run(directory: PathBuf, events: mpsc::Sender<Event>) -> anyhow::Res
     let (signals, mut told) = mpsc::unbounded_channel();
     let mut source = Source::new(directory, signals, events.clone())?;
     source = source.apart(Source::refresh).await?;
-    if let Some(fault) = &source.fault {
+    if let Some(fault) = source.files.directory_fault() {
         return Err(anyhow!("{fault}; create it or name another directory"));
     }
 
@@ -93,8 +93,6 @@ struct Source {
     /// What each file was before it was last read; nothing of one that could not be looked at.
     /// `None` where the directory could not be read.
     seen: Option<BTreeMap<PathBuf, Option<Stamp>>>,
-    /// Why the directory could not be read the last time.
-    fault: Option<String>,
 }
 
 impl Source {
@@ -123,7 +121,6 @@ impl Source {
             watcher,
             watched: None,
             seen: None,
-            fault: None,
         })
     }
 
@@ -145,9 +142,7 @@ impl Source {
     fn refresh(&mut self) {
         self.watch();
         self.read_different();
-        if self.fault.is_none() {
-            self.files.forget();
-        }
+        self.files.forget();
         self.tell();
     }
 
@@ -155,8 +150,7 @@ impl Source {
     /// unless something is gone from them, or of those that are unsettled one is: that may still
     /// come with another.
     fn read_whole(&mut self, whole: &BTreeSet<PathBuf>, unsettled: &BTreeSet<PathBuf>) {
-        let is_manifest = |path: &PathBuf| path.file_name().is_some_and(is_manifest);
-        if !whole.iter().all(is_manifest) {
+        if !whole.iter().all(|path| is_manifest(path)) {
             // A link that others lead through.
             self.read_different();
             return self.tell_unless_leaving();
@@ -181,15 +175,12 @@ impl Source {
     fn read_different(&mut self) {
         let found = match stamps(&self.directory) {
             Ok(found) => found,
-            Err(error) => {
-                let fault = format!("directory {}: {error}", self.directory.display());
-                self.files.cannot_be_listed(fault.clone());
-                self.fault = Some(fault);
+            Err(fault) => {
+                self.files.cannot_be_listed(fault);
                 self.seen = None;
                 return;
             }
         };
-        self.fault = None;
         let seen = self.seen.take().unwrap_or_default();
         for (path, stamp) in &found {
             let before = seen.get(path).and_then(Option::as_ref);
@@ -216,7 +207,9 @@ impl Source {
     fn tell(&mut self) {
         let before = self.files.report().clone();
         let changes = self.files.changes();
-        log(&before, self.files.report());
+        if before != *self.files.report() {
+            log(&before, self.files.report());
+        }
         if !changes.is_empty() {
             let event = Event {
                 source: SourceId::MANIFESTS,
@@ -253,16 +246,7 @@ impl Source {
     }
 
     fn looks_different(&self) -> bool {
-        let is_same = match (stamps(&self.directory), &self.seen) {
-            (Ok(now), Some(seen)) => {
-                let is_same = |(one, other): (&Option<Stamp>, &Option<Stamp>)| {
-                    one.as_ref().map(|it| it.of) == other.as_ref().map(|it| it.of)
-                };
-                now.keys().eq(seen.keys()) && now.values().zip(seen.values()).all(is_same)
-            }
-            (now, seen) => now.is_err() && seen.is_none(),
-        };
-        !is_same || identity(&self.directory).ok() != self.watched
+        stamps(&self.directory).ok() != self.seen || identity(&self.directory).ok() != self.watched
     }
 }
 

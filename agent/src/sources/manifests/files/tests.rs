@@ -215,6 +215,18 @@ fn what_a_file_no_longer_says_counts_until_it_is_forgotten() {
 }
 
 #[test]
+fn nothing_is_forgotten_while_the_directory_cannot_be_read() {
+    let mut world = World::default();
+    world.nodes_after(&[("x.yaml", &node("a", "1"))]);
+    world.after_one("x.yaml", Some(""));
+    world.after(Err("the directory is gone".to_owned()));
+    world.files.forget();
+    assert!(world.files.has_leaving());
+    assert_eq!(world.files.changes(), []);
+    assert_eq!(world.nodes_after(&[("x.yaml", "")]), "");
+}
+
+#[test]
 fn what_moves_to_another_file_is_neither_gone_nor_twice() {
     let mut world = World::default();
     world.nodes_after(&[("x.yaml", &node("a", "1")), ("y.yaml", &node("b", "1"))]);
